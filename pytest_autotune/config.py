@@ -1,0 +1,168 @@
+"""Command line options and ini values become one frozen dataclass."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pytest_autotune.errors import OptionError
+
+if TYPE_CHECKING:
+    import pytest
+
+_DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One setting: ``--autotune-NAME`` on the command line, ``autotune_name`` in an ini file."""
+
+    name: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    flag: bool = False
+
+    @property
+    def cli(self) -> str:
+        """The command line spelling."""
+        return f"--{self.dest.replace('_', '-')}"
+
+    @property
+    def dest(self) -> str:
+        """The ini spelling, also the attribute of ``config.option``."""
+        return f"autotune_{self.name}" if self.name else "autotune"
+
+
+OPTIONS: Final = (
+    Option(name="", flag=True, help="run the tuning studies of tests marked 'autotune'"),
+    Option(name="trials", metavar="N", help="budget in finished trials (spec: max_iterations)"),
+    Option(
+        name="timeout",
+        metavar="DURATION",
+        help="start no trial after this much wall-clock time, e.g. 90s, 30m, 2h",
+    ),
+    Option(
+        name="strategy",
+        metavar="NAME",
+        help="search strategy: bayesian, grid_search, random, or one that a plugin adds",
+    ),
+    Option(name="seed", metavar="N", help="seed of the search (default 0)"),
+    Option(
+        name="storage",
+        metavar="URL",
+        help="keep studies in this database instead of pytest's cache, e.g. postgresql://…",
+    ),
+    Option(name="fresh", flag=True, help="start studies anew instead of resuming them"),
+    Option(
+        name="infeasible",
+        choices=("fail", "xfail"),
+        help="whether a trial that breaks a hard SLO fails its test (default) or is only "
+        "reported as infeasible",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user asked for in this run; None means that the spec decides.
+
+    ``timeout`` is in seconds.
+    """
+
+    enabled: bool = False
+    trials: int | None = None
+    timeout: float | None = None
+    strategy: str | None = None
+    seed: int | None = None
+    storage: str | None = None
+    fresh: bool = False
+    infeasible: Literal["fail", "xfail"] | None = None
+
+    @classmethod
+    def from_pytest(cls, config: pytest.Config) -> Settings:
+        """Read the options of a pytest run; raise :class:`OptionError` for an unusable one."""
+        return cls(
+            enabled=_flag(config, "autotune"),
+            trials=_whole_number(config, "autotune_trials", minimum=1),
+            timeout=_timeout(config),
+            strategy=_text(config, "autotune_strategy"),
+            seed=_whole_number(config, "autotune_seed", minimum=0),
+            storage=_text(config, "autotune_storage"),
+            fresh=_flag(config, "autotune_fresh"),
+            infeasible=_infeasible(config),
+        )
+
+
+def parse_duration(text: str | float) -> float:
+    """Return seconds for ``90``, ``"90s"``, ``"30m"``, ``"2h"`` or ``"1h30m"``.
+
+    Raises :class:`OptionError` unless it is a positive, finite duration.
+    """
+    if isinstance(text, int | float):
+        seconds = float(text)
+    else:
+        match = _DURATION.fullmatch(text.replace(" ", ""))
+        if not text.strip() or match is None:
+            msg = f"{text!r} is not a duration; write for example 90s, 30m, 2h or 1h30m"
+            raise OptionError(msg)
+        hours, minutes, rest = (float(part or 0) for part in match.groups())
+        seconds = hours * 3600 + minutes * 60 + rest
+    if not math.isfinite(seconds) or seconds <= 0:
+        msg = f"{text!r} is not a positive duration"
+        raise OptionError(msg)
+    return seconds
+
+
+def _raw(config: pytest.Config, dest: str) -> tuple[str, Any]:
+    """Return where a value was given and the value; the command line wins over the ini file."""
+    value = getattr(config.option, dest, None)
+    if value is not None:
+        return f"--{dest.replace('_', '-')}", value
+    return f"{dest} (ini)", config.getini(dest)
+
+
+def _flag(config: pytest.Config, dest: str) -> bool:
+    return bool(_raw(config, dest)[1])
+
+
+def _text(config: pytest.Config, dest: str) -> str | None:
+    return _raw(config, dest)[1] or None
+
+
+def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | None:
+    where, value = _raw(config, dest)
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = minimum - 1
+    if number < minimum:
+        msg = f"{where}: {value!r} is not a whole number of at least {minimum}"
+        raise OptionError(msg)
+    return number
+
+
+def _timeout(config: pytest.Config) -> float | None:
+    where, value = _raw(config, "autotune_timeout")
+    if not value:
+        return None
+    try:
+        return parse_duration(value)
+    except OptionError as error:
+        msg = f"{where}: {error}"
+        raise OptionError(msg) from None
+
+
+def _infeasible(config: pytest.Config) -> Literal["fail", "xfail"] | None:
+    where, value = _raw(config, "autotune_infeasible")
+    match value:
+        case "fail" | "xfail":
+            return value  # type: ignore[no-any-return]
+        case None | "":
+            return None
+    msg = f"{where}: {value!r} is not 'fail' or 'xfail'"
+    raise OptionError(msg)

@@ -1,0 +1,1 @@
+"""Tuning specs: the published schema, loading, the frozen model and its expressions."""

@@ -1,0 +1,265 @@
+"""Turn a validated document into the frozen model; the checks that a schema cannot make."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pytest_autotune.config import parse_duration
+from pytest_autotune.environment import visible_gpus
+from pytest_autotune.errors import ExpressionError, OptionError, SpecError
+from pytest_autotune.objective import Objective
+from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Space, canonical
+from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
+from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
+from pytest_autotune.spec.validation import nearest, shown
+
+_METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
+    "latency": "e2e_latency",
+    "ttft": "ttft",
+    "tpot": "tpot",
+}
+_KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
+_LOCAL_MODES: Final = frozenset({"docker", "local", "process", "url"})
+
+
+def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
+    """Build the model of a schema-valid ``document``; raise :class:`SpecError`."""
+    notices: list[str] = list(_unsupported(document))
+    parameters = tuple(_parameters(document, origin, notices))
+    return Spec(
+        name=name,
+        origin=origin,
+        space=_space(parameters, document, origin),
+        slo=_slo(document.get("slo", {}), origin),
+        optimization=_optimization(document.get("optimization", {}), origin),
+        description=document.get("description", ""),
+        notices=tuple(notices),
+        raw=document,
+    )
+
+
+def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
+    """Name what a task file can say and this plugin cannot do."""
+    mode = document.get("deployment_mode")
+    if mode is not None and mode not in _LOCAL_MODES:
+        known = ", ".join(sorted(_LOCAL_MODES))
+        yield f"deployment_mode: {mode!r} is not supported; known: {known}"
+    for key in _KUBERNETES_ONLY:
+        if document.get(key):
+            yield f"{key}: applies to Kubernetes deployments only and has no effect here"
+    if "namespace" in document.get("model", {}):
+        yield "model.namespace: applies to Kubernetes deployments only and has no effect here"
+
+
+def _parameters(
+    document: Mapping[str, Any], origin: Origin, notices: list[str]
+) -> Iterator[Parameter]:
+    seen: dict[str, str] = {}
+    for path, name, declared in _declarations(document):
+        where = origin.at(*path)
+        key = identifier(name)
+        if key in seen:
+            msg = f"{where}: {name!r} is already a parameter, declared at {seen[key]}"
+            raise SpecError(msg)
+        seen[key] = where
+        parameter = _parameter(name, declared, where)
+        if isinstance(parameter, Categorical) and not parameter.choices:
+            notices.append(f"{'.'.join(path)}: has no values, so the parameter is dropped")
+            continue
+        yield parameter
+
+
+def _declarations(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    for name, declared in document.get("parameters", {}).items():
+        yield ("parameters", name), name, declared
+    for name, declared in document.get("parallel_config", {}).items():
+        yield ("parallel_config", name), name, _as_list(declared)
+    quantization = document.get("quant_config", {})
+    if isinstance(quantization, Mapping):
+        for name, declared in quantization.items():
+            yield ("quant_config", name), name, _as_list(declared)
+    else:
+        yield ("quant_config",), "quant_config", _as_list(quantization)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _parameter(name: str, declared: Any, where: str) -> Parameter:
+    if isinstance(declared, list | tuple):
+        return Categorical(name=name, choices=_distinct(declared))
+    when = _expression(declared["when"], f"{where}/when") if "when" in declared else None
+    kind = declared["type"]
+    if kind in {"choice", "categorical"}:
+        values = declared.get("values", declared.get("choices", ()))
+        return Categorical(name=name, choices=_distinct(values), when=when)
+    low, high, log = declared["low"], declared["high"], declared.get("log", False)
+    if low > high:
+        msg = f"{where}: low {shown(low)} is above high {shown(high)}"
+        raise SpecError(msg)
+    if log and low <= 0:
+        msg = f"{where}/low: {shown(low)} must be greater than 0 where log is true"
+        raise SpecError(msg)
+    n = declared.get("n")
+    if kind == "integer":
+        # JSON counts 8.0 as an integer; range arithmetic should not.
+        step = int(declared.get("step", 1))
+        return Integer(name=name, low=int(low), high=int(high), log=log, step=step, n=n, when=when)
+    return Continuous(
+        name=name,
+        low=float(low),
+        high=float(high),
+        log=log,
+        step=declared.get("step"),
+        n=n,
+        when=when,
+    )
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple({canonical(value): value for value in values}.values())
+
+
+def _expression(source: str, where: str) -> Expression:
+    try:
+        return Expression.parse(source)
+    except ExpressionError as error:
+        msg = f"{where}: {error}"
+        raise SpecError(msg) from None
+
+
+def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origin: Origin) -> Space:
+    constraints = tuple(
+        _expression(source, origin.at("constraints", index))
+        for index, source in enumerate(document.get("constraints", ()))
+    )
+    variables = {"cpus": os.cpu_count() or 1, "gpus": 0}
+    known = [identifier(parameter.name) for parameter in parameters] + list(variables)
+    placed = [
+        *((e, origin.at("constraints", at)) for at, e in enumerate(constraints)),
+        *((p.when, origin.at("parameters", p.name, "when")) for p in parameters if p.when),
+    ]
+    for expression, where in placed:
+        for name in sorted(expression.names):
+            if name not in known:
+                msg = (
+                    f"{where}: unknown name {name!r} in {expression.source!r}{nearest(name, known)}"
+                )
+                raise SpecError(msg)
+    clash = next((p.name for p in parameters if p.name in {*variables, *FUNCTIONS}), None)
+    if clash is not None:
+        msg = f"{origin.at('parameters', clash)}: {clash!r} has a meaning in constraints; rename it"
+        raise SpecError(msg)
+    # Asking the driver costs time, so only where an expression wants to know.
+    if any("gpus" in expression.names for expression, _ in placed):
+        variables["gpus"] = visible_gpus()
+    try:
+        space = Space(parameters=parameters, constraints=constraints, variables=variables)
+    except SpecError as error:
+        msg = f"{origin.at('parameters')}: {error}"
+        raise SpecError(msg) from None
+    _require_points(space, origin)
+    return space
+
+
+def _require_points(space: Space, origin: Origin) -> None:
+    """Refuse a space whose constraints leave nothing, naming the ones that alone exclude all."""
+    if not space.parameters:
+        return
+    try:
+        pool = space.pool
+        if pool is None:
+            import numpy as np
+
+            empty = space.draw(np.random.default_rng(0)) is None
+        else:
+            empty = len(pool) == 0
+    except ExpressionError as error:
+        msg = f"{origin.at('constraints')}: {error}"
+        raise SpecError(msg) from None
+    if empty:
+        used = {
+            k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
+        }
+        given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
+        msg = (
+            f"{origin.at('constraints')}: no combination of the parameters satisfies "
+            f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
+        )
+        raise SpecError(msg)
+
+
+def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
+    fields = dict(block)
+    if fields.get("seed") is None:
+        fields.pop("seed", None)
+    try:
+        Objective.parse(fields.get("objective", Optimization().objective))
+    except OptionError as error:
+        msg = f"{origin.at('optimization', 'objective')}: {error}"
+        raise SpecError(msg) from None
+    if "timeout" in fields:
+        try:
+            fields["timeout"] = parse_duration(fields["timeout"])
+        except OptionError as error:
+            msg = f"{origin.at('optimization', 'timeout')}: {error}"
+            raise SpecError(msg) from None
+    return Optimization(**fields)
+
+
+def _slo(block: Any, origin: Origin) -> SLO:
+    if not isinstance(block, Mapping):
+        return SLO(bounds=tuple(_metric_bound(entry) for entry in block))
+    bounds: list[Bound] = []
+    for key, metric in _METRIC_OF_BLOCK.items():
+        if key not in block:
+            continue
+        entry = block[key]
+        statistics = {"mean": entry} if "threshold" in entry else entry
+        bounds += (_term(key, metric, name, term) for name, term in statistics.items())
+    bounds += (_metric_bound(entry) for entry in block.get("metrics", ()))
+    repeated = _repeated([bound.label for bound in bounds])
+    if repeated:
+        msg = f"{origin.at('slo')}: {repeated} is bounded twice in the same direction"
+        raise SpecError(msg)
+    return SLO(
+        bounds=tuple(bounds),
+        steepness=block.get("steepness", SLO().steepness),
+        levels=block.get("levels", SLO().levels),
+    )
+
+
+def _repeated(labels: Sequence[str]) -> str | None:
+    return next((label for label in labels if labels.count(label) > 1), None)
+
+
+def _term(key: str, metric: str, statistic: str, term: Mapping[str, Any]) -> Bound:
+    return Bound(
+        label=f"{key} {statistic}",
+        metrics=(f"{statistic}_{metric}",),
+        threshold=term["threshold"],
+        weight=term.get("weight", 1.0),
+        hard=term.get("hard_fail", False),
+        fail_ratio=term.get("fail_ratio", 0.5),
+    )
+
+
+def _metric_bound(entry: Mapping[str, Any]) -> Bound:
+    metric = re.sub(r"^latency$", "e2e_latency", entry["metric"])
+    statistic = entry.get("statistic")
+    upper = "max" in entry
+    return Bound(
+        label=" ".join(
+            part for part in (entry["metric"], statistic, None if upper else "min") if part
+        ),
+        metrics=(f"{statistic}_{metric}",) if statistic else (metric, f"mean_{metric}"),
+        threshold=entry["max"] if upper else entry["min"],
+        upper=upper,
+        weight=entry.get("weight", 1.0),
+        hard=entry.get("hard_fail", True),
+        fail_ratio=entry.get("fail_ratio", 0.0),
+    )

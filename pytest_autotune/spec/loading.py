@@ -1,0 +1,171 @@
+"""Find, read and build specs: spec files, task files, ``[tool.autotune]`` and inline markers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_autotune.errors import SpecError
+from pytest_autotune.spec.build import build_spec
+from pytest_autotune.spec.model import Origin, Spec
+from pytest_autotune.spec.validation import nearest, shown, validate
+
+SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
+_PYPROJECT: Final = "pyproject.toml"
+_KIND: Final[Mapping[str, str]] = {
+    ".json": "JSON",
+    ".toml": "TOML",
+    ".yaml": "YAML",
+    ".yml": "YAML",
+}
+
+
+def find_spec_file(rootdir: Path) -> Path | None:
+    """Return the repository's spec file, or None; two of them are an error."""
+    found = [rootdir / name for name in SPEC_FILES if (rootdir / name).is_file()]
+    pyproject = rootdir / _PYPROJECT
+    if pyproject.is_file() and "autotune" in _tool_table(pyproject):
+        found.append(pyproject)
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        msg = f"{rootdir}: found {names}; keep the specs of a repository in one file"
+        raise SpecError(msg)
+    return found[0] if found else None
+
+
+def load_named(rootdir: Path, name: str | None) -> Spec:
+    """Load the spec called ``name`` from the repository's spec file.
+
+    With None the file must hold exactly one spec. Raises :class:`SpecError`.
+    """
+    path = find_spec_file(rootdir)
+    if path is None:
+        wanted = f"the spec {name!r}" if name else "a spec"
+        msg = (
+            f"{rootdir}: no autotune.yaml, autotune.toml, autotune.json or [tool.autotune] "
+            f"to take {wanted} from; write one, or give the marker spec='FILE' or inline keys"
+        )
+        raise SpecError(msg)
+    documents, prefix = _named_documents(path)
+    if name is None:
+        if len(documents) != 1:
+            msg = (
+                f"{path.name}: holds {len(documents)} specs ({', '.join(sorted(documents))}); "
+                "name one in the marker: pytest.mark.autotune('NAME')"
+            )
+            raise SpecError(msg)
+        name = next(iter(documents))
+    if name not in documents:
+        msg = f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}"
+        raise SpecError(msg)
+    origin = Origin(file=path.name, pointer=f"{prefix}/{name}")
+    return build_spec(name, validate(documents[name], origin), origin)
+
+
+def validate_spec_file(rootdir: Path) -> None:
+    """Check every spec of the repository's spec file; raise :class:`SpecError` for the first."""
+    path = find_spec_file(rootdir)
+    if path is not None:
+        documents, _ = _named_documents(path)
+        for name in documents:
+            load_named(rootdir, name)
+
+
+def load_file(path: Path, shown_as: str) -> Spec:
+    """Load a task file: one spec in a JSON, YAML or TOML file of its own."""
+    origin = Origin(file=shown_as)
+    document = validate(_read(path, shown_as), origin)
+    return build_spec(str(document.get("task_name", path.stem)), document, origin)
+
+
+def load_inline(name: str, document: Mapping[str, Any], shown_as: str) -> Spec:
+    """Build a spec from a marker's keyword arguments."""
+    origin = Origin(file=shown_as)
+    plain = _plain(document)
+    return build_spec(name, validate(plain, origin), origin)
+
+
+def _plain(value: object) -> Any:
+    """Turn the tuples, ranges and sets of Python source into JSON's lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _named_documents(path: Path) -> tuple[Mapping[str, Any], str]:
+    if path.name == _PYPROJECT:
+        document, prefix = _tool_table(path)["autotune"], "/tool/autotune"
+    else:
+        document, prefix = _read(path, path.name), ""
+    if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
+        msg = f"{path.name}: {prefix or '/'}: {shown(document)} is not a mapping of names to specs"
+        raise SpecError(msg)
+    if "parameters" in document and "optimization" in document:
+        msg = (
+            f"{path.name}: {prefix or '/'}: this is one spec, but a mapping of names to specs is "
+            "expected; put it under a name, or point at it with pytest.mark.autotune(spec='FILE')"
+        )
+        raise SpecError(msg)
+    return document, prefix
+
+
+def _tool_table(path: Path) -> Mapping[str, Any]:
+    document = _read(path, path.name)
+    tool = document.get("tool", {}) if isinstance(document, Mapping) else {}
+    return tool if isinstance(tool, Mapping) else {}
+
+
+def _read(path: Path, shown_as: str) -> Any:
+    kind = _KIND.get(path.suffix)
+    if kind is None:
+        suffix = path.suffix or "suffixless"
+        msg = f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json"
+        raise SpecError(msg)
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        msg = f"{shown_as}: no such file"
+        raise SpecError(msg) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{shown_as}: cannot be read: {error}"
+        raise SpecError(msg) from None
+    try:
+        return _parse(kind, text)
+    except (ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        msg = f"{shown_as}: not valid {kind}: {problem}"
+        raise SpecError(msg) from None
+
+
+def _parse(kind: str, text: str) -> Any:
+    """Parse ``text``; raise ValueError, whichever parser it was that objected."""
+    if kind == "JSON":
+        return json.loads(text, object_pairs_hook=_unique)
+    if kind == "TOML":
+        try:
+            import tomllib
+        except ModuleNotFoundError:  # Python 3.10
+            import tomli as tomllib  # type: ignore[no-redef]
+        return tomllib.loads(text)
+    import yaml
+
+    from pytest_autotune.spec.unique_yaml import UniqueKeyLoader
+
+    try:
+        return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            msg = f"key {key!r} appears twice"
+            raise ValueError(msg)
+        result[key] = value
+    return result

@@ -1,0 +1,91 @@
+"""The frozen, typed form of a validated spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from pytest_autotune.space import Space
+
+InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
+LevelPolicy: TypeAlias = Literal["all", "filter", "max"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a spec was read, for error messages.
+
+    ``file`` is a path as the user would write it, ``pointer`` the JSON pointer of the spec.
+    """
+
+    file: str
+    pointer: str = ""
+
+    def at(self, *parts: str | int) -> str:
+        """Return ``file: /json/pointer`` of a value inside the spec."""
+        escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+        pointer = "".join([self.pointer, *(f"/{part}" for part in escaped)])
+        return f"{self.file}: {pointer or '/'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """One service level objective: a bound on one metric of a trial.
+
+    ``metrics`` are the names to look up, first one present wins (``p99_e2e_latency``).
+    ``upper`` tells a maximum from a minimum. ``fail_ratio`` is the largest tolerated
+    violation ratio when ``hard`` is set.
+    """
+
+    label: str
+    metrics: tuple[str, ...]
+    threshold: float
+    upper: bool = True
+    weight: float = 1.0
+    hard: bool = False
+    fail_ratio: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SLO:
+    """All bounds of a spec; ``steepness`` shapes the soft penalty (see :mod:`..slo`)."""
+
+    bounds: tuple[Bound, ...] = ()
+    steepness: float = 0.1
+    levels: LevelPolicy = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """How to search. Times are in seconds."""
+
+    strategy: str = "bayesian"
+    objective: str = "minimize_latency"
+    max_iterations: int = 100
+    timeout_per_iteration: float | None = None
+    timeout: float | None = None
+    patience: int | None = None
+    n_initial_random: int = 10
+    study_name: str | None = None
+    storage: str | None = None
+    seed: int = 0
+    infeasible: InfeasiblePolicy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One tuning spec. ``raw`` is the validated document, as plain JSON types.
+
+    ``notices`` are things that the spec says and this version does not act on, one sentence
+    each; they are shown in the summary.
+    """
+
+    name: str
+    origin: Origin
+    space: Space
+    slo: SLO
+    optimization: Optimization
+    description: str = ""
+    notices: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,0 +1,173 @@
+"""Check a document against the published JSON Schema, in words a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.errors import SpecError
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+    from pytest_autotune.spec.model import Origin
+
+MAX_ERRORS: Final = 5
+MAX_DEPTH: Final = 50
+_SHOWN: Final = 60
+
+
+def schema_text() -> str:
+    """Return the JSON Schema (draft 2020-12) of spec files, as shipped in the package."""
+    return resources.files("pytest_autotune.spec").joinpath("schema.json").read_text("utf-8")
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(schema_text())
+    return Draft202012Validator({**schema["$defs"]["spec"], "$defs": schema["$defs"]})
+
+
+def validate(document: object, origin: Origin) -> Mapping[str, Any]:
+    """Return ``document`` if it is a spec, else raise :class:`SpecError` with every reason."""
+    plain_problem = next(_not_json(document, ()), None)
+    if plain_problem is not None:
+        path, problem = plain_problem
+        msg = f"{origin.at(*path)}: {problem}"
+        raise SpecError(msg)
+    errors = sorted(
+        _leaves(_validator().iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
+    )
+    if errors:
+        lines = list(dict.fromkeys(_describe(error, origin) for error in errors))
+        if len(lines) > MAX_ERRORS:
+            lines[MAX_ERRORS:] = [f"… and {len(lines) - MAX_ERRORS} more"]
+        raise SpecError("\n".join(lines))
+    assert isinstance(document, Mapping)
+    return document
+
+
+def _not_json(
+    value: object, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield where a YAML or TOML document holds what JSON cannot (dates, NaN, number keys)."""
+    if len(path) > MAX_DEPTH:
+        yield path, f"nested more than {MAX_DEPTH} levels deep"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                yield path, f"key {key!r} is not a string; put it in quotes"
+            else:
+                yield from _not_json(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _not_json(item, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"{value} is not a finite number"
+    elif not isinstance(value, str | int | float | bool | None):
+        yield path, f"{shown(value)} is a {type(value).__name__}; put it in quotes"
+
+
+def _leaves(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
+    """Replace an ``anyOf`` error by the alternative that came closest."""
+    for error in errors:
+        if error.validator == "anyOf" and error.context:
+            of_right_type = [e for e in error.context if e.validator != "type"]
+            yield from _leaves(iter(of_right_type or error.context[:1]))
+        else:
+            yield error
+
+
+def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a flat list of cases
+    path = list(error.absolute_path)
+    schema = error.schema if isinstance(error.schema, Mapping) else {}
+    where = origin.at(*path)
+    value = shown(error.instance)
+    wanted: Any = error.validator_value
+    instance: Any = error.instance
+    match error.validator:
+        case "additionalProperties":
+            known = [*schema.get("properties", ()), *schema.get("patternProperties", ())]
+            key = next(key for key in instance if not _is_known(key, schema))
+            return f"{origin.at(*path, key)}: unknown key {key!r}{nearest(key, known)}"
+        case "required":
+            absent = ", ".join(repr(key) for key in wanted if key not in instance)
+            return f"{where}: {value} lacks {absent}"
+        case "enum":
+            allowed = ", ".join(map(repr, wanted))
+            return f"{where}: {value} is not one of {allowed}{_hint(instance, wanted)}"
+        case "type":
+            kinds = [wanted] if isinstance(wanted, str) else wanted
+            described = " or ".join(_ARTICLES[kind] for kind in kinds)
+            return f"{where}: {value} is not {described}{_number_hint(instance, kinds)}"
+        case "minimum":
+            return f"{where}: {value} is below the minimum of {wanted}"
+        case "exclusiveMinimum":
+            return f"{where}: {value} must be greater than {wanted}"
+        case "minLength" | "minProperties":
+            return f"{where}: {value} is empty"
+        case "oneOf":
+            names = [" and ".join(option["required"]) for option in wanted]
+            return f"{where}: {value} needs exactly one of {' or '.join(names)}"
+        case "not":
+            return f"{where}: {value} has both 'step' and 'log'; use one of them"
+        case "pattern":
+            return f"{where}: {value} does not match {wanted}"
+        case _:
+            return f"{where}: {error.message}"
+
+
+def _is_known(key: str, schema: Mapping[str, Any]) -> bool:
+    patterns = schema.get("patternProperties", ())
+    return key in schema.get("properties", ()) or any(re.search(p, key) for p in patterns)
+
+
+_ARTICLES: Final[Mapping[str, str]] = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "a string",
+}
+
+
+def shown(value: object) -> str:
+    """Return a short JSON form of ``value`` for a message."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return what is allowed instead of ``word``, the closest name first."""
+    listed = f"; known: {', '.join(sorted(known))}" if known else ""
+    return f"{_hint(word, known)}{listed}"
+
+
+def _number_hint(instance: object, kinds: Sequence[str]) -> str:
+    if not isinstance(instance, str) or not {"number", "integer"} & set(kinds):
+        return ""
+    try:
+        number = float(instance)
+    except ValueError:
+        return ""
+    # YAML 1.1 wants a dot in the mantissa: 1e-3 is text, 1.0e-3 a number.
+    return f" but text; write {number!r} without quotes"
+
+
+def _hint(word: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
