@@ -1,0 +1,105 @@
+"""Reported numbers: one flat naming scheme, whatever shape they arrive in.
+
+A metric with a statistic is called ``STATISTIC_METRIC`` (``p99_ttft``, ``mean_e2e_latency``);
+times are in seconds and throughputs in tokens per second.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, SupportsFloat, TypeAlias
+
+Metrics: TypeAlias = Mapping[str, float]
+
+_ALIASES: Final[Mapping[str, str]] = {"latency": "e2e_latency"}
+_STATISTIC: Final = re.compile(r"^(mean|min|max|std|p\d{1,2}(\.\d+)?)$")
+_PREFIXED: Final = re.compile(r"^(mean|min|max|std|p\d{1,2}(?:\.\d+)?)_(.+)$")
+
+
+def flatten(reported: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``reported`` under flat names.
+
+    ``{"ttft": {"mean": 0.1}}`` and ``{"stats": {"ttft": {"mean": 0.1}}}`` both become
+    ``{"mean_ttft": 0.1}``; ``latency`` is short for ``e2e_latency``. Raises TypeError where a
+    value is no number.
+    """
+    flat: dict[str, float] = {}
+    for name, value in reported.items():
+        if not isinstance(name, str):
+            msg = f"metric names are strings, not {name!r}"
+            raise TypeError(msg)
+        if name == "stats" and isinstance(value, Mapping):
+            flat |= flatten(value)
+        elif isinstance(value, Mapping):
+            for statistic, number in value.items():
+                flat[_joined(name, str(statistic))] = _number(f"{name}.{statistic}", number)
+        else:
+            flat[_full_name(name)] = _number(name, value)
+    return flat
+
+
+def _joined(metric: str, statistic: str) -> str:
+    metric = _ALIASES.get(metric, metric)
+    return f"{statistic}_{metric}" if _STATISTIC.match(statistic) else f"{metric}_{statistic}"
+
+
+def _full_name(name: str) -> str:
+    """Return the name with its alias resolved: ``p99_latency`` is ``p99_e2e_latency``."""
+    prefixed = _PREFIXED.match(name)
+    if prefixed:
+        return f"{prefixed[1]}_{_ALIASES.get(prefixed[2], prefixed[2])}"
+    # A bare latency is one measurement, and so its own mean.
+    return "mean_e2e_latency" if name == "latency" else name
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, SupportsFloat) and not isinstance(value, str | bytes):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    msg = f"metric {name!r} is {value!r}, which is not a number"
+    raise TypeError(msg)
+
+
+def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
+    """Aggregate the flat metrics of several load levels, unweighted, level by level.
+
+    ``mean_…`` and percentiles become the mean over levels, ``min_…`` and ``max_…`` the extreme;
+    a metric without a statistic gives its mean under its own name and as ``mean_…``, and its
+    largest value as ``max_…``. A metric that some level lacks is NaN, so that no SLO passes on
+    part of the data.
+    """
+    result: dict[str, float] = {}
+    for name in dict.fromkeys(name for level in levels for name in level):
+        values = [level.get(name, math.nan) for level in levels]
+        prefixed = _PREFIXED.match(name)
+        if prefixed is None:
+            mean = _mean(values)
+            result[name] = mean
+            result.setdefault(f"mean_{name}", mean)
+            result.setdefault(f"max_{name}", _extreme(max, values))
+        elif prefixed[1] in {"min", "max"}:
+            result[name] = _extreme(min if prefixed[1] == "min" else max, values)
+        else:
+            result[name] = _mean(values)
+    return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _extreme(pick: Any, values: Sequence[float]) -> float:
+    return float(pick(values)) if all(map(math.isfinite, values)) else math.nan
+
+
+def lookup(metrics: Metrics, names: Sequence[str]) -> tuple[str, float] | None:
+    """Return the first of ``names`` that was reported as a finite number, else None."""
+    for name in names:
+        value = metrics.get(name)
+        if value is not None and math.isfinite(value):
+            return name, value
+    return None
