@@ -1,0 +1,115 @@
+"""Numbers, parameters and tables as short plain text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pytest_autotune.slo import Compliance, Severity
+from pytest_autotune.space import label
+
+#: Metrics that are times in seconds by this package's conventions.
+_TIME: Final = re.compile(r"(^|_)(latency|ttft|tpot|time|itl|duration)$")
+_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_VERDICTS: Final[Mapping[str, str]] = {
+    Severity.MET.value: "met",
+    Severity.MINOR.value: "missed, minor",
+    Severity.SEVERE.value: "missed, severe",
+    Severity.HARD.value: "BROKEN",
+    Severity.MISSING.value: "BROKEN: not reported",
+}
+
+
+def number(value: float | None) -> str:
+    """Return ``value`` with four significant digits."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == int(value) and abs(value) < 1e6:  # noqa: PLR2004
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+def quantity(metric: str | None, value: float | None) -> str:
+    """Return ``value`` with the unit that the metric's name implies."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if metric is None or not _TIME.search(metric):
+        return number(value)
+    for scale, unit in _UNITS:
+        if abs(value) >= scale:
+            return f"{value / scale:.4g} {unit}"
+    return f"{value:.4g} s"
+
+
+def parameters(point: Mapping[str, Any]) -> str:
+    """Return ``name=value`` pairs, in order."""
+    return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people write it."""
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        cells = [
+            cell.ljust(width) if column in (0, len(header) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def compliance_rows(compliance: Compliance) -> list[dict[str, Any]]:
+    """Return one plain mapping per bound, as stored with a trial."""
+    return [
+        {
+            "label": result.bound.label,
+            "metric": result.bound.metrics[0],
+            "threshold": result.bound.threshold,
+            "upper": result.bound.upper,
+            "actual": result.actual,
+            "ratio": result.ratio,
+            "severity": result.severity.value,
+            "penalty": result.penalty,
+            "level": result.level,
+        }
+        for result in compliance.results
+    ]
+
+
+def slo_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out stored SLO results: limit, actual value, margin and verdict per bound."""
+    return table(
+        ("SLO", "limit", "actual", "margin", ""),
+        [
+            (
+                row["label"] + (f" @ {row['level']}" if row["level"] is not None else ""),
+                ("≤ " if row["upper"] else "≥ ") + quantity(row["metric"], row["threshold"]),
+                quantity(row["metric"], row["actual"]),
+                "-" if row["actual"] is None else f"{_percent(-row['ratio'])}",
+                _VERDICTS[row["severity"]],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _percent(share: float) -> str:
+    share += 0.0  # turns -0.0 into 0.0
+    return f"{100 * share:+.1f} %" if abs(share) < 100 else f"{100 * share:+.1e} %"  # noqa: PLR2004
+
+
+def slo_table(compliance: Compliance) -> str:
+    """Lay out how every bound fared."""
+    return slo_rows_table(compliance_rows(compliance))

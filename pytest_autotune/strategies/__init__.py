@@ -1,0 +1,47 @@
+"""Search strategies and how they are found by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Final
+
+from pytest_autotune.errors import OptionError
+from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
+
+__all__ = ["BUILT_IN", "History", "Strategy", "StrategyContext", "make_strategy"]
+
+#: Name to ``module:class``; imported when first asked for.
+BUILT_IN: Final[Mapping[str, str]] = {
+    "bayesian": "pytest_autotune.strategies.bayesian:BayesianStrategy",
+    "grid_search": "pytest_autotune.strategies.grid:GridStrategy",
+    "random": "pytest_autotune.strategies.random:RandomStrategy",
+}
+
+#: Asked for a name that is not built in; returns None where it does not know it either.
+ExtensionLookup = Callable[[str, StrategyContext], Strategy | None]
+
+
+def make_strategy(
+    name: str, context: StrategyContext, extension: ExtensionLookup | None = None
+) -> Strategy:
+    """Make the strategy called ``name``.
+
+    A plugin's answer wins over a built-in of the same name. Raises :class:`OptionError`
+    listing the known names.
+    """
+    offered = extension(name, context) if extension is not None else None
+    if offered is not None:
+        return offered
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        strategy: Strategy = getattr(import_module(module), attribute)(context)
+        return strategy
+    close = difflib.get_close_matches(name, BUILT_IN, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    msg = (
+        f"unknown strategy {name!r}{hint}; built in: {', '.join(sorted(BUILT_IN))}; "
+        "no installed plugin offers it either"
+    )
+    raise OptionError(msg)

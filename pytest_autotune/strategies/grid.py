@@ -1,0 +1,151 @@
+"""Grid search: every combination, or a seeded, stratified subset of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from pytest_autotune.errors import SpecError
+from pytest_autotune.space import (
+    Categorical,
+    Continuous,
+    Integer,
+    Parameter,
+    Point,
+    Space,
+    point_key,
+)
+from pytest_autotune.strategies.protocol import History, StrategyContext
+
+if TYPE_CHECKING:
+    from pytest_autotune.space import IntArray
+
+#: From a larger grid the subset is chosen among this many randomly drawn points per wanted one.
+_CANDIDATES_EACH: Final = 50
+_MIN_CANDIDATES: Final = 2_000
+
+
+class GridStrategy:
+    """The valid combinations in declaration order, the last parameter fastest.
+
+    A grid larger than the budget is not cut at its head, which would leave the first parameter
+    at its first value: a subset is chosen that spreads evenly over every parameter's values.
+    """
+
+    def __init__(self, context: StrategyContext) -> None:
+        self._space = grid_space(context.space)
+        self._limit = context.limit
+        self._seed = context.seed
+
+    @cached_property
+    def _points(self) -> Sequence[Point]:
+        import numpy as np
+
+        rng = np.random.default_rng([self._seed, 0x6121D])
+        pool = self._space.pool
+        if pool is not None:
+            rows = np.arange(len(pool))
+            if len(rows) > self._limit:
+                rows = np.sort(rows[_spread(pool.indices, self._limit, rng)])
+            return [pool.point(int(row)) for row in rows]
+        drawn: dict[str, Point] = {}
+        for _ in range(max(_MIN_CANDIDATES, _CANDIDATES_EACH * self._limit)):
+            point = self._space.draw(rng)
+            if point is not None:
+                drawn.setdefault(point_key(point), point)
+        points = list(drawn.values())
+        if len(points) > self._limit:
+            points = [
+                points[int(i)] for i in _spread(_digits(self._space, points), self._limit, rng)
+            ]
+        digits = _digits(self._space, points)
+        return [points[int(i)] for i in np.lexsort(digits.T[::-1])]
+
+    def plan(self) -> Sequence[Point]:
+        """Return the points, at most the budget's number of them."""
+        return self._points
+
+    def propose(self, history: History, seed: Sequence[int]) -> Point | None:  # noqa: ARG002
+        """Return the first point that was not seen."""
+        return next((p for p in self._points if point_key(p) not in history.seen), None)
+
+
+def grid_space(space: Space) -> Space:
+    """Return ``space`` with every range replaced by the values that a grid takes.
+
+    Raises :class:`SpecError` for a continuous range without ``step`` or ``n``.
+    """
+    return replace(space, parameters=tuple(map(_listed, space.parameters)))
+
+
+def _listed(parameter: Parameter) -> Parameter:
+    match parameter:
+        case Integer(n=int(n)):
+            spread = _spaced(parameter.low, parameter.high, n, log=parameter.log)
+            steps = [round((value - parameter.low) / parameter.step) for value in spread]
+            values: list[float] = [parameter.value(step) for step in dict.fromkeys(steps)]
+        case Continuous(n=int(n), step=None):
+            values = _spaced(parameter.low, parameter.high, n, log=parameter.log)
+        case Continuous(step=None):
+            if parameter.size != 1:
+                msg = (
+                    f"parameter {parameter.name!r} is continuous: a grid needs 'step' or 'n' "
+                    "(the number of points) in it, or choose the strategy bayesian or random"
+                )
+                raise SpecError(msg)
+            values = [parameter.low]
+        case _:
+            return parameter
+    return Categorical(name=parameter.name, choices=tuple(values), when=parameter.when)
+
+
+def _spaced(low: float, high: float, n: int, *, log: bool) -> list[float]:
+    if n == 1 or low == high:
+        return [low]
+    if log:
+        ratio = math.log(high / low)
+        inner = [low * math.exp(ratio * i / (n - 1)) for i in range(1, n - 1)]
+    else:
+        inner = [low + (high - low) * i / (n - 1) for i in range(1, n - 1)]
+    return [low, *(float(f"{value:.6g}") for value in inner), high]
+
+
+def _digits(space: Space, points: Sequence[Point]) -> IntArray:
+    import numpy as np
+
+    rows = [
+        [p.index(pt[p.name]) if p.name in pt else -1 for p in space.parameters] for pt in points
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(points), len(space.parameters))
+
+
+def _spread(digits: IntArray, wanted: int, rng: object) -> IntArray:
+    """Choose ``wanted`` rows so that every value of every column appears about equally often.
+
+    Greedy: in random order of candidates, take the row whose values were taken least so far
+    (relative to how many values the column has).
+    """
+    import numpy as np
+
+    assert isinstance(rng, np.random.Generator)
+    order = rng.permutation(len(digits))[: max(_MIN_CANDIDATES, _CANDIDATES_EACH * wanted)]
+    candidates = digits[order] + 1
+    columns = candidates.shape[1]
+    counts = [np.zeros(int(candidates[:, c].max()) + 1) for c in range(columns)]
+    weights = [float(len(np.unique(candidates[:, c]))) for c in range(columns)]
+    burden = np.zeros(len(candidates))
+    chosen: list[int] = []
+    for _ in range(wanted):
+        at = int(np.argmin(burden))
+        chosen.append(int(order[at]))
+        for column in range(columns):
+            same = candidates[:, column] == candidates[at, column]
+            # Squared counts: the second use of a value weighs more than the first.
+            taken = counts[column][candidates[at, column]]
+            counts[column][candidates[at, column]] += 1
+            burden[same] += weights[column] * (2 * taken + 1)
+        burden[at] = np.inf
+    return np.array(chosen, dtype=np.int64)

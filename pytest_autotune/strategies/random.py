@@ -1,0 +1,26 @@
+"""Random search without replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_autotune.space import Point
+from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.unseen import random_unseen
+
+
+class RandomStrategy:
+    """Draws valid points uniformly, none twice."""
+
+    def __init__(self, context: StrategyContext) -> None:
+        self._space = context.space
+
+    def plan(self) -> None:
+        """Nothing is known beforehand."""
+        return
+
+    def propose(self, history: History, seed: Sequence[int]) -> Point | None:
+        """Return a random unseen point."""
+        import numpy as np
+
+        return random_unseen(self._space, history, np.random.default_rng(seed))

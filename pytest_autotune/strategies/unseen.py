@@ -1,0 +1,115 @@
+"""Finding points that are valid and have not been run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.space import (
+    INACTIVE,
+    Categorical,
+    Continuous,
+    Point,
+    Space,
+    draw_value,
+    point_key,
+)
+from pytest_autotune.strategies.protocol import History
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pytest_autotune.space import FloatArray, IntArray, Parameter, Pool
+
+#: Draws before a space too large to list counts as exhausted.
+MAX_UNSEEN_DRAWS: Final = 1_000
+#: Neighbours tried around a proposal before falling back to a random point.
+MAX_NEIGHBOURS: Final = 300
+
+
+def unseen_rows(pool: Pool, history: History) -> IntArray:
+    """Return the rows of ``pool`` that ``history`` has not seen, in order."""
+    import numpy as np
+
+    unseen = np.ones(len(pool), dtype=bool)
+    for record in history.records:
+        row = pool.row(record.params, record.key)
+        if row is not None:
+            unseen[row] = False
+    return np.flatnonzero(unseen)
+
+
+def random_unseen(space: Space, history: History, rng: np.random.Generator) -> Point | None:
+    """Draw a valid point that was not seen, uniformly; None where none is left."""
+    pool = space.pool
+    if pool is not None:
+        rows = unseen_rows(pool, history)
+        return pool.point(int(rows[rng.integers(len(rows))])) if len(rows) else None
+    for _ in range(MAX_UNSEEN_DRAWS):
+        point = space.draw(rng)
+        if point is None:
+            return None
+        if point_key(point) not in history.seen:
+            return point
+    return None
+
+
+def nearest_unseen(
+    space: Space, wanted: Point, history: History, rng: np.random.Generator
+) -> Point | None:
+    """Return the valid, unseen point closest to ``wanted``; None where none is left.
+
+    ``wanted`` assigns every parameter, also those that turn out inactive. Distance is the sum
+    over parameters of the share of their range that lies between (0 or 1 for unordered ones);
+    ties are broken at random.
+    """
+    pool = space.pool
+    if pool is not None:
+        return _nearest_in_pool(pool, wanted, history, rng)
+    exact = space.activate(wanted)
+    if space.is_valid(exact) and point_key(exact) not in history.seen:
+        return exact
+    for attempt in range(MAX_NEIGHBOURS):
+        # Change one parameter at first, then ever more of them.
+        changes = 1 + attempt * len(space.parameters) // MAX_NEIGHBOURS
+        moved: dict[str, Any] = dict(wanted)
+        for index in rng.permutation(len(space.parameters))[:changes]:
+            parameter = space.parameters[int(index)]
+            moved[parameter.name] = _neighbour(parameter, wanted[parameter.name], rng)
+        point = space.activate(moved)
+        if space.is_valid(point) and point_key(point) not in history.seen:
+            return point
+    return random_unseen(space, history, rng)
+
+
+def _nearest_in_pool(
+    pool: Pool, wanted: Point, history: History, rng: np.random.Generator
+) -> Point | None:
+    import numpy as np
+
+    rows = unseen_rows(pool, history)
+    if not len(rows):
+        return None
+    distance: FloatArray = np.zeros(len(rows))
+    for column, parameter in enumerate(pool.space.parameters):
+        present = pool.indices[rows, column]
+        target = parameter.index(wanted[parameter.name])
+        if parameter.ordered:
+            part = np.abs(present - target) / max((parameter.size or 1) - 1, 1)
+        else:
+            part = (present != target).astype(np.float64)
+        # A parameter that does not exist in a point cannot be far from anything.
+        distance += np.where(present == INACTIVE, 0.0, part)
+    closest = rows[distance <= distance.min() + 1e-12]
+    return pool.point(int(closest[rng.integers(len(closest))]))
+
+
+def _neighbour(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
+    """Return a value near ``value``: a few steps away, or 5 % of a continuous range."""
+    if isinstance(parameter, Continuous) and parameter.size is None:
+        spread = 0.05 * (parameter.high - parameter.low)
+        return float(min(max(value + rng.normal(0.0, spread), parameter.low), parameter.high))
+    if isinstance(parameter, Categorical) and not parameter.ordered:
+        return draw_value(parameter, rng)
+    last = (parameter.size or 1) - 1
+    step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
+    return parameter.value(min(max(parameter.index(value) + step, 0), last))
