@@ -1,0 +1,173 @@
+"""Who may change a study, and who is still alive.
+
+Both questions are answered by locks that the operating system (or the database server) gives
+up on any death of their holder, so that a killed run never leaves anything to wait for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pytest_autotune.errors import StorageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from filelock import BaseFileLock
+
+
+class Coordinator(Protocol):
+    """Mutual exclusion between all processes that share a study."""
+
+    def mutex(self) -> AbstractContextManager[None]:
+        """Hold the study for a short, exclusive section."""
+
+    def hold(self, process: str) -> None:
+        """Announce that ``process`` (a unique name) is alive, until it dies or releases."""
+
+    def is_alive(self, process: str) -> bool:
+        """Tell whether ``process`` still holds its announcement."""
+
+    def release(self) -> None:
+        """Give up what this process holds."""
+
+
+class FileCoordinator:
+    """Locks in a directory that all processes can reach, by :mod:`filelock`."""
+
+    def __init__(self, directory: Path) -> None:
+        from filelock import FileLock
+
+        self._owners = directory / "owners"
+        self._owners.mkdir(parents=True, exist_ok=True)
+        self.lock: BaseFileLock = FileLock(directory / "study.lock")
+        self._held: dict[str, BaseFileLock] = {}
+
+    @contextmanager
+    def mutex(self) -> Iterator[None]:
+        """Hold the study for a short, exclusive section; re-entrant within the process."""
+        with self.lock:
+            yield
+
+    def hold(self, process: str) -> None:
+        """Announce that ``process`` is alive."""
+        from filelock import FileLock
+
+        if process not in self._held:
+            lock = FileLock(self._path(process))
+            lock.acquire()
+            self._held[process] = lock
+
+    def is_alive(self, process: str) -> bool:
+        """Tell whether somebody holds the lock of ``process``."""
+        from filelock import FileLock, Timeout
+
+        if process in self._held:
+            return True
+        path = self._path(process)
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return True
+        return False
+
+    def release(self) -> None:
+        """Give up all announcements of this process."""
+        for process, lock in self._held.items():
+            self._path(process).unlink(missing_ok=True)
+            lock.release()
+        self._held.clear()
+
+    def _path(self, process: str) -> Path:
+        return self._owners / f"{process}.lock"
+
+
+#: Per SQL dialect: take, give back, and test-if-free a named lock of the connection.
+_STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "postgresql": (
+        "SELECT pg_advisory_lock(:key)",
+        "SELECT pg_advisory_unlock(:key)",
+        # Free exactly if it can be taken; given back in the same breath.
+        "SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_advisory_unlock(:key) ELSE false END",
+    ),
+    "mysql": (
+        "SELECT GET_LOCK(:name, -1)",
+        "SELECT RELEASE_LOCK(:name)",
+        "SELECT IS_FREE_LOCK(:name)",
+    ),
+    "mariadb": (
+        "SELECT GET_LOCK(:name, 4294967)",
+        "SELECT RELEASE_LOCK(:name)",
+        "SELECT IS_FREE_LOCK(:name)",
+    ),
+}
+
+
+class DatabaseCoordinator:
+    """Advisory locks of the database that holds the study.
+
+    They belong to one connection, and the server drops them with it.
+    """
+
+    dialects: Final = frozenset(_STATEMENTS)
+
+    def __init__(self, url: str, study: str) -> None:
+        import sqlalchemy
+
+        self._study = study
+        self._held: list[str] = []
+        self._depth = 0
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        self._take, self._give, self._free = _STATEMENTS[engine.dialect.name]
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def mutex(self) -> Iterator[None]:
+        """Hold the study for a short, exclusive section; re-entrant within the process."""
+        if self._depth == 0:
+            self._execute(self._take, self._study)
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._execute(self._give, self._study)
+
+    def hold(self, process: str) -> None:
+        """Announce that ``process`` is alive."""
+        if process not in self._held:
+            self._execute(self._take, process)
+            self._held.append(process)
+
+    def is_alive(self, process: str) -> bool:
+        """Tell whether some connection holds the lock of ``process``."""
+        return process in self._held or not self._execute(self._free, process)
+
+    def release(self) -> None:
+        """Close the connection, and with it every lock."""
+        self._held.clear()
+        self._connection.close()
+
+    def _execute(self, statement: str, name: str) -> Any:
+        import sqlalchemy
+
+        digest = hashlib.sha256(f"pytest-autotune:{name}".encode()).digest()
+        arguments: dict[str, Any] = {"key": int.from_bytes(digest[:8], "big", signed=True)}
+        if ":name" in statement:
+            arguments = {"name": digest.hex()[:60]}
+        try:
+            return self._connection.execute(sqlalchemy.text(statement), arguments).scalar()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            msg = (
+                "lost the connection to the study's database, and with it the right to the "
+                f"running trial ({type(error.__cause__ or error).__name__}); run again to resume"
+            )
+            raise StorageError(msg) from None
