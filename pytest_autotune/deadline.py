@@ -1,0 +1,49 @@
+"""A time limit on code that runs in the main thread."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from pytest_autotune.errors import TrialTimeout
+
+
+@contextmanager
+def deadline(at: float | None, message: str) -> Iterator[None]:
+    """Raise :class:`TrialTimeout` in the block when the monotonic clock passes ``at``.
+
+    Interrupts the main thread by ``SIGALRM`` (any timer already set is put back afterwards).
+    Where that is impossible (another thread, Windows) the limit is checked at the end only.
+    """
+    if at is None:
+        yield
+        return
+    left = at - time.monotonic()
+    if left <= 0:
+        raise TrialTimeout(message)
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        if time.monotonic() > at:
+            raise TrialTimeout(message)
+        return
+
+    def expire(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TrialTimeout(message)
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    began = time.monotonic()
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    finally:
+        remaining = max(outer - (time.monotonic() - began), 1e-6) if outer else 0.0
+        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,89 @@
+"""The entry point: options, the marker, and registration. Imports nothing heavy.
+
+Without ``--autotune`` nothing else of this package is loaded, and marked tests are skipped.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from pytest_autotune.config import OPTIONS, Settings
+from pytest_autotune.errors import UserError
+
+MARKER: Final = (
+    "autotune(name, *, spec=None, **keys): make the module, class or function a tuning study. "
+    "'name' is a spec of the repository's autotune.yaml; or 'spec' is the path of a task file; "
+    "or the keys of a spec are given inline. Runs with --autotune only."
+)
+SKIP_REASON: Final = "tuning study: runs with --autotune"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--autotune…`` options, each with an ini twin."""
+    group = parser.getgroup("autotune", "tuning studies (pytest-autotune)")
+    for option in OPTIONS:
+        if option.flag:
+            group.addoption(
+                option.cli, dest=option.dest, action="store_true", default=None, help=option.help
+            )
+            parser.addini(option.dest, option.help, type="bool", default=False)
+        else:
+            group.addoption(
+                option.cli,
+                dest=option.dest,
+                metavar=option.metavar or "|".join(option.choices or ()),
+                default=None,
+                help=option.help,
+            )
+            parser.addini(option.dest, option.help, default="")
+    group.addoption(
+        "--autotune-schema",
+        action="store_true",
+        help="print the JSON Schema of spec files and exit",
+    )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks of this plugin."""
+    from pytest_autotune import newhooks
+
+    pluginmanager.add_hookspecs(newhooks)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Print the schema instead of running, where asked to."""
+    if not config.option.autotune_schema:
+        return None
+    from pytest_autotune.spec.validation import schema_text
+
+    print(schema_text(), end="")  # noqa: T201 - this is the command's output
+    return 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker and the fixtures, and, with ``--autotune``, the session."""
+    from pytest_autotune import fixtures
+
+    config.addinivalue_line("markers", MARKER)
+    config.pluginmanager.register(fixtures, "autotune-fixtures")
+    try:
+        settings = Settings.from_pytest(config)
+        if settings.enabled and not config.option.autotune_schema:
+            from pytest_autotune.session import register
+
+            register(config, settings)
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip studies where they were not asked for, before any fixture is set up."""
+    if config.pluginmanager.hasplugin("autotune-session"):
+        return
+    skip = pytest.mark.skip(reason=SKIP_REASON)
+    for item in items:
+        if item.get_closest_marker("autotune") is not None:
+            item.add_marker(skip, append=False)

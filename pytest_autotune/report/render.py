@@ -1,0 +1,60 @@
+"""A summary as lines of text, each with a heading and a tone; colours are the terminal's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_autotune.records import TrialRecord
+from pytest_autotune.report.summary import Summary
+from pytest_autotune.report.text import number, parameters, quantity, slo_rows_table
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a summary; ``head`` is empty where it goes on from the line before."""
+
+    head: str
+    text: str
+    tone: Literal["plain", "good", "bad", "note"] = "plain"
+
+
+def render(summary: Summary) -> Iterator[Line]:
+    """Yield the lines of a study's summary."""
+    best = summary.best
+    if best is not None:
+        yield from _best(summary, best)
+    elif summary.failed:
+        yield Line("best", "none: no trial was feasible", "bad")
+        tightest = summary.tightest()
+        if tightest:
+            yield Line("tightest", tightest, "bad")
+    elif summary.finished:
+        yield Line("best", "none yet")
+    yield Line("trials", summary.counts())
+    yield Line("stopped", summary.why_stopped())
+    for notice in summary.notices:
+        yield Line("note", notice, "note")
+    for index, command in enumerate(summary.commands()):
+        yield Line("again" if index == 0 else "", command)
+
+
+def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
+    yield Line("best", f"trial {best.number}: {parameters(best.params)}", "good")
+    penalty = f", penalized ×{number(1 + best.penalty)}" if best.penalty else ""
+    value = quantity(best.metric, best.value)
+    yield Line("", f"{best.metric} {value} ({summary.plan.objective.name}{penalty})")
+    others = [
+        f"{name} {quantity(name, value)}"
+        for name, value in best.metrics.items()
+        if name != best.metric
+    ]
+    if others:
+        yield Line("metrics", ", ".join(others))
+    if best.dropped:
+        levels = ", ".join(map(str, best.dropped))
+        yield Line("levels", f"dropped for breaking the SLO: {levels}", "note")
+    if best.slo:
+        for index, line in enumerate(slo_rows_table(best.slo).splitlines()):
+            yield Line("slo" if index == 0 else "", line)

@@ -1,0 +1,178 @@
+"""What the user sees of the studies, and the verdict that decides the exit status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_autotune.errors import UserError
+from pytest_autotune.records import effective
+from pytest_autotune.report.render import render
+from pytest_autotune.report.summary import Summary
+from pytest_autotune.spec.build import build_spec
+from pytest_autotune.spec.model import Origin
+from pytest_autotune.storage import masked_url
+from pytest_autotune.study import Plan, Stop, read_records
+
+if TYPE_CHECKING:
+    from pytest_autotune.config import Settings
+    from pytest_autotune.distributed import RunContext
+    from pytest_autotune.session import TuningSession
+
+#: Layout of the values under ``autotune/`` in pytest's cache.
+SCHEMA_VERSION = 1
+_STATUS: Mapping[str, tuple[str, str, tuple[str, Mapping[str, bool]]]] = {
+    "infeasible": ("infeasible", "i", ("INFEASIBLE", {"yellow": True})),
+    "pruned": ("pruned", "p", ("PRUNED", {"yellow": True})),
+}
+_COLOURS: Mapping[str, Mapping[str, bool]] = {
+    "plain": {},
+    "good": {"green": True},
+    "bad": {"red": True},
+    "note": {"yellow": True},
+}
+
+
+class StudyReporter:
+    """Hooks of the process with the terminal: the only one, or an xdist controller."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+        self._config = config
+        self._settings = settings
+        self._context = context
+        self._collected: list[tuple[Plan, str, int, Sequence[str]]] = []
+        self._stops: dict[str, Stop] = {}
+        self._notices: dict[str, list[str]] = {}
+        self._errors: list[str] = []
+        self._summaries: list[Summary] = []
+
+    def learn(self, studies: Iterable[Mapping[str, Any]]) -> None:
+        """Rebuild the studies that workers collected."""
+        if self._collected:
+            return
+        for study in studies:
+            origin = Origin(file=study["file"], pointer=study["pointer"])
+            spec = build_spec(study["name"], study["raw"], origin)
+            plan = Plan.make(study["nodeid"], spec, self._settings, study["source"])
+            self._collected.append((plan, study["nodeid"], study["capacity"], study["tests"]))
+
+    def unneeded_tests(self, units: Iterable[str]) -> int:
+        """Return how many collected tests will not run, given the unit of each test."""
+        per_unit = Counter(units)
+        total = 0
+        for plan, nodeid, capacity, _ in self._collected:
+            sizes = [size for unit, size in per_unit.items() if unit.startswith(f"{nodeid}::")]
+            known = [] if plan.fresh else read_records(plan, self._context.state_directory)
+            finished = sum(
+                record.finished and record.owner.session != self._context.session
+                for record in effective(known)
+            )
+            total += sum(sizes[max(capacity - finished, 0) :])
+        return total
+
+    def merge(
+        self,
+        stops: Mapping[str, str],
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Take over what one worker, or this process, knows about the end of its studies."""
+        for study, stop in stops.items():
+            self._stops.setdefault(study, Stop(stop))
+        for study, texts in notices.items():
+            self._notices.setdefault(study, []).extend(texts)
+        self._errors.extend(errors)
+
+    def pytest_report_header(self) -> str:
+        """Say that tuning is on, and where its state is."""
+        if self._settings.storage:
+            place = f"studies in {masked_url(self._settings.storage)}"
+        elif self._context.persistent:
+            state = self._context.state_directory
+            if state.is_relative_to(self._config.rootpath):
+                state = state.relative_to(self._config.rootpath)
+            place = f"studies in {state}"
+        else:
+            place = "studies are not kept, as pytest's cache is off"
+        return f"autotune: {place}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
+        """Give infeasible and pruned trials a status of their own."""
+        return _STATUS.get(getattr(report, "autotune_status", ""))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Show a finished trial's line under ``-v``."""
+        line = getattr(report, "autotune_line", None)
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if line is not None and terminal is not None and self._config.get_verbosity() > 0:
+            terminal.write_line(f"  {line}", cyan=True)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Give the verdict and keep it in the cache."""
+        runner: TuningSession | None = self._config.pluginmanager.getplugin("autotune-session")
+        if runner is not None and not self._collected:
+            self._collected = [
+                (study.plan, study.nodeid, study.capacity, study.tests)
+                for study in runner.collected.values()
+            ]
+            self.merge(runner.stops, runner.notices, runner.errors)
+        if self._config.option.collectonly:
+            return
+        for plan, nodeid, capacity, tests in self._collected:
+            try:
+                self._summaries.append(self._summarize(plan, nodeid, capacity, tests))
+            except UserError as error:
+                self._errors.append(str(error))
+        if self._errors:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        elif any(summary.failed for summary in self._summaries) and session.exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        ):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._keep()
+
+    def _summarize(self, plan: Plan, nodeid: str, capacity: int, tests: Sequence[str]) -> Summary:
+        notices = [*plan.spec.notices, *self._notices.get(nodeid, ())]
+        return Summary(
+            plan=plan,
+            records=read_records(plan, self._context.state_directory),
+            stop=self._stops.get(nodeid),
+            session=self._context.session,
+            capacity=capacity,
+            tests=tests,
+            notices=list(dict.fromkeys(notices)),
+        )
+
+    def _keep(self) -> None:
+        """Write small, readable values for ``pytest --cache-show 'autotune/*'``."""
+        # -p no:cacheprovider leaves no attribute.
+        cache: pytest.Cache | None = getattr(self._config, "cache", None)
+        if cache is None or not self._summaries:
+            return
+        cache.set("autotune/schema", SCHEMA_VERSION)
+        for name in ("incumbent", "verdict", "slots"):
+            known = cache.get(f"autotune/{name}", {})
+            latest = {summary.label: summary.document()[name] for summary in self._summaries}
+            cache.set(f"autotune/{name}", {**known, **latest})
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show each study's result."""
+        for error in dict.fromkeys(self._errors):
+            terminalreporter.write_line(f"autotune: {error}", red=True)
+        for summary in self._summaries:
+            terminalreporter.write_sep("=", f"autotune: {summary.label}")
+            for line in render(summary):
+                terminalreporter.write_line(f"{line.head:<8} {line.text}", **_COLOURS[line.tone])
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no temporary files."""
+        self._context.cleanup()

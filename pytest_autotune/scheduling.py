@@ -1,0 +1,69 @@
+"""An xdist scheduler that keeps slots whole. Imported only where xdist distributes a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xdist.scheduler.loadscope import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    import pytest
+    from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
+
+
+class SlotScheduling(LoadScopeScheduling):
+    """Distributes slots as units, and other tests as the ``--dist`` mode would.
+
+    ``read_scopes`` returns the unit of each node id of a study, once workers have collected.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        log: Producer | None,
+        read_scopes: Callable[[], Mapping[str, str]],
+    ) -> None:
+        super().__init__(config, log)
+        self._read_scopes = read_scopes
+        self._mode: str = config.getoption("dist")
+
+    @cached_property
+    def _scopes(self) -> Mapping[str, str]:
+        return self._read_scopes()
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the unit that ``nodeid`` is scheduled in."""
+        own = self._scopes.get(nodeid)
+        if own is not None:
+            return own
+        match self._mode:
+            case "loadscope":
+                return super()._split_scope(nodeid)
+            case "loadfile":
+                return nodeid.split("::", 1)[0]
+            case "loadgroup":
+                return nodeid.rsplit("@", 1)[-1]
+        return nodeid
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Forget a worker; hand on what it had not begun.
+
+        The unit that a worker crashed in is dropped whole, where the parent class would run the
+        crashed test again: a trial is re-queued by its study, into another slot.
+        """
+        workload = self.assigned_work.pop(node)
+        crashed: str | None = None
+        for scope, unit in workload.items():
+            begun = [nodeid for nodeid, completed in unit.items() if not completed]
+            if crashed is None and begun:
+                crashed = begun[0]
+                rest = begun[1:] if scope not in self._scopes.values() else []
+                begun = rest
+            if begun:
+                self.workqueue[scope] = dict.fromkeys(begun, False)
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed

@@ -1,0 +1,526 @@
+"""A tuning session in one pytest process: collect slots, draw trials into them, tell outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_autotune.deadline import deadline
+from pytest_autotune.distributed import RunContext, publish_collection, register_controller
+from pytest_autotune.errors import (
+    MissingMetricError,
+    SLOViolation,
+    SpecError,
+    TrialLostError,
+    TrialPruned,
+    TrialTimeout,
+    UserError,
+)
+from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.report.summary import broken_bounds, trial_line
+from pytest_autotune.report.terminal import StudyReporter
+from pytest_autotune.report.text import duration, slo_table
+from pytest_autotune.slots import SPARE_PER_WORKER, Slot, make_slots, spares_named
+from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
+from pytest_autotune.study import Plan, Stop, Study, Wait
+from pytest_autotune.trial import Trial
+
+if TYPE_CHECKING:
+    from _pytest.nodes import Node  # the type of a marker's node has no public name
+
+    from pytest_autotune.config import Settings
+
+_POLL_SECONDS: Final = 0.1
+#: Errors whose text alone says what happened, so that no traceback is shown.
+_PLAIN_ERRORS: Final = (MissingMetricError, TrialTimeout)
+
+
+def register(config: pytest.Config, settings: Settings) -> None:
+    """Register what this process needs: the runner, the reporter, or both."""
+    context = RunContext.of(config)
+    if not context.is_worker:
+        validate_spec_file(config.rootpath)
+        reporter = StudyReporter(config, settings, context)
+        config.pluginmanager.register(reporter, "autotune-report")
+        register_controller(config, context, reporter)
+    config.pluginmanager.register(TuningSession(config, settings, context), "autotune-session")
+
+
+@dataclass(kw_only=True)
+class CollectedStudy:
+    """A study found at collection. ``tests`` are the node ids of its tests, without slots."""
+
+    nodeid: str
+    scope: Any
+    plan: Plan
+    slots: list[Slot]
+    tests: list[str] = field(default_factory=list)
+
+    @property
+    def capacity(self) -> int:
+        """How many trials the study can have: its budget, or fewer where the space is small."""
+        return sum(slot.ordinal is not None for slot in self.slots)
+
+
+@dataclass(kw_only=True)
+class ActiveTrial:
+    """The trial whose tests are running. ``deadline`` is on the monotonic clock."""
+
+    slot: Slot
+    study: Study
+    trial: Trial
+    record: TrialRecord
+    last: pytest.Item
+    deadline: float | None
+
+    @property
+    def concluded(self) -> bool:
+        """Whether its outcome is stored."""
+        return self.record.finished
+
+
+class TuningSession:
+    """Hooks of the process that runs the tests (the only one, or an xdist worker)."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+        self.config = config
+        self.settings = settings
+        self.context = context
+        self.collected: dict[str, CollectedStudy] = {}
+        self.errors: list[str] = []
+        self.stops: dict[str, Stop] = {}
+        self.notices: dict[str, list[str]] = {}
+        self._studies: dict[str, Study] = {}
+        self._slots: dict[pytest.Item, Slot] = {}
+        self._slot_items: dict[Slot, list[pytest.Item]] = {}
+        self._current: Slot | None = None
+        self._active: ActiveTrial | None = None
+
+    # Collection
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Give every test of a study one call per slot."""
+        if "trial" not in metafunc.fixturenames:
+            return
+        found = next(metafunc.definition.iter_markers_with_node("autotune"), None)
+        if found is None:
+            return
+        node, mark = found
+        try:
+            study = self._collect(node, mark)
+        except UserError as error:
+            self.errors.append(str(error))
+            metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
+            return
+        test = metafunc.definition.nodeid
+        if test not in study.tests:
+            study.tests.append(test)
+        metafunc.parametrize(
+            "trial",
+            study.slots,
+            ids=[slot.id for slot in study.slots],
+            indirect=True,
+            scope=study.scope,
+        )
+
+    def _collect(self, node: Node, mark: pytest.Mark) -> CollectedStudy:
+        known = self.collected.get(node.nodeid)
+        if known is not None:
+            return known
+        scopes = {pytest.Module: "module", pytest.Class: "class", pytest.Function: "function"}
+        scope = next((name for kind, name in scopes.items() if isinstance(node, kind)), None)
+        if scope is None:
+            msg = f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
+            raise SpecError(msg)
+        source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
+        plan = Plan.make(node.nodeid, self._load(node, mark), self.settings, source)
+        strategy = make_strategy(plan.strategy, plan.context, self._extension)
+        study = CollectedStudy(
+            nodeid=node.nodeid,
+            scope=scope,
+            plan=plan,
+            slots=make_slots(node.nodeid, plan, strategy, self._spares()),
+        )
+        self.collected[node.nodeid] = study
+        return study
+
+    def _load(self, node: Node, mark: pytest.Mark) -> Spec:
+        where = f"{node.nodeid}: autotune marker"
+        inline = {key: value for key, value in mark.kwargs.items() if key != "spec"}
+        path = mark.kwargs.get("spec")
+        if len(mark.args) + (path is not None) + bool(inline) > 1:
+            msg = f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
+            raise SpecError(msg)
+        if path is not None:
+            return load_file(self._resolve(node, path, where), str(path))
+        if inline:
+            return load_inline(node.name, inline, where)
+        name = mark.args[0] if mark.args else None
+        if name is not None and not isinstance(name, str):
+            msg = f"{where}: {name!r} is not the name of a spec"
+            raise SpecError(msg)
+        return load_named(self.config.rootpath, name)
+
+    def _resolve(self, node: Node, path: object, where: str) -> Path:
+        """Find a task file from the test's folder or from the rootdir."""
+        if not isinstance(path, str | Path):
+            msg = f"{where}: spec={path!r} is not the path of a file"
+            raise SpecError(msg)
+        beside, below = node.path.parent / path, self.config.rootpath / path
+        return beside if beside.exists() else below
+
+    def _spares(self) -> int:
+        """Return how many spare slots to collect: for the workers, or because one is asked for."""
+        wanted = [arg for arg in self.config.args if "[" in arg]
+        cache = getattr(self.config, "cache", None)
+        if cache is not None and self.config.getoption("lf", default=False):
+            wanted += cache.get("cache/lastfailed", {})
+        return max(SPARE_PER_WORKER * self.context.workers, spares_named(wanted))
+
+    def _extension(self, name: str, context: StrategyContext) -> Strategy | None:
+        strategy: Strategy | None = self.config.hook.pytest_autotune_make_strategy(
+            config=self.config, name=name, context=context
+        )
+        return strategy
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep each slot's tests together and slots in order, whatever reordered them."""
+        groups: dict[str, dict[Slot, list[pytest.Item]]] = {}
+        for item in items:
+            slot = _slot_of(item)
+            if slot is not None:
+                self._slots[item] = slot
+                groups.setdefault(slot.study, {}).setdefault(slot, []).append(item)
+        ordered: list[pytest.Item] = []
+        placed: set[str] = set()
+        for item in items:
+            own = self._slots.get(item)
+            if own is None:
+                ordered.append(item)
+            elif own.study not in placed:
+                placed.add(own.study)
+                for slot_items in groups[own.study].values():
+                    ordered += slot_items
+        items[:] = ordered
+        self._slot_items = {
+            slot: found for slots in groups.values() for slot, found in slots.items()
+        }
+
+    def pytest_collection_finish(self) -> None:
+        """Report spec errors as a usage error, and tell an xdist controller what was found."""
+        errors = list(dict.fromkeys(self.errors))
+        if self.context.is_worker:
+            scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
+            publish_collection(self.context, self.collected.values(), scopes, errors)
+        elif errors:
+            raise pytest.UsageError("\n".join(errors))
+
+    # Running
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Draw a trial when a slot begins; pass over, without a trace, slots that got none."""
+        slot = self._slots.get(item)
+        if slot is None:
+            return None
+        if slot is not self._current:
+            self._current = slot
+            self._active = None
+            try:
+                self._active = self._draw(slot, item)
+            except UserError as error:
+                self._stop_with(item.session, str(error))
+        if self._active is not None:
+            return None
+        self._pass_over(item, nextitem)
+        return True
+
+    def _draw(self, slot: Slot, item: pytest.Item) -> ActiveTrial | None:
+        items = self._slot_items[slot]
+        if item is not items[0]:
+            # The slot's first tests ran in a worker that crashed. A trial that skips its
+            # first tests would be no trial, so the crashed one goes to another slot.
+            return None
+        study = self._study(slot.study)
+        request = slot.request(rerun=self._asks_for_rerun())
+        claim = study.claim(request)
+        while isinstance(claim, Wait):
+            time.sleep(_POLL_SECONDS)
+            claim = study.claim(request)
+        if isinstance(claim, Stop):
+            if claim is not Stop.DONE_BEFORE:
+                self.stops[slot.study] = claim
+            return None
+        limit = study.plan.spec.optimization.timeout_per_iteration
+        return ActiveTrial(
+            slot=slot,
+            study=study,
+            trial=Trial(claim, study.plan),
+            record=claim,
+            last=items[-1],
+            deadline=None if limit is None else time.monotonic() + limit,
+        )
+
+    def _study(self, nodeid: str) -> Study:
+        study = self._studies.get(nodeid)
+        if study is None:
+            study = Study.open(
+                self.collected[nodeid].plan,
+                self.context.state_directory,
+                session=self.context.session,
+                started=self.context.started,
+                extension=self._extension,
+            )
+            self._studies[nodeid] = study
+            self.notices.setdefault(nodeid, []).extend(study.notices)
+        return study
+
+    def _asks_for_rerun(self) -> bool:
+        """Tell whether the user wants particular trials again: --lf, or their node ids."""
+        named = any("::" in arg and "[" in arg for arg in self.config.args)
+        return named or bool(self.config.getoption("lf", default=False))
+
+    def _stop_with(self, session: pytest.Session, message: str) -> None:
+        """End the run with a usage error; a worker leaves that to its controller."""
+        if not self.context.is_worker:
+            raise pytest.UsageError(message)
+        self.errors.append(message)
+        session.shouldstop = message
+
+    def _pass_over(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Run an unneeded test's hooks for the sake of others, and report nothing.
+
+        Set-up ends in a skip before any fixture; teardown ends what ends with this test.
+        """
+        stop = (pytest.exit.Exception, KeyboardInterrupt)
+        pytest.CallInfo.from_call(
+            lambda: item.ihook.pytest_runtest_setup(item=item), when="setup", reraise=stop
+        )
+        teardown = pytest.CallInfo.from_call(
+            lambda: item.ihook.pytest_runtest_teardown(item=item, nextitem=nextitem),
+            when="teardown",
+            reraise=stop,
+        )
+        if teardown.excinfo is not None:
+            report = item.ihook.pytest_runtest_makereport(item=item, call=teardown)
+            item.ihook.pytest_runtest_logreport(report=report)
+        if item.session.testscollected > 1:
+            # So that the progress shown ends at 100 %.
+            item.session.testscollected -= 1
+
+    def trial_for(self, slot: Slot) -> Trial:
+        """Return the trial that was drawn into ``slot``."""
+        assert self._active is not None, "a slot without a trial does not run"
+        assert self._active.slot is slot, "slots run one after another"
+        return self._active.trial
+
+    def _active_for(self, item: pytest.Item) -> ActiveTrial | None:
+        active = self._active
+        return active if active is not None and self._slots.get(item) is active.slot else None
+
+    @pytest.hookimpl(specname="pytest_runtest_setup", tryfirst=True)
+    def skip_setup(self, item: pytest.Item) -> None:
+        """Skip what has no trial, or one that is already out, before any fixture."""
+        if item not in self._slots:
+            return
+        active = self._active_for(item)
+        if active is None:
+            pytest.skip("no trial was drawn for this slot")
+        item.user_properties += [
+            ("autotune_trial", active.record.number),
+            *((f"autotune_param_{name}", value) for name, value in active.record.params.items()),
+        ]
+        if active.concluded:
+            pytest.skip(f"trial {active.record.number} is already {active.record.outcome.value}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Keep set-up to the trial's time limit."""
+        active = self._active_for(item)
+        if active is None:
+            return (yield)
+        with deadline(active.deadline, self._limit(active)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Judge the trial at the end of its last test, where that test can still fail."""
+        active = self._active_for(item)
+        if active is None:
+            return (yield)
+        with deadline(active.deadline, self._limit(active)):
+            result = yield
+        if item is active.last:
+            evaluation = active.trial.evaluate()
+            if not evaluation.compliance.feasible:
+                raise SLOViolation(slo_table(evaluation.compliance))
+        return result
+
+    def _limit(self, active: ActiveTrial) -> str:
+        limit = duration(active.study.plan.spec.optimization.timeout_per_iteration or 0.0)
+        return f"trial {active.record.number} ran longer than {limit} (timeout_per_iteration)"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Turn what happened to a test into what happened to its trial."""
+        active = self._active_for(item)
+        report = yield
+        if active is None or active.concluded:
+            return report
+        error = None if call.excinfo is None else call.excinfo.value
+        if call.when != "teardown":
+            self._judge_report(active, item, report, error)
+        elif item is active.last:
+            self._judge_rest(active, item, report)
+        return report
+
+    def _judge_report(
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        error: BaseException | None,
+    ) -> None:
+        if isinstance(error, SLOViolation):
+            self._infeasible(active, item, report, str(error), complete=item is active.last)
+        elif isinstance(error, TrialPruned) or _is_optunas_pruned(error):
+            reason = str(error) or "given up early"
+            self._conclude(active, item, report, Outcome.PRUNED, reason=reason)
+            _mark(report, Outcome.PRUNED, reason)
+        elif report.failed:
+            if isinstance(error, _PLAIN_ERRORS):
+                report.longrepr = f"trial {active.record.number}: {error}"
+            reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
+            self._conclude(active, item, report, Outcome.FAILED, reason=reason)
+        elif report.passed and report.when == "call" and item is active.last:
+            self._conclude(active, item, report, Outcome.FEASIBLE)
+
+    def _judge_rest(
+        self, active: ActiveTrial, item: pytest.Item, report: pytest.TestReport
+    ) -> None:
+        """Conclude a trial whose last test did not run to its end (skipped, say)."""
+        try:
+            evaluation = active.trial.evaluate()
+        except MissingMetricError as error:
+            self._conclude(active, item, report, Outcome.FAILED, reason=str(error))
+            return
+        if evaluation.compliance.feasible:
+            self._conclude(active, item, report, Outcome.FEASIBLE)
+        else:
+            table = slo_table(evaluation.compliance)
+            self._infeasible(active, item, report, table, complete=True)
+
+    def _infeasible(
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        table: str,
+        *,
+        complete: bool,
+    ) -> None:
+        self._conclude(active, item, report, Outcome.INFEASIBLE, complete=complete)
+        number = active.record.number
+        text = f"trial {number} is {broken_bounds(active.record)}\n{table}"
+        if active.study.plan.xfail:
+            _mark(report, Outcome.INFEASIBLE, text)
+        else:
+            report.outcome = "failed"
+            report.longrepr = text
+
+    def _conclude(  # noqa: PLR0913 - everything a trial can end with
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        outcome: Outcome,
+        *,
+        reason: str = "",
+        complete: bool = True,
+    ) -> None:
+        """Store how the trial ended, tell other plugins, and send a line along with the report."""
+        evaluation = None
+        if outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:
+            evaluation = active.trial.evaluate(complete=complete)
+        study = active.study
+        try:
+            active.record = study.finish(
+                active.record, outcome,
+                evaluation=evaluation, levels=active.trial.levels, reason=reason,
+            )  # fmt: skip
+        except TrialLostError as error:
+            self.notices.setdefault(active.slot.study, []).append(str(error))
+            self._active = None
+            return
+        except UserError as error:
+            self._stop_with(item.session, str(error))
+            self._active = None
+            return
+        record = active.record
+        item.user_properties.append(("autotune_outcome", outcome.value))
+        if record.value is not None:
+            item.user_properties.append((f"autotune_{record.metric}", record.value))
+        best = incumbent(effective(study.records()))
+        report.autotune_line = trial_line(record, best)  # type: ignore[attr-defined]
+        self.config.hook.pytest_autotune_trial_finished(
+            config=self.config, study=study.plan.label, trial=record
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Leave an unfinished trial to the next run, and hand over what only this process knows."""
+        active = self._active
+        if active is not None and not active.concluded:
+            try:
+                active.study.give_back(active.record)
+            except UserError as error:
+                self.errors.append(str(error))
+        for study in self._studies.values():
+            study.close()
+        if self.context.is_worker:
+            self.context.send(self.config, self.stops, self.notices, self.errors)
+
+
+def _slot_of(item: pytest.Item) -> Slot | None:
+    callspec = getattr(item, "callspec", None)
+    params: Mapping[str, object] = {} if callspec is None else callspec.params
+    slot = params.get("trial")
+    return slot if isinstance(slot, Slot) else None
+
+
+def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:
+    """Give a report a status of its own that others take for an expected failure."""
+    report.outcome = "skipped"
+    report.wasxfail = reason
+    report.longrepr = reason
+    report.autotune_status = outcome.value  # type: ignore[attr-defined]
+
+
+def _is_optunas_pruned(error: BaseException | None) -> bool:
+    """Recognize ``optuna.TrialPruned`` without importing Optuna for it."""
+    optuna = sys.modules.get("optuna")
+    return optuna is not None and isinstance(error, optuna.TrialPruned)
+
+
+def _one_line(error: BaseException | None) -> str:
+    if error is None:
+        return "failed"
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    name = type(error).__name__
+    return f"{name}: {first}"[:500] if first else name

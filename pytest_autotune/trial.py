@@ -1,0 +1,124 @@
+"""What a test gets as ``trial``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pytest_autotune.errors import SLOViolation, TrialPruned
+from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate
+from pytest_autotune.metrics import flatten
+from pytest_autotune.report.text import slo_table
+from pytest_autotune.slo import Compliance
+from pytest_autotune.spec.model import SLO
+
+if TYPE_CHECKING:
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.study import Plan
+
+
+class Trial:
+    """One configuration under test, shared by all tests of its study that run for it."""
+
+    def __init__(self, record: TrialRecord, plan: Plan) -> None:
+        self._record = record
+        self._plan = plan
+        self._metrics: dict[str, float] = {}
+        self._levels: dict[int, dict[str, float]] = {}
+
+    def __repr__(self) -> str:
+        """Show number and parameters, as they appear in a failing test's locals."""
+        return f"<Trial {self.number} {dict(self.params)}>"
+
+    @property
+    def number(self) -> int:
+        """Number of the trial in its study, from 0."""
+        return self._record.number
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters to run with: name to value, conditional ones only where active."""
+        return dict(self._record.params)
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The spec document as written, as plain JSON types."""
+        return self._plan.spec.raw
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was reported so far, under flat names such as ``p99_e2e_latency``."""
+        return dict(self._metrics)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The load levels reported so far, by concurrency."""
+        return tuple(Level(concurrency=c, metrics=self._levels[c]) for c in sorted(self._levels))
+
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Report metrics of this trial; times in seconds, throughputs in tokens/s.
+
+        Accepts flat names (``{"p99_e2e_latency": 0.2}``) or statistics per metric
+        (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
+        mapping with ``concurrency``. May be called more than once: later values replace
+        earlier ones of the same name.
+
+        Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
+        nobody reported fails at the end of the trial.
+        """
+        own = {name: value for name, value in metrics.items() if name != "levels"}
+        for entry in metrics.get("levels", ()):
+            rest = {name: value for name, value in entry.items() if name != "concurrency"}
+            self._add_level(entry["concurrency"], rest)
+        self._metrics |= flatten(own)
+        self._assert_slo(broken_so_far(self._metrics, self._plan.spec.slo))
+        self._assert_levels()
+
+    def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
+        """Report the metrics of one load level, in the same shapes as :meth:`report`.
+
+        Each level is held against the SLO by itself. Under ``slo.levels: all`` (the default)
+        a level that breaks a hard SLO raises :class:`SLOViolation` at once.
+        """
+        self._add_level(concurrency, metrics)
+        self._assert_levels()
+
+    def prune(self, reason: str = "") -> NoReturn:
+        """Give the trial up: it cannot win, or more load would tell nothing."""
+        raise TrialPruned(reason or "given up early")
+
+    @property
+    def reported(self) -> bool:
+        """Whether anything was reported."""
+        return bool(self._metrics or self._levels)
+
+    def evaluate(self, *, complete: bool = True) -> Evaluation:
+        """Judge the trial by everything reported; raises :class:`MissingMetricError`.
+
+        A trial that was cut short is not ``complete``: what it had no chance to report does
+        not count as missing.
+        """
+        slo = self._plan.spec.slo if complete else self._reported_slo()
+        return evaluate(self._metrics, self.levels, slo, self._plan.objective)
+
+    def _reported_slo(self) -> SLO:
+        slo = self._plan.spec.slo
+        names = {*self._metrics, *(name for level in self.levels for name in level.metrics)}
+        return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
+
+    def _add_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            msg = f"concurrency is {concurrency!r}, not a positive whole number"
+            raise TypeError(msg)
+        self._levels[concurrency] = flatten(metrics)
+
+    def _assert_levels(self) -> None:
+        slo = self._plan.spec.slo
+        if slo.levels == "all":
+            for level in self.levels:
+                self._assert_slo(broken_so_far(level.metrics, slo, level.concurrency))
+
+    def _assert_slo(self, compliance: Compliance) -> None:
+        if not compliance.feasible:
+            raise SLOViolation(slo_table(compliance))
