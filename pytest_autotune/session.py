@@ -30,6 +30,7 @@ from pytest_autotune.report.text import duration, slo_table
 from pytest_autotune.slots import SPARE_PER_WORKER, Slot, make_slots, spares_named
 from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.storage import check_database
 from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
 from pytest_autotune.study import Plan, Stop, Study, Wait
 from pytest_autotune.trial import Trial
@@ -49,6 +50,8 @@ def register(config: pytest.Config, settings: Settings) -> None:
     context = RunContext.of(config)
     if not context.is_worker:
         validate_spec_file(config.rootpath)
+        if settings.storage and not config.option.collectonly:
+            check_database(settings.storage)
         reporter = StudyReporter(config, settings, context)
         config.pluginmanager.register(reporter, "autotune-report")
         register_controller(config, context, reporter)
@@ -57,13 +60,16 @@ def register(config: pytest.Config, settings: Settings) -> None:
 
 @dataclass(kw_only=True)
 class CollectedStudy:
-    """A study found at collection. ``tests`` are the node ids of its tests, without slots."""
+    """A study found at collection.
+
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
+    """
 
     nodeid: str
     scope: Any
     plan: Plan
     slots: list[Slot]
-    tests: list[str] = field(default_factory=list)
+    tests: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def capacity(self) -> int:
@@ -122,9 +128,6 @@ class TuningSession:
             self.errors.append(str(error))
             metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
             return
-        test = metafunc.definition.nodeid
-        if test not in study.tests:
-            study.tests.append(test)
         metafunc.parametrize(
             "trial",
             study.slots,
@@ -213,9 +216,12 @@ class TuningSession:
                 for slot_items in groups[own.study].values():
                     ordered += slot_items
         items[:] = ordered
-        self._slot_items = {
-            slot: found for slots in groups.values() for slot, found in slots.items()
-        }
+        for nodeid, slots in groups.items():
+            self._slot_items |= slots
+            slot, found = next(iter(slots.items()))
+            self.collected[nodeid].tests = [_around(item.nodeid, slot.id) for item in found]
+        # Studies in the order they run in, and only those that do.
+        self.collected = {nodeid: self.collected[nodeid] for nodeid in groups}
 
     def pytest_collection_finish(self) -> None:
         """Report spec errors as a usage error, and tell an xdist controller what was found."""
@@ -332,8 +338,12 @@ class TuningSession:
         return active if active is not None and self._slots.get(item) is active.slot else None
 
     @pytest.hookimpl(specname="pytest_runtest_setup", tryfirst=True)
-    def skip_setup(self, item: pytest.Item) -> None:
-        """Skip what has no trial, or one that is already out, before any fixture."""
+    def pytest_skip_setup(self, item: pytest.Item) -> None:
+        """Skip what has no trial, or one that is already out, before any fixture.
+
+        A second set-up hook, as this one must not wrap: where it ends in a skip, the wrappers
+        of other plugins have begun and expect a teardown. (pytest wants the prefix.)
+        """
         if item not in self._slots:
             return
         active = self._active_for(item)
@@ -501,6 +511,13 @@ def _slot_of(item: pytest.Item) -> Slot | None:
     params: Mapping[str, object] = {} if callspec is None else callspec.params
     slot = params.get("trial")
     return slot if isinstance(slot, Slot) else None
+
+
+def _around(nodeid: str, slot: str) -> tuple[str, str]:
+    """Cut a node id in two around its slot, which is the first of its parameters."""
+    name, bracket, parameters = nodeid.partition("[")
+    before, _, after = parameters.partition(slot)
+    return f"{name}{bracket}{before}", after
 
 
 def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,12 @@ class Store:
     storage: BaseStorage
     coordinator: Coordinator
     notices: tuple[str, ...] = ()
+    disconnect: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Give up all locks and connections."""
+        self.disconnect()
+        self.coordinator.release()
 
 
 def open_journal(directory: Path, slug: str) -> Store:
@@ -155,14 +161,13 @@ def open_database(url: str, study: str) -> Store:
         msg = f"storage {shown!r} is in memory, which other processes cannot see; name a file"
         raise StorageError(msg)
     try:
-        coordinator: Coordinator = (
-            FileCoordinator(Path(f"{parsed.database}.locks"))
-            if dialect == _SQLITE
-            else DatabaseCoordinator(url, study)
-        )
+        if dialect == _SQLITE:
+            coordinator: Coordinator = _beside(Path(str(parsed.database)))
+        else:
+            coordinator = DatabaseCoordinator(url, study)
         # Creating the tables is not safe against a second process doing so.
         with coordinator.mutex():
-            storage = get_storage(RDBStorage(url))
+            database = RDBStorage(url)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         msg = f"storage {shown!r} needs a driver that is not installed: {error}"
         raise StorageError(msg) from None
@@ -173,7 +178,24 @@ def open_database(url: str, study: str) -> Store:
     except OSError as error:
         msg = f"storage {shown!r} cannot be opened: {error}"
         raise StorageError(msg) from None
-    return Store(storage=storage, coordinator=coordinator)
+
+    def disconnect() -> None:
+        database.remove_session()
+        database.engine.dispose()
+
+    return Store(storage=get_storage(database), coordinator=coordinator, disconnect=disconnect)
+
+
+def _beside(database: Path) -> FileCoordinator:
+    if not database.absolute().parent.is_dir():
+        msg = f"there is no folder {database.parent}"
+        raise FileNotFoundError(msg)
+    return FileCoordinator(database.with_name(f"{database.name}.locks"))
+
+
+def check_database(url: str) -> None:
+    """Raise :class:`StorageError` unless the RDB at ``url`` can be opened."""
+    open_database(url, "check").close()
 
 
 def masked_url(url: str) -> str:

@@ -226,7 +226,7 @@ class Study:
 
     def close(self) -> None:
         """Give up everything this process holds; its unfinished trial becomes an orphan."""
-        self._store.coordinator.release()
+        self._store.close()
 
     def records(self) -> list[TrialRecord]:
         """Return all trials by number, re-runs included."""
@@ -445,7 +445,7 @@ def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
             trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
             return [_read(trial, plan) for trial in trials]
     finally:
-        store.coordinator.release()
+        store.close()
 
 
 def _open_store(plan: Plan, directory: Path) -> Store:

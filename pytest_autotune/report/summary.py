@@ -17,7 +17,8 @@ class Summary:
     """One study at the end of a session.
 
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
-    ``tests`` are the node ids of its tests, without slots; ``notices`` one sentence each.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes;
+    ``notices`` one sentence each.
     """
 
     plan: Plan
@@ -25,7 +26,7 @@ class Summary:
     stop: Stop | None
     session: str
     capacity: int
-    tests: Sequence[str] = ()
+    tests: Sequence[tuple[str, str]] = ()
     notices: Sequence[str] = ()
 
     @property
@@ -103,7 +104,7 @@ class Summary:
     def commands(self) -> list[str]:
         """Return the command that repeats the study, and the one that repeats its best trial."""
         plan = self.plan
-        where = shlex.quote(self.tests[0].partition("::")[0]) if self.tests else ""
+        where = shlex.quote(self.tests[0][0].partition("::")[0]) if self.tests else ""
         again = (
             f"pytest --autotune {where} --autotune-fresh --autotune-strategy {plan.strategy} "
             f"--autotune-seed {plan.seed} --autotune-trials {plan.budget}"
@@ -111,7 +112,9 @@ class Summary:
         best = self.best
         if best is None:
             return [again]
-        nodes = " ".join(shlex.quote(f"{test}[{best.owner.slot}]") for test in self.tests)
+        nodes = " ".join(
+            shlex.quote(f"{before}{best.owner.slot}{after}") for before, after in self.tests
+        )
         return [again, f"pytest --autotune {nodes}"]
 
     def tightest(self) -> str:

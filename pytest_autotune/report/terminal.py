@@ -43,7 +43,7 @@ class StudyReporter:
         self._config = config
         self._settings = settings
         self._context = context
-        self._collected: list[tuple[Plan, str, int, Sequence[str]]] = []
+        self._collected: list[tuple[Plan, str, int, Sequence[tuple[str, str]]]] = []
         self._stops: dict[str, Stop] = {}
         self._notices: dict[str, list[str]] = {}
         self._errors: list[str] = []
@@ -57,7 +57,9 @@ class StudyReporter:
             origin = Origin(file=study["file"], pointer=study["pointer"])
             spec = build_spec(study["name"], study["raw"], origin)
             plan = Plan.make(study["nodeid"], spec, self._settings, study["source"])
-            self._collected.append((plan, study["nodeid"], study["capacity"], study["tests"]))
+            self._collected.append(
+                (plan, study["nodeid"], study["capacity"], [tuple(test) for test in study["tests"]])
+            )
 
     def unneeded_tests(self, units: Iterable[str]) -> int:
         """Return how many collected tests will not run, given the unit of each test."""
@@ -65,7 +67,10 @@ class StudyReporter:
         total = 0
         for plan, nodeid, capacity, _ in self._collected:
             sizes = [size for unit, size in per_unit.items() if unit.startswith(f"{nodeid}::")]
-            known = [] if plan.fresh else read_records(plan, self._context.state_directory)
+            try:
+                known = [] if plan.fresh else read_records(plan, self._context.state_directory)
+            except UserError:
+                known = []  # reported at the end; this is about a percentage
             finished = sum(
                 record.finished and record.owner.session != self._context.session
                 for record in effective(known)
@@ -140,7 +145,9 @@ class StudyReporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._keep()
 
-    def _summarize(self, plan: Plan, nodeid: str, capacity: int, tests: Sequence[str]) -> Summary:
+    def _summarize(
+        self, plan: Plan, nodeid: str, capacity: int, tests: Sequence[tuple[str, str]]
+    ) -> Summary:
         notices = [*plan.spec.notices, *self._notices.get(nodeid, ())]
         return Summary(
             plan=plan,

@@ -1,0 +1,45 @@
+"""Helpers for tests that run pytest in pytest."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # noqa: F401
+import numpy as np  # noqa: F401 - C extensions cannot be loaded twice, and an inner run in
+import optuna.samplers  # noqa: F401 - this process forgets what it was the first to import
+import pytest
+import sqlalchemy  # noqa: F401
+import yaml  # noqa: F401
+from project import Project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An empty project with a study of 12 trials, half a dozen of them infeasible or wrong."""
+    found = Project(tmp_path)
+    found.write()
+    return found
+
+
+@pytest.fixture
+def study(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    """Run a study module in this process, strictly: ``study(module, *args)``.
+
+    The module starts with imports and a mark of the given spec keys, unless it has its own.
+    """
+
+    def run(body: str, *args: str, **keys: Any) -> pytest.RunResult:
+        spec = {
+            "parameters": {"a": [1, 2, 3, 4]},
+            "optimization": {"objective": "minimize:cost", "strategy": "grid_search"},
+            **keys,
+        }
+        mark = "" if "autotune(" in body else f"pytestmark = pytest.mark.autotune(**{spec!r})"
+        pytester.makepyfile(test_study=f"import pytest\n{mark}\n{textwrap.dedent(body)}")
+        strict = ("-W", "error", "--strict-markers", "--strict-config")
+        return pytester.runpytest_inprocess("--autotune", *strict, *args)
+
+    return run

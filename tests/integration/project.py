@@ -1,0 +1,119 @@
+"""A project with one study, to run pytest on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_autotune.config import Settings
+from pytest_autotune.records import TrialRecord
+from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.study import Plan, read_records
+
+#: A study whose result depends on its parameters only: what a resumed run must reproduce.
+SPEC: Mapping[str, Any] = {
+    "parameters": {
+        "a": [1, 2, 3, 4, 5, 6],
+        "b": {"type": "integer", "low": 1, "high": 8},
+        "c": ["x", "y"],
+    },
+    "constraints": ["a * b <= 30"],
+    "optimization": {"objective": "minimize:cost", "max_iterations": 12, "n_initial_random": 4},
+    "slo": [{"metric": "mem", "max": 20}],
+}
+MODULE = """
+import os, pathlib, time
+import pytest
+
+pytestmark = pytest.mark.autotune(**{spec!r})
+
+
+def test_correct(trial):
+    assert trial.params["a"] != 6
+
+
+def test_fast(trial):
+    time.sleep({sleep})
+    a, b, c = trial.params["a"], trial.params["b"], trial.params["c"]
+    log = pathlib.Path({log!r})
+    with log.open("a") as file:
+        file.write(f"{{a}} {{b}} {{c}} {{os.getpid()}}\\n")
+    trial.report({{"cost": (a - 3) ** 2 + abs(b - 5) + (c == "x"), "mem": a * b}})
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with one study in ``test_study.py``."""
+
+    path: Path
+
+    def write(
+        self, spec: Mapping[str, Any] = SPEC, *, sleep: float = 0.0, module: str = MODULE
+    ) -> None:
+        text = module.format(spec=spec, sleep=sleep, log=str(self.path / "completed.log"))
+        (self.path / "test_study.py").write_text(text)
+
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, "-m", "pytest", "-p", "no:benchmark", "--autotune", *args]
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*args),
+            cwd=self.path,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*args),
+            cwd=self.path,
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        # Options of the outer run must not reach the inner one.
+        return {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+
+    def completed(self) -> list[str]:
+        """Parameters of every time that a trial ran to its end, in order."""
+        log = self.path / "completed.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line.rsplit(" ", 1)[0] for line in lines]
+
+    def records(
+        self, spec: Mapping[str, Any] = SPEC, storage: str | None = None
+    ) -> list[TrialRecord]:
+        nodeid = "test_study.py"
+        loaded = load_inline(nodeid, spec, "test")
+        plan = Plan.make(nodeid, loaded, Settings(storage=storage))
+        return read_records(plan, self.path / ".pytest_cache" / "d" / "autotune")
+
+    def trials(self, **options: str) -> list[tuple[str, str, float | None]]:
+        """What must be equal between two runs of the same seed."""
+        return [
+            (json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records(**options)
+        ]
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a run and all its workers, as a machine's failure would."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)

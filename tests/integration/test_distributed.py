@@ -1,0 +1,164 @@
+"""Studies under pytest-xdist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from project import SPEC, Project
+
+Run = Callable[..., pytest.RunResult]
+BUDGET = SPEC["optimization"]["max_iterations"]
+
+
+@pytest.mark.parametrize("workers", ["0", "1", "2", "8"])
+@pytest.mark.parametrize("strategy", ["random", "bayesian", "grid_search"])
+def test_any_number_of_workers_meets_the_budget_without_repeating(
+    project: Project, workers: str, strategy: str
+) -> None:
+    result = project.run("-n", workers, "--autotune-strategy", strategy, "-W", "error")
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
+    assert "12 of 12" in result.stdout
+    records = project.records()
+    assert [record.number for record in records] == list(range(BUDGET))
+    assert len({record.key for record in records}) == BUDGET
+    assert all(record.finished for record in records)
+
+
+def test_each_trial_stays_whole_on_one_worker(project: Project) -> None:
+    project.write(
+        module="""
+import os, pathlib, time, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+
+@pytest.fixture(scope="module")
+def server(trial):
+    pathlib.Path(f"up-{{trial.number}}-{{os.getpid()}}").touch(exist_ok=False)
+    return os.getpid()
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_correct(trial, server, size):
+    assert server == os.getpid()
+
+def test_fast(trial, server):
+    time.sleep(0.02)
+    assert server == os.getpid()
+    trial.report({{"cost": trial.number, "mem": 1}})
+""",
+    )
+    result = project.run("-n", "3")
+    assert result.returncode == pytest.ExitCode.OK, result.stdout
+    assert len(list(project.path.glob("up-*"))) == BUDGET
+    assert f"{3 * BUDGET} passed" in result.stdout
+
+
+def test_no_worker_is_idle_behind_a_slow_trial(project: Project) -> None:
+    project.write(
+        module="""
+import os, pathlib, time, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    here = pathlib.Path()
+    limit = time.monotonic() + 60
+    # The first trial takes as long as all others together.
+    while trial.number == 0 and len(list(here.glob("ran-*"))) < 11 and time.monotonic() < limit:
+        time.sleep(0.01)
+    (here / f"ran-{{os.getpid()}}-{{trial.number}}").touch()
+    trial.report({{"cost": trial.number, "mem": 1}})
+""",
+    )
+    result = project.run("-n", "2")
+    assert "12 of 12" in result.stdout
+    by_worker: dict[str, int] = {}
+    for path in project.path.glob("ran-*"):
+        worker = path.name.split("-")[1]
+        by_worker[worker] = by_worker.get(worker, 0) + 1
+    # While one ran the slow trial, the other ran all that the budget had left.
+    assert sorted(by_worker.values()) == [1, BUDGET - 1]
+
+
+@pytest.mark.parametrize("tests", [1, 2])
+def test_a_crashed_workers_trial_is_run_again(project: Project, tests: int) -> None:
+    check = "def test_check(trial): crash(trial)\n" if tests == 2 else ""
+    speed = "" if tests == 2 else "    crash(trial)\n"
+    project.write(
+        module=f"""
+import os, pathlib, signal, pytest
+pytestmark = pytest.mark.autotune(**{{spec!r}})
+
+def crash(trial):
+    marker = pathlib.Path("crashed")
+    if trial.number == 3 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+{check}
+def test_speed(trial):
+{speed}    trial.report({{{{"cost": trial.number, "mem": 1}}}})
+""",
+    )
+    result = project.run("-n", "2")
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED  # xdist reports the crash itself
+    assert "worker 'gw" in result.stdout
+    assert "1 failed" in result.stdout
+    assert "12 of 12: 12 feasible" in result.stdout
+    records = project.records()
+    assert len({record.key for record in records}) == BUDGET
+    assert [r.owner.attempt for r in records] == [2 if r.number == 3 else 1 for r in records]
+
+
+def test_a_crash_in_the_last_trial_is_made_good_by_a_waiting_worker(project: Project) -> None:
+    project.write(
+        module="""
+import os, pathlib, signal, time, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    marker = pathlib.Path("crashed")
+    if trial.number == 11 and not marker.exists():
+        marker.touch()
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    trial.report({{"cost": trial.number, "mem": 1}})
+""",
+    )
+    result = project.run("-n", "2")
+    assert "12 of 12: 12 feasible" in result.stdout
+
+
+def test_a_bad_spec_ends_a_distributed_run_in_one_message(study: Run) -> None:
+    result = study("def test_it(trial): pass", "-n", "2", parametres={"a": [1]})
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: test_study.py: autotune marker: /parametres: unknown key 'parametres' "
+         "(did you mean 'parameters'?)*"]
+    )  # fmt: skip
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_ordinary_tests_are_distributed_as_ever(study: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_other="""
+        import pytest
+        @pytest.mark.parametrize("i", range(20))
+        def test_other(i, record_property): pass
+        """
+    )
+    result = study("def test_it(trial): trial.report({'cost': 1})", "-n", "2", "-v")
+    result.assert_outcomes(passed=24)
+    other = re.findall(r"\[(gw\d)\].*test_other\[", result.stdout.str())
+    assert set(other) == {"gw0", "gw1"}
+
+
+def test_progress_ends_at_one_hundred_percent(project: Project) -> None:
+    first = project.run("-n", "2", "-v")
+    second = project.run("-n", "2", "-v", "--autotune-trials", "15")
+    for result in (first, second):
+        shown = [int(number) for number in re.findall(r"\[ *(\d+)%\]", result.stdout)]
+        assert max(shown) == 100
+
+
+def test_live_lines_come_from_every_worker(project: Project) -> None:
+    result = project.run("-n", "2", "-v")
+    lines = re.findall(r"^  trial (\d+) \[a=", result.stdout, re.MULTILINE)
+    assert sorted(map(int, lines)) == list(range(BUDGET))

@@ -1,0 +1,177 @@
+"""Killed at any moment, a study goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+from project import SPEC, Project, kill
+
+BUDGET = SPEC["optimization"]["max_iterations"]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, float | None]]:
+    project = Project(tmp_path_factory.mktemp("whole"))
+    project.write()
+    result = project.run()
+    assert result.returncode == 1, result.stdout
+    return project.trials()
+
+
+def _kill_at_random(project: Project, seed: int, *args: str) -> None:
+    """Start a run and kill it some milliseconds after some trial has completed."""
+    rng = random.Random(seed)
+    trials, pause = rng.randrange(BUDGET), rng.uniform(0.0, 0.08)
+    process = project.start(*args)
+    limit = time.monotonic() + 30
+    while len(project.completed()) < trials and process.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    time.sleep(pause)
+    kill(process)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_killed_serial_run_resumes_to_the_same_trials(
+    project: Project, uninterrupted: list[tuple[str, str, float | None]], seed: int
+) -> None:
+    project.write(sleep=0.03)
+    _kill_at_random(project, seed)
+    before = [record for record in project.records() if record.finished]
+    ran_before = len(project.completed())
+    result = project.run()
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    after = project.records()
+    assert after[: len(before)] == before
+    assert project.trials() == uninterrupted
+    ran_again = set(project.completed()[ran_before:])
+    finished = {" ".join(map(str, record.params.values())) for record in before}
+    assert not ran_again & finished
+
+
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_a_killed_parallel_run_loses_nothing_and_repeats_nothing(
+    project: Project, seed: int
+) -> None:
+    project.write(sleep=0.03)
+    _kill_at_random(project, seed, "-n", "2")
+    before = {r.number: r for r in project.records() if r.finished}
+    ran_before = len(project.completed())
+    result = project.run("-n", "2")
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    after = project.records()
+    assert {r.number: r for r in after if r.number in before} == before
+    assert [record.finished for record in after] == [True] * BUDGET
+    assert len({record.key for record in after}) == BUDGET
+    ran_again = set(project.completed()[ran_before:])
+    finished = {" ".join(map(str, record.params.values())) for record in before.values()}
+    assert not ran_again & finished
+
+
+def test_an_interrupt_leaves_the_trial_to_the_next_run_without_counting_it(
+    project: Project,
+) -> None:
+    project.write(
+        module="""
+import pathlib, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    marker = pathlib.Path("interrupted")
+    if trial.number == 2 and not marker.exists():
+        marker.touch()
+        raise KeyboardInterrupt
+    trial.report({{"cost": 1.0, "mem": 1}})
+""",
+    )
+    first = project.run()
+    assert first.returncode == pytest.ExitCode.INTERRUPTED
+    assert "1 interrupted, to be run again" in first.stdout
+    assert "run again to resume" in first.stdout
+    interrupted = project.records()[2]
+    assert (interrupted.finished, interrupted.owner.attempt) == (False, 0)
+    second = project.run()
+    assert second.returncode == pytest.ExitCode.OK
+    assert "12 of 12" in second.stdout
+    assert [record.owner.attempt for record in project.records()] == [1] * BUDGET
+
+
+def test_a_trial_that_kills_its_process_every_time_is_given_up(project: Project) -> None:
+    project.write(
+        module="""
+import os, signal, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    if trial.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    trial.report({{"cost": 1.0, "mem": 1}})
+""",
+    )
+    for _ in range(3):
+        assert project.run().returncode == -9
+    assert project.run().returncode == pytest.ExitCode.OK
+    records = project.records()
+    assert [record.outcome.value for record in records].count("feasible") == BUDGET - 1
+    assert records[1].outcome.value == "failed"
+    assert "died 3 times" in records[1].reason
+
+
+def test_a_finished_study_is_not_run_again_until_asked_for(project: Project) -> None:
+    assert project.run().returncode == 1
+    again = project.run()
+    assert again.returncode == pytest.ExitCode.OK
+    assert "no tests ran" in again.stdout
+    assert "12 of 12" in again.stdout
+    assert "12 of them in earlier runs" in again.stdout
+    more = project.run("--autotune-trials", "14")
+    assert "14 of 14" in more.stdout
+    fresh = project.run("--autotune-fresh")
+    assert "earlier runs" not in fresh.stdout
+    assert len(project.completed()) > BUDGET
+
+
+def test_a_changed_space_starts_a_new_study_and_says_why(project: Project) -> None:
+    project.run()
+    parameters = {**SPEC["parameters"], "c": ["x", "y", "z"]}
+    changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}
+    project.write(changed)
+    result = project.run()
+    assert "a new study was started, because this changed: space (parameters), slo" in result.stdout
+    assert "12 of 12" in result.stdout
+    assert len(project.records(changed)) == BUDGET
+
+
+def test_a_changed_test_module_is_pointed_out(project: Project) -> None:
+    project.run()
+    text = (project.path / "test_study.py").read_text()
+    (project.path / "test_study.py").write_text(text + "# changed\n")
+    result = project.run()
+    assert "the test module changed since this study began" in result.stdout
+
+
+def test_a_damaged_log_keeps_everything_before_the_damage(project: Project) -> None:
+    project.run()
+    (journal,) = project.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    middle = len(lines) // 2
+    journal.write_bytes(b"".join([*lines[:middle], b'{"op_code": 5, gar\n', *lines[middle:]]))
+    result = project.run()
+    assert result.returncode in (0, 1)
+    assert f"line {middle + 1} of the trial log was damaged" in result.stdout
+    assert "12 of 12" in result.stdout
+    damaged = json.loads(lines[0])
+    assert damaged["op_code"] == 0
+    (saved,) = journal.parent.glob("*.damaged-1")
+    assert len(saved.read_bytes().splitlines()) == len(lines) + 1
+
+
+def test_a_log_cut_off_in_mid_line_is_mended(project: Project) -> None:
+    project.run()
+    (journal,) = project.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+    journal.write_bytes(journal.read_bytes()[:-7])
+    result = project.run()
+    assert "of the trial log was damaged" in result.stdout
+    assert "12 of 12" in result.stdout
+    assert len({record.key for record in project.records()}) == BUDGET

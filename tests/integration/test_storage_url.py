@@ -1,0 +1,38 @@
+"""--autotune-storage: a fleet of runners shares one study and one budget."""
+
+from __future__ import annotations
+
+import pytest
+from project import SPEC, Project
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, project: Project) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{project.path / 'studies.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+def test_two_sessions_share_one_budget(project: Project, storage: str) -> None:
+    project.write(sleep=0.1)
+    args = ("--autotune-storage", storage)
+    first, second = project.start(*args), project.start(*args, "-n", "2")
+    assert {first.wait(timeout=60), second.wait(timeout=60)} <= {0, 1}
+    records = project.records(storage=storage)
+    assert len(records) == SPEC["optimization"]["max_iterations"]
+    assert len({record.key for record in records}) == len(records)
+    assert all(record.finished for record in records)
+    assert len({record.owner.session for record in records}) == 2
+
+
+def test_the_password_is_shown_nowhere(project: Project, storage: str) -> None:
+    result = project.run("--autotune-storage", storage, "-v", "--junitxml=out.xml")
+    assert "12 of 12" in result.stdout
+    everything = result.stdout + result.stderr + (project.path / "out.xml").read_text()
+    for path in project.path.rglob("*"):
+        if path.is_file() and path.suffix != ".db":
+            everything += path.read_text(errors="replace")
+    assert "s3cr3t-word" not in everything
+    again = project.run("--autotune-storage", storage)
+    assert "12 of them in earlier runs" in again.stdout
