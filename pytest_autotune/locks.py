@@ -44,14 +44,23 @@ class FileCoordinator:
 
         self._owners = directory / "owners"
         self._owners.mkdir(parents=True, exist_ok=True)
-        self.lock: BaseFileLock = FileLock(directory / "study.lock")
+        self._lock: BaseFileLock = FileLock(directory / "study.lock")
+        self._depth = 0
         self._held: dict[str, BaseFileLock] = {}
 
     @contextmanager
     def mutex(self) -> Iterator[None]:
         """Hold the study for a short, exclusive section; re-entrant within the process."""
-        with self.lock:
+        # Counted here, as the lock's own re-entrance is not free and this is taken often.
+        if self._depth == 0:
+            self._lock.acquire()
+        self._depth += 1
+        try:
             yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._lock.release()
 
     def hold(self, process: str) -> None:
         """Announce that ``process`` is alive."""

@@ -79,7 +79,11 @@ class CollectedStudy:
 
 @dataclass(kw_only=True)
 class ActiveTrial:
-    """The trial whose tests are running. ``deadline`` is on the monotonic clock."""
+    """The trial whose tests are running.
+
+    ``deadline`` is on the monotonic clock. ``complete`` once all tests have ended, so that what
+    was not reported is missing.
+    """
 
     slot: Slot
     study: Study
@@ -87,6 +91,7 @@ class ActiveTrial:
     record: TrialRecord
     last: pytest.Item
     deadline: float | None
+    complete: bool = False
 
     @property
     def concluded(self) -> bool:
@@ -374,6 +379,7 @@ class TuningSession:
         with deadline(active.deadline, self._limit(active)):
             result = yield
         if item is active.last:
+            active.complete = True
             evaluation = active.trial.evaluate()
             if not evaluation.compliance.feasible:
                 raise SLOViolation(slo_table(evaluation.compliance))
@@ -407,7 +413,7 @@ class TuningSession:
         error: BaseException | None,
     ) -> None:
         if isinstance(error, SLOViolation):
-            self._infeasible(active, item, report, str(error), complete=item is active.last)
+            self._infeasible(active, item, report, str(error))
         elif isinstance(error, TrialPruned) or _is_optunas_pruned(error):
             reason = str(error) or "given up early"
             self._conclude(active, item, report, Outcome.PRUNED, reason=reason)
@@ -424,6 +430,7 @@ class TuningSession:
         self, active: ActiveTrial, item: pytest.Item, report: pytest.TestReport
     ) -> None:
         """Conclude a trial whose last test did not run to its end (skipped, say)."""
+        active.complete = True
         try:
             evaluation = active.trial.evaluate()
         except MissingMetricError as error:
@@ -433,7 +440,7 @@ class TuningSession:
             self._conclude(active, item, report, Outcome.FEASIBLE)
         else:
             table = slo_table(evaluation.compliance)
-            self._infeasible(active, item, report, table, complete=True)
+            self._infeasible(active, item, report, table)
 
     def _infeasible(
         self,
@@ -441,10 +448,8 @@ class TuningSession:
         item: pytest.Item,
         report: pytest.TestReport,
         table: str,
-        *,
-        complete: bool,
     ) -> None:
-        self._conclude(active, item, report, Outcome.INFEASIBLE, complete=complete)
+        self._conclude(active, item, report, Outcome.INFEASIBLE)
         number = active.record.number
         text = f"trial {number} is {broken_bounds(active.record)}\n{table}"
         if active.study.plan.xfail:
@@ -453,7 +458,7 @@ class TuningSession:
             report.outcome = "failed"
             report.longrepr = text
 
-    def _conclude(  # noqa: PLR0913 - everything a trial can end with
+    def _conclude(
         self,
         active: ActiveTrial,
         item: pytest.Item,
@@ -461,12 +466,11 @@ class TuningSession:
         outcome: Outcome,
         *,
         reason: str = "",
-        complete: bool = True,
     ) -> None:
         """Store how the trial ended, tell other plugins, and send a line along with the report."""
         evaluation = None
         if outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:
-            evaluation = active.trial.evaluate(complete=complete)
+            evaluation = active.trial.evaluate(complete=active.complete)
         study = active.study
         try:
             active.record = study.finish(
@@ -485,8 +489,9 @@ class TuningSession:
         item.user_properties.append(("autotune_outcome", outcome.value))
         if record.value is not None:
             item.user_properties.append((f"autotune_{record.metric}", record.value))
-        best = incumbent(effective(study.records()))
-        report.autotune_line = trial_line(record, best)  # type: ignore[attr-defined]
+        if self.config.get_verbosity() > 0:
+            best = incumbent(effective(study.records()))
+            report.autotune_line = trial_line(record, best)  # type: ignore[attr-defined]
         self.config.hook.pytest_autotune_trial_finished(
             config=self.config, study=study.plan.label, trial=record
         )

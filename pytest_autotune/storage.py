@@ -70,26 +70,25 @@ def journal_exists(directory: Path, slug: str) -> bool:
 def _journal_backend(path: Path, coordinator: FileCoordinator) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
-    class KernelLock:
-        """Optuna's own lock files outlive a killed process by 30 s; the kernel's do not."""
+    class NoLock:
+        """Optuna's lock files outlive a killed process by 30 s; the coordinator's do not."""
 
         def acquire(self) -> bool:
-            coordinator.lock.acquire()
             return True
 
         def release(self) -> None:
-            coordinator.lock.release()
+            pass
 
     class Backend(JournalFileBackend):
-        """Never appends to a line that a killed process left unfinished."""
+        """Appends under the study's lock, and never to a line that a killed process left open."""
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            with coordinator.lock:
+            with coordinator.mutex():
                 if path.stat().st_size and not _ends_cleanly(path):
                     _truncate(path, _last_line_start(path))
                 super().append_logs(logs)
 
-    return Backend(str(path), lock_obj=KernelLock())  # type: ignore[arg-type]
+    return Backend(str(path), lock_obj=NoLock())  # type: ignore[arg-type]
 
 
 def _ends_cleanly(path: Path) -> bool:

@@ -198,6 +198,8 @@ class Study:
         self._strategy = make_strategy(plan.strategy, plan.context, extension)
         self._finished: dict[int, TrialRecord] = {}
         self._trial_ids: dict[int, int] = {}
+        self._done_keys: frozenset[str] = frozenset()
+        self._done_ordinals: frozenset[int] = frozenset()
         store.coordinator.hold(self._process)
 
     @classmethod
@@ -243,6 +245,8 @@ class Study:
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``: an orphan, its own point, or a new proposal."""
+        if not slot.rerun and self._is_done_before(slot):
+            return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), _storage_errors(self.plan):
             records = self.records()
             if slot.rerun:
@@ -250,7 +254,8 @@ class Study:
                 if previous is not None:
                     return self._create(slot, previous.params, records, retry_of=previous.number)
             current = effective(records)
-            if self._is_done_before(slot, current):
+            self._note_done(current)
+            if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
                 return Stop.DONE_BEFORE
             stop = self._should_stop(current)
             if stop is not None:
@@ -330,15 +335,29 @@ class Study:
         score = None if evaluation is None else evaluation.score
         return self.plan.objective.score(MAX_SCORE if score is None else score)
 
-    def _is_done_before(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> bool:
-        """Tell whether an earlier session finished what this slot stands for."""
+    def _note_done(self, current: Sequence[TrialRecord]) -> None:
+        """Remember what is finished: it stays so, and need not be looked up for every slot."""
+        self._done_keys = frozenset(record.key for record in current if record.finished)
+        self._done_ordinals = frozenset(
+            ordinal
+            for ordinal, record in enumerate(current)
+            if record.finished and record.owner.session != self._session
+        )
+
+    def _is_done_before(self, slot: SlotRequest) -> bool:
+        """Tell whether what this slot stands for is known to be finished.
+
+        An adaptive slot stands for a trial of an earlier session with its ordinal.
+        """
         if slot.point is not None:
-            key = point_key(slot.point)
-            return any(record.key == key and not self._is_orphan(record) for record in current)
-        if slot.ordinal is None or slot.ordinal >= len(current):
+            return point_key(slot.point) in self._done_keys
+        return slot.ordinal in self._done_ordinals
+
+    def _runs_elsewhere(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> bool:
+        if slot.point is None:
             return False
-        record = current[slot.ordinal]
-        return record.finished and record.owner.session != self._session
+        key = point_key(slot.point)
+        return any(r.key == key and not r.finished and not self._is_orphan(r) for r in current)
 
     def _should_stop(self, current: Sequence[TrialRecord]) -> Stop | None:
         plan = self.plan

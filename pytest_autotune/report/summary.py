@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
@@ -12,7 +13,7 @@ from pytest_autotune.report.text import duration, number, parameters, quantity
 from pytest_autotune.study import Plan, Stop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """One study at the end of a session.
 
@@ -34,17 +35,17 @@ class Summary:
         """Name of the study."""
         return self.plan.label
 
-    @property
+    @cached_property
     def trials(self) -> list[TrialRecord]:
         """Trials that count: re-measured ones once."""
         return effective(self.records)
 
-    @property
+    @cached_property
     def finished(self) -> list[TrialRecord]:
         """Trials that ran to some end."""
         return [record for record in self.trials if record.finished]
 
-    @property
+    @cached_property
     def best(self) -> TrialRecord | None:
         """The incumbent."""
         return incumbent(self.trials)
@@ -109,6 +110,8 @@ class Summary:
             f"pytest --autotune {where} --autotune-fresh --autotune-strategy {plan.strategy} "
             f"--autotune-seed {plan.seed} --autotune-trials {plan.budget}"
         )
+        if plan.xfail:
+            again += " --autotune-infeasible xfail"
         best = self.best
         if best is None:
             return [again]

@@ -122,7 +122,7 @@ class _Mirror:
             case Outcome.RUNNING:
                 state, value, constraints = TrialState.RUNNING, None, None
             case Outcome.FEASIBLE:
-                state, value, constraints = TrialState.COMPLETE, record.score, {_CONSTRAINT: 0.0}
+                state, value, constraints = TrialState.COMPLETE, record.score, None
             case Outcome.INFEASIBLE:
                 state, value = TrialState.COMPLETE, _NO_SCORE
                 constraints = {_CONSTRAINT: max(record.violation, 1e-9)}

@@ -76,11 +76,11 @@ class Project:
             timeout=120,
         )
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*args),
             cwd=self.path,
-            env=self.environment(),
+            env={**self.environment(), **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -105,11 +105,9 @@ class Project:
         plan = Plan.make(nodeid, loaded, Settings(storage=storage))
         return read_records(plan, self.path / ".pytest_cache" / "d" / "autotune")
 
-    def trials(self, **options: str) -> list[tuple[str, str, float | None]]:
+    def trials(self) -> list[tuple[str, str, float | None]]:
         """What must be equal between two runs of the same seed."""
-        return [
-            (json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records(**options)
-        ]
+        return [(json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records()]
 
 
 def kill(process: subprocess.Popen[str]) -> None:

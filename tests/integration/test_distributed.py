@@ -9,7 +9,7 @@ import pytest
 from project import SPEC, Project
 
 Run = Callable[..., pytest.RunResult]
-BUDGET = SPEC["optimization"]["max_iterations"]
+BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
 @pytest.mark.parametrize("workers", ["0", "1", "2", "8"])

@@ -58,9 +58,10 @@ def test_a_hard_violation_fails_with_the_slo_table_as_its_message(study: Run) ->
             "SLO  limit  actual * margin",
             "mem * ≤ 2 * 4 * -100.0 %  BROKEN",
             "trials * 2 feasible, 2 infeasible",
-            "FAILED test_study.py::test_it?a:3? - trial 2 is infeasible*",
         ]
     )
+    if pytest.version_tuple >= (9, 0):  # older ones know no reason for a failure without a trace
+        result.stdout.fnmatch_lines(["FAILED test_study.py::test_it?a:3? - trial 2 is infeasible*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*def test_it*")
 

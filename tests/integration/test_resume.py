@@ -9,7 +9,7 @@ import time
 import pytest
 from project import SPEC, Project, kill
 
-BUDGET = SPEC["optimization"]["max_iterations"]
+BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,23 @@ def storage(request: pytest.FixtureRequest, project: Project) -> str:
 
 
 def test_two_sessions_share_one_budget(project: Project, storage: str) -> None:
-    project.write(sleep=0.1)
+    project.write(
+        module="""
+import os, pathlib, time, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    # Begin together, however long one of the sessions takes to start.
+    pathlib.Path(f"here-{{os.environ['RUNNER']}}").touch()
+    limit = time.monotonic() + 60
+    while len(list(pathlib.Path().glob("here-*"))) < 2 and time.monotonic() < limit:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    trial.report({{"cost": trial.params["a"], "mem": 1}})
+""",
+    )
     args = ("--autotune-storage", storage)
-    first, second = project.start(*args), project.start(*args, "-n", "2")
+    first = project.start(*args, RUNNER="first")
+    second = project.start(*args, "-n", "2", RUNNER="second")
     assert {first.wait(timeout=60), second.wait(timeout=60)} <= {0, 1}
     records = project.records(storage=storage)
     assert len(records) == SPEC["optimization"]["max_iterations"]
