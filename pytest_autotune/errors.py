@@ -19,7 +19,14 @@ class SpecError(UserError):
 
 
 class ExpressionError(SpecError):
-    """A constraint or ``when`` expression does not parse, or fails on a point."""
+    """A constraint or ``when`` expression does not parse, or fails on a point.
+
+    ``source`` is the expression, where it could be parsed.
+    """
+
+    def __init__(self, message: str, source: str = "") -> None:
+        super().__init__(message)
+        self.source = source
 
 
 class OptionError(UserError):

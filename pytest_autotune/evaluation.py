@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_autotune.errors import MissingMetricError
 from pytest_autotune.metrics import Metrics, aggregate
@@ -68,7 +68,7 @@ def evaluate(
     """
     compliance, kept, dropped = _compliance(metrics, levels, slo)
     merged = {**(aggregate([level.metrics for level in kept]) if kept else {}), **metrics}
-    if slo.levels == "max":
+    if slo.levels == "max" and levels:
         compliant = [level.concurrency for level in kept] if compliance.feasible else []
         merged["max_compliant_concurrency"] = float(max(compliant, default=0))
     measured = effective_objective(objective, slo).measure(merged)
@@ -103,19 +103,21 @@ def _compliance(
         if any(name in level.metrics for name in bound.metrics for level in levels)
     }  # fmt: skip
     checked = [_level_compliance(level, slo, by_level) for level in levels]
+    # What was reported for the whole trial counts beside what the levels say.
     overall = [
         check_bound(bound, metrics, slo.steepness)
         for bound in slo.bounds
-        if bound.label not in by_level
+        if bound.label not in by_level or any(name in metrics for name in bound.metrics)
     ]
     if slo.levels == "all":
         return _merged(checked, overall), levels, ()
-    passed = [c.feasible if slo.levels == "filter" else c.met for c in checked]
+    if slo.levels == "max":
+        checked = [_as_hard(compliance) for compliance in checked]
+    passed = [compliance.feasible for compliance in checked]
     if not any(passed):
         # Nothing survives: the level that came closest says by how much.
         closest = min(checked, key=lambda compliance: compliance.violation)
-        results = closest.results if not closest.feasible else _as_hard(closest)
-        return Compliance(results=(*results, *overall)), levels, ()
+        return _merged([closest], overall), levels, ()
     kept = [level for level, ok in zip(levels, passed, strict=True) if ok]
     dropped = tuple(level.concurrency for level, ok in zip(levels, passed, strict=True) if not ok)
     surviving = [c for c, ok in zip(checked, passed, strict=True) if ok]
@@ -133,24 +135,22 @@ def _level_compliance(level: Level, slo: SLO, by_level: set[str]) -> Compliance:
 
 
 def _merged(levels: Sequence[Compliance], overall: Sequence[BoundResult]) -> Compliance:
-    """Take each bound at its worst level."""
-    per_bound = zip(*(compliance.results for compliance in levels), strict=True)
-    return Compliance(results=(*(worst(results) for results in per_bound), *overall))
+    """Take each bound where it fared worst."""
+    per_bound: dict[str, list[BoundResult]] = {}
+    for result in (*(r for level in levels for r in level.results), *overall):
+        per_bound.setdefault(result.bound.label, []).append(result)
+    return Compliance(results=tuple(worst(results) for results in per_bound.values()))
 
 
-def _as_hard(compliance: Compliance) -> tuple[BoundResult, ...]:
+def _as_hard(compliance: Compliance) -> Compliance:
     """Under ``levels: max`` a level that merely misses softly does not count either."""
-    return tuple(
-        result
-        if result.severity is Severity.MET
-        else BoundResult(
-            bound=result.bound,
-            actual=result.actual,
-            ratio=result.ratio,
-            severity=Severity.HARD,
-            level=result.level,
+    return Compliance(
+        results=tuple(
+            replace(result, severity=Severity.HARD, penalty=0.0)
+            if result.severity in {Severity.MINOR, Severity.SEVERE}
+            else result
+            for result in compliance.results
         )
-        for result in compliance.results
     )
 
 

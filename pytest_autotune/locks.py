@@ -98,6 +98,12 @@ class FileCoordinator:
         return self._owners / f"{process}.lock"
 
 
+#: MySQL waits forever for a negative number of seconds, MariaDB not at all; this suits both.
+_MYSQL: Final = (
+    "SELECT GET_LOCK(:name, 4294967)",
+    "SELECT RELEASE_LOCK(:name)",
+    "SELECT IS_FREE_LOCK(:name)",
+)
 #: Per SQL dialect: take, give back, and test-if-free a named lock of the connection.
 _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "postgresql": (
@@ -106,16 +112,8 @@ _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
         # Free exactly if it can be taken; given back in the same breath.
         "SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_advisory_unlock(:key) ELSE false END",
     ),
-    "mysql": (
-        "SELECT GET_LOCK(:name, -1)",
-        "SELECT RELEASE_LOCK(:name)",
-        "SELECT IS_FREE_LOCK(:name)",
-    ),
-    "mariadb": (
-        "SELECT GET_LOCK(:name, 4294967)",
-        "SELECT RELEASE_LOCK(:name)",
-        "SELECT IS_FREE_LOCK(:name)",
-    ),
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
 }
 
 

@@ -58,10 +58,15 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, SupportsFloat) and not isinstance(value, str | bytes):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
-    msg = f"metric {name!r} is {value!r}, which is not a number"
+    msg = f"metric {name!r} is {_shown(value)}, which is not a number"
     raise TypeError(msg)
+
+
+def _shown(value: object) -> str:
+    # An integer too large for a float may be too large to print, too.
+    return "too large" if isinstance(value, int) else repr(value)
 
 
 def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
@@ -89,7 +94,10 @@ def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    # Divided first, as the sum of finite numbers need not be one.
+    return math.fsum(value / len(values) for value in values)
 
 
 def _extreme(pick: Any, values: Sequence[float]) -> float:
@@ -97,9 +105,11 @@ def _extreme(pick: Any, values: Sequence[float]) -> float:
 
 
 def lookup(metrics: Metrics, names: Sequence[str]) -> tuple[str, float] | None:
-    """Return the first of ``names`` that was reported as a finite number, else None."""
+    """Return the first of ``names`` that was reported, or None if it is not a finite number.
+
+    A NaN is not passed over for the next name: something went wrong in what comes first.
+    """
     for name in names:
-        value = metrics.get(name)
-        if value is not None and math.isfinite(value):
-            return name, value
+        if name in metrics:
+            return (name, metrics[name]) if math.isfinite(metrics[name]) else None
     return None

@@ -115,6 +115,7 @@ class TuningSession:
         self._slot_items: dict[Slot, list[pytest.Item]] = {}
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
+        self._broken = False
 
     # Collection
 
@@ -251,9 +252,9 @@ class TuningSession:
             self._current = slot
             self._active = None
             try:
-                self._active = self._draw(slot, item)
+                self._active = None if self._broken else self._draw(slot, item)
             except UserError as error:
-                self._stop_with(item.session, str(error))
+                self._stop_with(str(error))
         if self._active is not None:
             return None
         self._pass_over(item, nextitem)
@@ -304,12 +305,16 @@ class TuningSession:
         named = any("::" in arg and "[" in arg for arg in self.config.args)
         return named or bool(self.config.getoption("lf", default=False))
 
-    def _stop_with(self, session: pytest.Session, message: str) -> None:
-        """End the run with a usage error; a worker leaves that to its controller."""
+    def _stop_with(self, message: str) -> None:
+        """End the run with a usage error.
+
+        A worker leaves that to its controller, and passes over what it was still to run: xdist
+        takes a worker that stops with tests left for crashed.
+        """
         if not self.context.is_worker:
             raise pytest.UsageError(message)
         self.errors.append(message)
-        session.shouldstop = message
+        self._broken = True
 
     def _pass_over(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run an unneeded test's hooks for the sake of others, and report nothing.
@@ -482,7 +487,7 @@ class TuningSession:
             self._active = None
             return
         except UserError as error:
-            self._stop_with(item.session, str(error))
+            self._stop_with(str(error))
             self._active = None
             return
         record = active.record

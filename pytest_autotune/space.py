@@ -132,7 +132,10 @@ class Continuous:
 
     def value(self, index: int) -> float:
         """Return the value at ``index`` of a stepped range, free of representation noise."""
-        return round(self.low + index * (self.step or 0.0), 12)
+        if index == 0:
+            return self.low
+        value = self.low + index * (self.step or 0.0)
+        return min(float(f"{value:.12g}"), self.high)
 
     def index(self, value: Any) -> int:
         """Return the index of ``value`` in a stepped range; raise ValueError if outside it."""
@@ -219,6 +222,8 @@ class Space:
 
     def is_valid(self, point: Point) -> bool:
         """Tell whether ``point`` holds exactly the active parameters and meets the constraints."""
+        if not set(point).issubset(self.names):
+            return False
         scope = dict(self.variables)
         for at, index in enumerate(self._order):
             parameter = self.parameters[index]

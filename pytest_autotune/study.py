@@ -249,33 +249,33 @@ class Study:
             return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), _storage_errors(self.plan):
             records = self.records()
-            if slot.rerun:
-                previous = _last_of_slot(records, slot.id)
-                if previous is not None:
-                    return self._create(slot, previous.params, records, retry_of=previous.number)
-            current = effective(records)
-            self._note_done(current)
-            if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
-                return Stop.DONE_BEFORE
-            stop = self._should_stop(current)
-            if stop is not None:
-                return stop
-            if self._bury(current):
+            previous = _last_of_slot(records, slot.id) if slot.rerun else None
+            if previous is not None:
+                return self._create(slot, previous.params, records, retry_of=previous.number)
+            if self._bury(effective(records)):
                 records = self.records()
-                current = effective(records)
-            orphan = self._reclaim(slot, current)
-            if orphan is not None:
-                return orphan
-            if len(current) >= self.plan.budget:
-                return self._wait_or(Stop.BUDGET, current)
-            point = slot.point
-            if point is None or any(record.key == point_key(point) for record in current):
-                point = self._strategy.propose(
-                    History(records=current), [self.plan.seed, len(records)]
-                )
-            if point is None:
-                return self._wait_or(Stop.EXHAUSTED, current)
-            return self._create(slot, point, records)
+            return self._claim_next(slot, records)
+
+    def _claim_next(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+        current = effective(records)
+        self._note_done(current)
+        if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
+            return Stop.DONE_BEFORE
+        stop = self._should_stop(current)
+        if stop is not None:
+            return stop
+        orphan = self._reclaim(slot, current)
+        if orphan is not None:
+            return orphan
+        if len(current) >= self.plan.budget:
+            return self._wait_or(Stop.BUDGET, current)
+        point = slot.point
+        if point is None:
+            seed = [self.plan.seed, len(records)]
+            point = self._strategy.propose(History(records=current), seed)
+        if point is None:
+            return self._wait_or(Stop.EXHAUSTED, current)
+        return self._create(slot, point, records)
 
     def finish(
         self,

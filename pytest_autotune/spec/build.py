@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pytest_autotune.config import parse_duration
 from pytest_autotune.environment import visible_gpus
 from pytest_autotune.errors import ExpressionError, OptionError, SpecError
+from pytest_autotune.metrics import flatten
 from pytest_autotune.objective import Objective
 from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Space, canonical
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
@@ -104,7 +104,7 @@ def _parameter(name: str, declared: Any, where: str) -> Parameter:
     if log and low <= 0:
         msg = f"{where}/low: {shown(low)} must be greater than 0 where log is true"
         raise SpecError(msg)
-    n = declared.get("n")
+    n = int(declared["n"]) if "n" in declared else None
     if kind == "integer":
         # JSON counts 8.0 as an integer; range arithmetic should not.
         step = int(declared.get("step", 1))
@@ -179,22 +179,39 @@ def _require_points(space: Space, origin: Origin) -> None:
         else:
             empty = len(pool) == 0
     except ExpressionError as error:
-        msg = f"{origin.at('constraints')}: {error}"
+        msg = f"{_place_of(error, space, origin)}: {error}"
         raise SpecError(msg) from None
     if empty:
         used = {
             k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
         }
         given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
+        found = "" if pool is not None else " was found that"
         msg = (
-            f"{origin.at('constraints')}: no combination of the parameters satisfies "
+            f"{origin.at('constraints')}: no combination of the parameters{found} satisfies "
             f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
         )
         raise SpecError(msg)
 
 
+def _place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
+    """Return where the expression stands that could not be evaluated."""
+    for at, constraint in enumerate(space.constraints):
+        if constraint.source == error.source:
+            return origin.at("constraints", at)
+    for parameter in space.parameters:
+        if parameter.when is not None and parameter.when.source == error.source:
+            return origin.at("parameters", parameter.name, "when")
+    return origin.at("constraints")
+
+
 def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
-    fields = dict(block)
+    # JSON counts 20.0 as an integer; a range over it would not.
+    whole = ("max_iterations", "patience", "n_initial_random", "seed")
+    fields: dict[str, Any] = {
+        key: int(value) if key in whole and value is not None else value
+        for key, value in block.items()
+    }
     if fields.get("seed") is None:
         fields.pop("seed", None)
     try:
@@ -213,7 +230,7 @@ def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
 
 def _slo(block: Any, origin: Origin) -> SLO:
     if not isinstance(block, Mapping):
-        return SLO(bounds=tuple(_metric_bound(entry) for entry in block))
+        return SLO(bounds=_distinct_bounds([_metric_bound(entry) for entry in block], origin))
     bounds: list[Bound] = []
     for key, metric in _METRIC_OF_BLOCK.items():
         if key not in block:
@@ -222,19 +239,22 @@ def _slo(block: Any, origin: Origin) -> SLO:
         statistics = {"mean": entry} if "threshold" in entry else entry
         bounds += (_term(key, metric, name, term) for name, term in statistics.items())
     bounds += (_metric_bound(entry) for entry in block.get("metrics", ()))
-    repeated = _repeated([bound.label for bound in bounds])
-    if repeated:
-        msg = f"{origin.at('slo')}: {repeated} is bounded twice in the same direction"
-        raise SpecError(msg)
     return SLO(
-        bounds=tuple(bounds),
+        bounds=_distinct_bounds(bounds, origin),
         steepness=block.get("steepness", SLO().steepness),
         levels=block.get("levels", SLO().levels),
     )
 
 
-def _repeated(labels: Sequence[str]) -> str | None:
-    return next((label for label in labels if labels.count(label) > 1), None)
+def _distinct_bounds(bounds: Sequence[Bound], origin: Origin) -> tuple[Bound, ...]:
+    seen: set[tuple[str, bool]] = set()
+    for bound in bounds:
+        key = bound.metrics[-1], bound.upper
+        if key in seen:
+            msg = f"{origin.at('slo')}: {bound.label} is bounded twice in the same direction"
+            raise SpecError(msg)
+        seen.add(key)
+    return tuple(bounds)
 
 
 def _term(key: str, metric: str, statistic: str, term: Mapping[str, Any]) -> Bound:
@@ -249,14 +269,16 @@ def _term(key: str, metric: str, statistic: str, term: Mapping[str, Any]) -> Bou
 
 
 def _metric_bound(entry: Mapping[str, Any]) -> Bound:
-    metric = re.sub(r"^latency$", "e2e_latency", entry["metric"])
     statistic = entry.get("statistic")
     upper = "max" in entry
+    # The same names as in trial.report(), so that an alias means the same there.
+    reported = {entry["metric"]: {statistic: 0.0} if statistic else 0.0}
+    (name,) = flatten(reported)
     return Bound(
         label=" ".join(
             part for part in (entry["metric"], statistic, None if upper else "min") if part
         ),
-        metrics=(f"{statistic}_{metric}",) if statistic else (metric, f"mean_{metric}"),
+        metrics=(name,) if statistic or name.startswith("mean_") else (name, f"mean_{name}"),
         threshold=entry["max"] if upper else entry["min"],
         upper=upper,
         weight=entry.get("weight", 1.0),

@@ -115,7 +115,7 @@ class Expression:
         except (ArithmeticError, TypeError, ValueError, RecursionError) as error:
             values = ", ".join(f"{name}={scope.get(name)!r}" for name in sorted(self.names))
             msg = f"cannot evaluate {self.source!r} for {values}: {error}"
-            raise ExpressionError(msg) from None
+            raise ExpressionError(msg, self.source) from None
 
 
 def _compile(node: ast.expr, names: set[str]) -> Evaluator:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.build import build_spec
-from pytest_autotune.spec.model import Origin, Spec
+from pytest_autotune.spec.model import Origin, Spec, json_pointer
 from pytest_autotune.spec.validation import nearest, shown, validate
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
@@ -60,7 +60,7 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     if name not in documents:
         msg = f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}"
         raise SpecError(msg)
-    origin = Origin(file=path.name, pointer=f"{prefix}/{name}")
+    origin = Origin(file=path.name, pointer=f"{prefix}{json_pointer(name)}")
     return build_spec(name, validate(documents[name], origin), origin)
 
 
@@ -157,8 +157,9 @@ def _parse(kind: str, text: str) -> Any:
 
     try:
         return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+    except (yaml.YAMLError, KeyError, IndexError, AttributeError, TypeError) as error:
+        # PyYAML lets what a wrong tag makes Python say through: `!!bool perhaps` is a KeyError.
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

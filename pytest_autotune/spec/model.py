@@ -12,6 +12,11 @@ InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
 LevelPolicy: TypeAlias = Literal["all", "filter", "max"]
 
 
+def json_pointer(*parts: str | int) -> str:
+    """Return the JSON pointer (RFC 6901) of ``parts``, empty for none."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a spec was read, for error messages.
@@ -24,9 +29,7 @@ class Origin:
 
     def at(self, *parts: str | int) -> str:
         """Return ``file: /json/pointer`` of a value inside the spec."""
-        escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-        pointer = "".join([self.pointer, *(f"/{part}" for part in escaped)])
-        return f"{self.file}: {pointer or '/'}"
+        return f"{self.file}: {self.pointer + json_pointer(*parts) or '/'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_ERRORS: Final = 5
 MAX_DEPTH: Final = 50
+#: Whole numbers up to here fit 64 bits, and differences of real ones do not overflow.
+MAX_NUMBER: Final = 1e18
 _SHOWN: Final = 60
 
 
@@ -48,7 +50,7 @@ def validate(document: object, origin: Origin) -> Mapping[str, Any]:
         _leaves(_validator().iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
     )
     if errors:
-        lines = list(dict.fromkeys(_describe(error, origin) for error in errors))
+        lines = list(dict.fromkeys(line for error in errors for line in _lines(error, origin)))
         if len(lines) > MAX_ERRORS:
             lines[MAX_ERRORS:] = [f"… and {len(lines) - MAX_ERRORS} more"]
         raise SpecError("\n".join(lines))
@@ -73,6 +75,9 @@ def _not_json(
             yield from _not_json(item, (*path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, f"{value} is not a finite number"
+    elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+        # Said without the number, which may be too long to print.
+        yield path, f"this number is beyond ±{MAX_NUMBER:.0e}"
     elif not isinstance(value, str | int | float | bool | None):
         yield path, f"{shown(value)} is a {type(value).__name__}; put it in quotes"
 
@@ -87,18 +92,27 @@ def _leaves(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
             yield error
 
 
+def _lines(error: ValidationError, origin: Origin) -> Iterator[str]:
+    """Describe an error, an unknown key each on a line of its own."""
+    schema = error.schema
+    if error.validator != "additionalProperties" or not isinstance(schema, Mapping):
+        yield _describe(error, origin)
+        return
+    known = [*schema.get("properties", ()), *schema.get("patternProperties", ())]
+    instance: Any = error.instance
+    for key in instance:
+        if not _is_known(key, schema):
+            where = origin.at(*error.absolute_path, key)
+            yield f"{where}: unknown key {key!r}{nearest(key, known)}"
+
+
 def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a flat list of cases
     path = list(error.absolute_path)
-    schema = error.schema if isinstance(error.schema, Mapping) else {}
     where = origin.at(*path)
     value = shown(error.instance)
     wanted: Any = error.validator_value
     instance: Any = error.instance
     match error.validator:
-        case "additionalProperties":
-            known = [*schema.get("properties", ()), *schema.get("patternProperties", ())]
-            key = next(key for key in instance if not _is_known(key, schema))
-            return f"{origin.at(*path, key)}: unknown key {key!r}{nearest(key, known)}"
         case "required":
             absent = ", ".join(repr(key) for key in wanted if key not in instance)
             return f"{where}: {value} lacks {absent}"
@@ -111,6 +125,8 @@ def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a 
             return f"{where}: {value} is not {described}{_number_hint(instance, kinds)}"
         case "minimum":
             return f"{where}: {value} is below the minimum of {wanted}"
+        case "maximum":
+            return f"{where}: {value} is above the maximum of {wanted}"
         case "exclusiveMinimum":
             return f"{where}: {value} must be greater than {wanted}"
         case "minLength" | "minProperties":

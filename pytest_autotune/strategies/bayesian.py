@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Point
+from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import nearest_unseen, random_unseen
 
@@ -57,12 +57,13 @@ class _Mirror:
     """The history as an in-memory Optuna study, brought up to date at each ask.
 
     Kept apart from the study in storage: there, a trial is written once, with the parameters
-    that are really run, and not one record per parameter.
+    that are really run, and not one record per parameter. Trials are mirrored in the order of
+    their numbers, so that what is asked depends on the history alone.
     """
 
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
-        self._mirrored: dict[int, tuple[int, Outcome]] = {}
+        self._reset()
 
     @cached_property
     def distributions(self) -> Mapping[str, BaseDistribution]:
@@ -71,65 +72,70 @@ class _Mirror:
             p.name: _distribution(p) for p in self._space.parameters if p.size is None or p.size > 1
         }
 
-    @cached_property
-    def _study(self) -> OptunaStudy:
+    def ask(self, history: History, seed: int) -> Point:
+        """Return TPE's proposal: a value for every parameter, valid or not."""
+        from optuna.samplers import TPESampler
+
+        if not self._mirrored.keys() <= {record.number for record in history.records}:
+            # A trial was replaced by a later measurement; Optuna cannot take one back.
+            self._reset()
+        study = self._study or self._open()
+        for record in history.records:
+            self._update(study, record)
+        sampler = TPESampler(seed=seed, n_startup_trials=1)
+        internal = sampler.sample_relative(study, self._scratch, dict(self.distributions))
+        return {p.name: _external(p, internal.get(p.name, 0)) for p in self._space.parameters}
+
+    def _reset(self) -> None:
+        self._study: OptunaStudy | None = None
+        self._mirrored: dict[int, tuple[int, Outcome]] = {}
+
+    def _open(self) -> OptunaStudy:
         import optuna
 
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            return optuna.create_study(storage=optuna.storages.InMemoryStorage())
+            self._study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
         finally:
             optuna.logging.set_verbosity(verbosity)
-
-    @cached_property
-    def _scratch(self) -> FrozenTrial:
-        """A running trial without parameters, in whose name the sampler is asked."""
         storage = self._study._storage  # noqa: SLF001 - a sampler's own view of its study
-        return storage.get_trial(storage.create_new_trial(self._study._study_id))  # noqa: SLF001
+        # A running trial without parameters, in whose name the sampler is asked.
+        scratch = storage.create_new_trial(self._study._study_id)  # noqa: SLF001
+        self._scratch = storage.get_trial(scratch)
+        return self._study
 
-    def ask(self, history: History, seed: int) -> Point:
-        """Return TPE's proposal: a value for every parameter, valid or not."""
-        from optuna.samplers import TPESampler
-
-        scratch = self._scratch
-        for record in history.records:
-            self._update(record)
-        sampler = TPESampler(seed=seed, n_startup_trials=1)
-        internal = sampler.sample_relative(self._study, scratch, dict(self.distributions))
-        return {p.name: _external(p, internal.get(p.name, 0)) for p in self._space.parameters}
-
-    def _update(self, record: TrialRecord) -> None:
-        known = self._mirrored.get(record.number)
-        if known is not None and known[1] is record.outcome:
+    def _update(self, study: OptunaStudy, record: TrialRecord) -> None:
+        trial_id, outcome = self._mirrored.get(record.number, (None, None))
+        if outcome is record.outcome:
             return
-        storage = self._study._storage  # noqa: SLF001
-        if known is not None:
-            from optuna.trial import TrialState
-
-            # Attributes are closed with the state, so it was mirrored as running: replace it.
-            storage.set_trial_state_values(known[0], TrialState.FAIL)
-        mirrored = storage.create_new_trial(
-            self._study._study_id,  # noqa: SLF001
-            template_trial=self._frozen(record),
-        )
-        self._mirrored[record.number] = (mirrored, record.outcome)
+        storage = study._storage  # noqa: SLF001
+        frozen = self._frozen(record)
+        if trial_id is None:
+            trial_id = storage.create_new_trial(study._study_id, template_trial=frozen)  # noqa: SLF001
+        else:
+            for key, value in frozen.system_attrs.items():
+                storage.set_trial_system_attr(trial_id, key, value)
+            storage.set_trial_state_values(trial_id, frozen.state, frozen.values)
+        self._mirrored[record.number] = (trial_id, record.outcome)
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
         from optuna.trial import TrialState, create_trial
 
+        value: float | None = None
+        constraints: dict[str, float] | None = None
         match record.outcome:
             case Outcome.RUNNING:
-                state, value, constraints = TrialState.RUNNING, None, None
+                state = TrialState.RUNNING
             case Outcome.FEASIBLE:
-                state, value, constraints = TrialState.COMPLETE, record.score, None
+                state, value = TrialState.COMPLETE, record.score
             case Outcome.INFEASIBLE:
                 state, value = TrialState.COMPLETE, _NO_SCORE
                 constraints = {_CONSTRAINT: max(record.violation, 1e-9)}
             case Outcome.PRUNED:
-                state, value, constraints = TrialState.PRUNED, record.score, None
+                state, value = TrialState.PRUNED, record.score
             case _:
-                state, value, constraints = TrialState.FAIL, None, None
+                state = TrialState.FAIL
         return create_trial(
             state=state,
             value=value,
@@ -144,39 +150,44 @@ class _Mirror:
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Return a parameter's distribution; choices by index, since values may be anything."""
+    """Return a parameter's distribution; choices by index, since values may be anything.
+
+    A range of very many whole numbers is treated as continuous, as TPE would list them.
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    match parameter:
-        case Categorical(choices=choices):
-            return CategoricalDistribution(tuple(range(len(choices))))
-        case Integer(low=low, high=high, log=log, step=step):
-            return IntDistribution(low, low + (high - low) // step * step, log=log, step=step)
-        case Continuous(low=low, high=high, log=log, step=None):
-            return FloatDistribution(low, high, log=log)
-    return IntDistribution(0, (parameter.size or 1) - 1)
+    if isinstance(parameter, Categorical):
+        return CategoricalDistribution(tuple(range(parameter.size)))
+    if parameter.size is None or parameter.size > MAX_LISTED:
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+    if isinstance(parameter, Integer):
+        last = parameter.value(parameter.size - 1)
+        return IntDistribution(parameter.low, last, log=parameter.log, step=parameter.step)
+    return IntDistribution(0, parameter.size - 1)
 
 
 def _internal(parameter: Parameter, value: Any) -> Any:
     """Return a value as its distribution knows it; an inactive parameter counts as its first."""
-    match parameter:
-        case Categorical():
-            return 0 if value is None and None not in parameter.choices else parameter.index(value)
-        case Integer():
-            return parameter.low if value is None else value
-        case Continuous(step=None):
-            return parameter.low if value is None else value
-    return 0 if value is None else parameter.index(value)
+    if isinstance(parameter, Categorical):
+        inactive = value is None and None not in parameter.choices
+        return 0 if inactive else parameter.index(value)
+    if value is None:
+        value = parameter.low
+    if isinstance(parameter, Integer) or parameter.size is None or parameter.size > MAX_LISTED:
+        return value
+    return parameter.index(value)
 
 
 def _external(parameter: Parameter, internal: Any) -> Any:
+    """Return the value of ``parameter`` that its distribution's ``internal`` stands for."""
     if parameter.size == 1:
-        return parameter.value(0) if parameter.size else None
-    match parameter:
-        case Categorical():
-            return parameter.value(int(internal))
-        case Integer():
-            return int(internal)
-        case Continuous(step=None):
-            return float(internal)
+        return parameter.value(0)
+    if parameter.size is None:
+        return float(internal)
+    if isinstance(parameter, Categorical):
+        return parameter.value(int(internal))
+    if isinstance(parameter, Integer) or parameter.size > MAX_LISTED:
+        step = parameter.step or 1
+        index = round((internal - parameter.low) / step)
+        return parameter.value(min(max(index, 0), parameter.size - 1))
     return parameter.value(int(internal))

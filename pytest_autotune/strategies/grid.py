@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.errors import SpecError
@@ -84,10 +85,10 @@ def grid_space(space: Space) -> Space:
 def _listed(parameter: Parameter) -> Parameter:
     match parameter:
         case Integer(n=int(n)):
-            spread = _spaced(parameter.low, parameter.high, n, log=parameter.log)
-            steps = [round((value - parameter.low) / parameter.step) for value in spread]
-            values: list[float] = [parameter.value(step) for step in dict.fromkeys(steps)]
-        case Continuous(n=int(n), step=None):
+            values: Sequence[float] = _on_steps(parameter, n)
+        case Continuous(n=int(n), step=float() | int()):
+            values = _on_steps(parameter, n)
+        case Continuous(n=int(n)):
             values = _spaced(parameter.low, parameter.high, n, log=parameter.log)
         case Continuous(step=None):
             if parameter.size != 1:
@@ -102,6 +103,16 @@ def _listed(parameter: Parameter) -> Parameter:
     return Categorical(name=parameter.name, choices=tuple(values), when=parameter.when)
 
 
+def _on_steps(parameter: Integer | Continuous, n: int) -> Sequence[float]:
+    """Return about ``n`` values of a stepped range, evenly spaced, both ends among them."""
+    last = (parameter.size or 1) - 1
+    step = parameter.step or 1
+    spread = _spaced(parameter.low, parameter.value(last), n, log=parameter.log)
+    return [parameter.value(i) for i in dict.fromkeys(
+        min(round((value - parameter.low) / step), last) for value in spread
+    )]  # fmt: skip
+
+
 def _spaced(low: float, high: float, n: int, *, log: bool) -> list[float]:
     if n == 1 or low == high:
         return [low]
@@ -110,7 +121,11 @@ def _spaced(low: float, high: float, n: int, *, log: bool) -> list[float]:
         inner = [low * math.exp(ratio * i / (n - 1)) for i in range(1, n - 1)]
     else:
         inner = [low + (high - low) * i / (n - 1) for i in range(1, n - 1)]
-    return [low, *(float(f"{value:.6g}") for value in inner), high]
+    exact = [low, *inner, high]
+    # Short numbers, unless the range is so narrow that they would run together.
+    short = [low, *(float(f"{value:.6g}") for value in inner), high]
+    values = short if all(a < b for a, b in pairwise(short)) else exact
+    return list(dict.fromkeys(min(max(value, low), high) for value in values))
 
 
 def _digits(space: Space, points: Sequence[Point]) -> IntArray:
@@ -132,10 +147,12 @@ def _spread(digits: IntArray, wanted: int, rng: object) -> IntArray:
 
     assert isinstance(rng, np.random.Generator)
     order = rng.permutation(len(digits))[: max(_MIN_CANDIDATES, _CANDIDATES_EACH * wanted)]
-    candidates = digits[order] + 1
-    columns = candidates.shape[1]
-    counts = [np.zeros(int(candidates[:, c].max()) + 1) for c in range(columns)]
-    weights = [float(len(np.unique(candidates[:, c]))) for c in range(columns)]
+    columns = digits.shape[1]
+    # Values renumbered from 0, as a range may have far more of them than there are candidates.
+    numbered = [np.unique(digits[order, c], return_inverse=True) for c in range(columns)]
+    candidates = np.stack([inverse.reshape(-1) for _, inverse in numbered], axis=1)
+    counts = [np.zeros(len(values)) for values, _ in numbered]
+    weights = [float(len(values)) for values, _ in numbered]
     burden = np.zeros(len(candidates))
     chosen: list[int] = []
     for _ in range(wanted):

@@ -130,9 +130,8 @@ def test_a_bad_spec_ends_a_distributed_run_in_one_message(study: Run) -> None:
     result = study("def test_it(trial): pass", "-n", "2", parametres={"a": [1]})
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["ERROR: test_study.py: autotune marker: /parametres: unknown key 'parametres' "
-         "(did you mean 'parameters'?)*"]
-    )  # fmt: skip
+        ["ERROR: *: autotune marker: /parametres: unknown key 'parametres' (did you mean *"]
+    )
     assert "INTERNALERROR" not in result.stdout.str()
 
 

@@ -50,3 +50,38 @@ def test_the_password_is_shown_nowhere(project: Project, storage: str) -> None:
     assert "s3cr3t-word" not in everything
     again = project.run("--autotune-storage", storage)
     assert "12 of them in earlier runs" in again.stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_database_that_goes_away_ends_the_run_and_loses_nothing(
+    project: Project, postgres_url: str, workers: str
+) -> None:
+    project.write(
+        module="""
+import pathlib, psycopg, pytest
+pytestmark = pytest.mark.autotune(**{spec!r})
+def test_it(trial):
+    marker = pathlib.Path("cut")
+    if trial.number == 4 and not marker.exists():
+        marker.touch()
+        url = pathlib.Path("url").read_text().replace("+psycopg", "")
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    trial.report({{"cost": trial.params["a"], "mem": 1}})
+""",
+    )
+    (project.path / "url").write_text(postgres_url)
+    args = ("--autotune-storage", postgres_url, "-n", workers, "-W", "error")
+    result = project.run(*args)
+    everything = result.stdout + result.stderr
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR, everything
+    assert "lost the connection to the study's database" in everything
+    assert "INTERNALERROR" not in everything
+    assert "Traceback" not in everything
+    assert "s3cr3t-word" not in everything
+    assert project.run(*args).returncode == pytest.ExitCode.OK
+    records = project.records(storage=postgres_url)
+    assert [record.finished for record in records] == [True] * 12
