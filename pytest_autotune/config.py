@@ -12,6 +12,7 @@ from pytest_autotune.errors import OptionError
 if TYPE_CHECKING:
     import pytest
 
+_MAX_SECONDS: Final = 1e12
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -102,7 +103,7 @@ def parse_duration(text: str | float) -> float:
     Raises :class:`OptionError` unless it is a positive, finite duration.
     """
     if isinstance(text, int | float):
-        seconds = float(text)
+        seconds = float(text) if abs(text) < _MAX_SECONDS else math.inf
     else:
         match = _DURATION.fullmatch(text.replace(" ", ""))
         if not text.strip() or match is None:

@@ -44,6 +44,9 @@ def deadline(at: float | None, message: str) -> Iterator[None]:
     try:
         yield
     finally:
-        remaining = max(outer - (time.monotonic() - began), 1e-6) if outer else 0.0
-        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+        # Ours must be off before the other handler is back, and that before its timer is.
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if outer:
+            remaining = max(outer - (time.monotonic() - began), 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, remaining, interval)

@@ -73,9 +73,14 @@ def point_id(point: Point) -> str:
 
 
 def _unique(ids: Sequence[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    unique = []
+    unique: list[str] = []
+    taken = set(ids)
+    used: set[str] = set()
     for id_ in ids:
-        counts[id_] = counts.get(id_, 0) + 1
-        unique.append(id_ if counts[id_] == 1 else f"{id_}.{counts[id_]}")
+        candidate, number = id_, 1
+        while candidate in used:
+            number += 1
+            candidate = f"{id_}.{number}" if f"{id_}.{number}" not in taken else candidate
+        used.add(candidate)
+        unique.append(candidate)
     return unique

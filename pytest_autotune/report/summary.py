@@ -137,6 +137,8 @@ class Summary:
                     least[row["label"]] = row
         broken = [row for record in infeasible for row in record.slo if _is_broken(row)]
         labels = {row["label"] for row in broken}
+        if not labels:
+            return ""
         name = max(labels, key=lambda key: (least[key]["ratio"], key))
         row = least[name]
         closest = min(infeasible, key=lambda record: (record.violation, record.number))

@@ -50,7 +50,7 @@ def parameters(point: Mapping[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     """Return a length of time as people write it."""
-    if seconds < 60:  # noqa: PLR2004
+    if round(seconds, 1) < 60:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

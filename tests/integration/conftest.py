@@ -16,6 +16,12 @@ import yaml  # noqa: F401
 from project import Project
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pytest finds tox around it, it keeps the cache of all runs in tox's folder."""
+    monkeypatch.delenv("TOX_ENV_DIR", raising=False)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """An empty project with a study of 12 trials, half a dozen of them infeasible or wrong."""

@@ -89,7 +89,8 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         # Options of the outer run must not reach the inner one.
-        return {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+        foreign = ("PYTEST_", "COV_", "TOX_")
+        return {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
 
     def completed(self) -> list[str]:
         """Parameters of every time that a trial ran to its end, in order."""
