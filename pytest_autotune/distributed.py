@@ -4,116 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_autotune.study import Stop, new_session_id
+from pytest_autotune.run import WIRE, RunContext, is_distributed
+from pytest_autotune.slots import StudyOutline
+from pytest_autotune.spec.build import build_spec
+from pytest_autotune.spec.model import Origin
+from pytest_autotune.study import Plan, Stop
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
+    from pytest_autotune.config import Settings
     from pytest_autotune.report.terminal import StudyReporter
-    from pytest_autotune.session import CollectedStudy
+    from pytest_autotune.slots import CollectedStudy
 
-_INPUT: Final = "autotune"
-_OUTPUT: Final = "autotune"
 _COLLECTION: Final = "collection.json"
 #: ``--dist`` modes under which the user leaves it to xdist where a test runs.
 _OURS: Final = frozenset({"load", "loadscope", "loadfile", "loadgroup", "worksteal"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """What all processes of one pytest run agree on.
-
-    ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
-    where neither workers nor a missing cache call for one. ``started`` is in seconds since the
-    epoch. ``workers`` is 0 without xdist.
-    """
-
-    session: str
-    started: float
-    state_directory: Path
-    scratch: Path | None
-    workers: int = 0
-    is_worker: bool = False
-    persistent: bool = True
-
-    @classmethod
-    def of(cls, config: pytest.Config) -> RunContext:
-        """Read the context from the controller, or make it."""
-        given: Mapping[str, Any] | None = getattr(config, "workerinput", None)
-        if given is not None:
-            sent = given[_INPUT]
-            return cls(
-                session=sent["session"],
-                started=sent["started"],
-                state_directory=Path(sent["state"]),
-                scratch=Path(sent["scratch"]),
-                workers=given["workercount"],
-                is_worker=True,
-                persistent=sent["persistent"],
-            )
-        distributed = is_distributed(config)
-        cache = getattr(config, "cache", None)
-        needs_scratch = distributed or cache is None
-        scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-")) if needs_scratch else None
-        if cache is not None:
-            state = Path(cache.mkdir("autotune"))
-        else:
-            assert scratch is not None
-            state = scratch
-        return cls(
-            session=new_session_id(),
-            started=time.time(),
-            state_directory=state,
-            scratch=scratch,
-            persistent=cache is not None,
-        )
-
-    def document(self) -> dict[str, Any]:
-        """Return what a worker needs, as plain types."""
-        return {
-            "session": self.session,
-            "started": self.started,
-            "state": str(self.state_directory),
-            "scratch": str(self.scratch),
-            "persistent": self.persistent,
-        }
-
-    def send(
-        self,
-        config: pytest.Config,
-        stops: Mapping[str, Stop],
-        notices: Mapping[str, Sequence[str]],
-        errors: Sequence[str],
-    ) -> None:
-        """Hand what only this worker knows to the controller."""
-        output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
-        output[_OUTPUT] = {
-            "stops": {study: stop.value for study, stop in stops.items()},
-            "notices": {study: list(texts) for study, texts in notices.items()},
-            "errors": list(errors),
-        }
-
-    def cleanup(self) -> None:
-        """Remove the scratch folder."""
-        if self.scratch is not None and not self.is_worker:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-def is_distributed(config: pytest.Config) -> bool:
-    """Tell whether this process will hand its tests to workers (and so is no worker itself)."""
-    return config.getoption("dist", "no") != "no" and not config.option.collectonly
 
 
 def publish_collection(
@@ -136,7 +49,7 @@ def publish_collection(
                 "file": study.plan.spec.origin.file,
                 "pointer": study.plan.spec.origin.pointer,
                 "source": study.plan.source,
-                "capacity": study.capacity,
+                "capacity": study.outline.capacity,
                 "tests": study.tests,
             }
             for study in studies
@@ -161,17 +74,20 @@ def read_collection(context: RunContext) -> Mapping[str, Any]:
 
 
 def register_controller(
-    config: pytest.Config, context: RunContext, reporter: StudyReporter
+    config: pytest.Config, settings: Settings, context: RunContext, reporter: StudyReporter
 ) -> None:
     """Register the controller's side, where tests are distributed at all."""
     if is_distributed(config):
-        config.pluginmanager.register(Controller(context, reporter), "autotune-controller")
+        config.pluginmanager.register(
+            Controller(settings, context, reporter), "autotune-controller"
+        )
 
 
 class Controller:
     """Hooks of the process that distributes the tests."""
 
-    def __init__(self, context: RunContext, reporter: StudyReporter) -> None:
+    def __init__(self, settings: Settings, context: RunContext, reporter: StudyReporter) -> None:
+        self._settings = settings
         self._context = context
         self._reporter = reporter
         self._session: pytest.Session | None = None
@@ -182,7 +98,7 @@ class Controller:
 
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Tell a worker the run it belongs to."""
-        node.workerinput[_INPUT] = self._context.document()
+        node.workerinput[WIRE] = self._context.document()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_make_scheduler(
@@ -200,7 +116,7 @@ class Controller:
         collection = read_collection(self._context)
         if collection["errors"]:
             raise pytest.UsageError("\n".join(collection["errors"]))
-        self._reporter.learn(collection["studies"])
+        self._reporter.learn(_outline(study, self._settings) for study in collection["studies"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self) -> None:
@@ -213,6 +129,19 @@ class Controller:
 
     def pytest_testnodedown(self, node: WorkerController) -> None:
         """Take over what only the worker knew; a crashed one had no time to say."""
-        sent = getattr(node, "workeroutput", {}).get(_OUTPUT)
+        sent = getattr(node, "workeroutput", {}).get(WIRE)
         if sent is not None:
-            self._reporter.merge(sent["stops"], sent["notices"], sent["errors"])
+            stops = {study: Stop(stop) for study, stop in sent["stops"].items()}
+            self._reporter.merge(stops, sent["notices"], sent["errors"])
+
+
+def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
+    """Rebuild what a worker collected."""
+    origin = Origin(file=study["file"], pointer=study["pointer"])
+    spec = build_spec(study["name"], study["raw"], origin)
+    return StudyOutline(
+        nodeid=study["nodeid"],
+        plan=Plan.make(study["nodeid"], spec, settings, study["source"]),
+        capacity=study["capacity"],
+        tests=[(before, after) for before, after in study["tests"]],
+    )

@@ -6,14 +6,14 @@ import hashlib
 import sys
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_autotune.deadline import deadline
-from pytest_autotune.distributed import RunContext, publish_collection, register_controller
+from pytest_autotune.distributed import publish_collection, register_controller
 from pytest_autotune.errors import (
     MissingMetricError,
     SLOViolation,
@@ -27,7 +27,14 @@ from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.report.summary import broken_bounds, trial_line
 from pytest_autotune.report.terminal import StudyReporter
 from pytest_autotune.report.text import duration, slo_table
-from pytest_autotune.slots import SPARE_PER_WORKER, Slot, make_slots, spares_named
+from pytest_autotune.run import RunContext
+from pytest_autotune.slots import (
+    SPARE_PER_WORKER,
+    CollectedStudy,
+    Slot,
+    make_slots,
+    spares_named,
+)
 from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.storage import check_database
@@ -48,33 +55,16 @@ _PLAIN_ERRORS: Final = (MissingMetricError, TrialTimeout)
 def register(config: pytest.Config, settings: Settings) -> None:
     """Register what this process needs: the runner, the reporter, or both."""
     context = RunContext.of(config)
+    reporter = None
     if not context.is_worker:
         validate_spec_file(config.rootpath)
         if settings.storage and not config.option.collectonly:
             check_database(settings.storage)
         reporter = StudyReporter(config, settings, context)
         config.pluginmanager.register(reporter, "autotune-report")
-        register_controller(config, context, reporter)
-    config.pluginmanager.register(TuningSession(config, settings, context), "autotune-session")
-
-
-@dataclass(kw_only=True)
-class CollectedStudy:
-    """A study found at collection.
-
-    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
-    """
-
-    nodeid: str
-    scope: Any
-    plan: Plan
-    slots: list[Slot]
-    tests: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def capacity(self) -> int:
-        """How many trials the study can have: its budget, or fewer where the space is small."""
-        return sum(slot.ordinal is not None for slot in self.slots)
+        register_controller(config, settings, context, reporter)
+    session = TuningSession(config, settings, context, reporter)
+    config.pluginmanager.register(session, "autotune-session")
 
 
 @dataclass(kw_only=True)
@@ -102,7 +92,14 @@ class ActiveTrial:
 class TuningSession:
     """Hooks of the process that runs the tests (the only one, or an xdist worker)."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        context: RunContext,
+        reporter: StudyReporter | None,
+    ) -> None:
+        self._reporter = reporter
         self.config = config
         self.settings = settings
         self.context = context
@@ -512,8 +509,11 @@ class TuningSession:
                 self.errors.append(str(error))
         for study in self._studies.values():
             study.close()
-        if self.context.is_worker:
+        if self._reporter is None:
             self.context.send(self.config, self.stops, self.notices, self.errors)
+        else:
+            self._reporter.learn(study.outline for study in self.collected.values())
+            self._reporter.merge(self.stops, self.notices, self.errors)
 
 
 def _slot_of(item: pytest.Item) -> Slot | None:

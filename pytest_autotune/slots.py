@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from pytest_autotune.space import Point, label
 from pytest_autotune.strategies import Strategy
@@ -36,6 +36,41 @@ class Slot:
     def request(self, *, rerun: bool) -> SlotRequest:
         """Return what the study is asked for."""
         return SlotRequest(id=self.id, ordinal=self.ordinal, point=self.point, rerun=rerun)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOutline:
+    """A collected study without its slots, as the process with the terminal knows it.
+
+    ``capacity`` is how many trials it can have: its budget, or fewer where the space is small.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
+    """
+
+    nodeid: str
+    plan: Plan
+    capacity: int
+    tests: Sequence[tuple[str, str]]
+
+
+@dataclass(kw_only=True)
+class CollectedStudy:
+    """A study found at collection. ``scope`` is that of its ``trial`` parameters."""
+
+    nodeid: str
+    scope: Any
+    plan: Plan
+    slots: list[Slot]
+    tests: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def outline(self) -> StudyOutline:
+        """What is left of the study once its slots have run."""
+        return StudyOutline(
+            nodeid=self.nodeid,
+            plan=self.plan,
+            capacity=sum(slot.ordinal is not None for slot in self.slots),
+            tests=tuple(self.tests),
+        )
 
 
 def make_slots(study: str, plan: Plan, strategy: Strategy, spares: int) -> list[Slot]:

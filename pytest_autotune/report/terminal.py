@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_autotune.errors import UserError
-from pytest_autotune.records import effective
+from pytest_autotune.records import TrialRecord, effective
 from pytest_autotune.report.render import render
 from pytest_autotune.report.summary import Summary
-from pytest_autotune.spec.build import build_spec
-from pytest_autotune.spec.model import Origin
 from pytest_autotune.storage import masked_url
 from pytest_autotune.study import Plan, Stop, read_records
 
 if TYPE_CHECKING:
     from pytest_autotune.config import Settings
-    from pytest_autotune.distributed import RunContext
-    from pytest_autotune.session import TuningSession
+    from pytest_autotune.run import RunContext
+    from pytest_autotune.slots import StudyOutline
 
 #: Layout of the values under ``autotune/`` in pytest's cache.
 SCHEMA_VERSION = 1
@@ -43,50 +41,43 @@ class StudyReporter:
         self._config = config
         self._settings = settings
         self._context = context
-        self._collected: list[tuple[Plan, str, int, Sequence[tuple[str, str]]]] = []
+        self._studies: list[StudyOutline] = []
         self._stops: dict[str, Stop] = {}
         self._notices: dict[str, list[str]] = {}
         self._errors: list[str] = []
         self._summaries: list[Summary] = []
 
-    def learn(self, studies: Iterable[Mapping[str, Any]]) -> None:
-        """Rebuild the studies that workers collected."""
-        if self._collected:
-            return
-        for study in studies:
-            origin = Origin(file=study["file"], pointer=study["pointer"])
-            spec = build_spec(study["name"], study["raw"], origin)
-            plan = Plan.make(study["nodeid"], spec, self._settings, study["source"])
-            self._collected.append(
-                (plan, study["nodeid"], study["capacity"], [tuple(test) for test in study["tests"]])
-            )
+    def learn(self, studies: Iterable[StudyOutline]) -> None:
+        """Take over which studies were collected; the first to tell knows them all."""
+        if not self._studies:
+            self._studies = list(studies)
 
     def unneeded_tests(self, units: Iterable[str]) -> int:
         """Return how many collected tests will not run, given the unit of each test."""
         per_unit = Counter(units)
         total = 0
-        for plan, nodeid, capacity, _ in self._collected:
-            sizes = [size for unit, size in per_unit.items() if unit.startswith(f"{nodeid}::")]
+        for study in self._studies:
+            sizes = [n for unit, n in per_unit.items() if unit.startswith(f"{study.nodeid}::")]
             try:
-                known = [] if plan.fresh else read_records(plan, self._context.state_directory)
+                known = [] if study.plan.fresh else self._records(study.plan)
             except UserError:
                 known = []  # reported at the end; this is about a percentage
             finished = sum(
                 record.finished and record.owner.session != self._context.session
                 for record in effective(known)
             )
-            total += sum(sizes[max(capacity - finished, 0) :])
+            total += sum(sizes[max(study.capacity - finished, 0) :])
         return total
 
     def merge(
         self,
-        stops: Mapping[str, str],
+        stops: Mapping[str, Stop],
         notices: Mapping[str, Sequence[str]],
         errors: Sequence[str],
     ) -> None:
         """Take over what one worker, or this process, knows about the end of its studies."""
         for study, stop in stops.items():
-            self._stops.setdefault(study, Stop(stop))
+            self._stops.setdefault(study, stop)
         for study, texts in notices.items():
             self._notices.setdefault(study, []).extend(texts)
         self._errors.extend(errors)
@@ -122,18 +113,11 @@ class StudyReporter:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Give the verdict and keep it in the cache."""
-        runner: TuningSession | None = self._config.pluginmanager.getplugin("autotune-session")
-        if runner is not None and not self._collected:
-            self._collected = [
-                (study.plan, study.nodeid, study.capacity, study.tests)
-                for study in runner.collected.values()
-            ]
-            self.merge(runner.stops, runner.notices, runner.errors)
         if self._config.option.collectonly:
             return
-        for plan, nodeid, capacity, tests in self._collected:
+        for study in self._studies:
             try:
-                self._summaries.append(self._summarize(plan, nodeid, capacity, tests))
+                self._summaries.append(self._summarize(study))
             except UserError as error:
                 self._errors.append(str(error))
         if self._errors:
@@ -145,17 +129,18 @@ class StudyReporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._keep()
 
-    def _summarize(
-        self, plan: Plan, nodeid: str, capacity: int, tests: Sequence[tuple[str, str]]
-    ) -> Summary:
-        notices = [*plan.spec.notices, *self._notices.get(nodeid, ())]
+    def _records(self, plan: Plan) -> Sequence[TrialRecord]:
+        return read_records(plan, self._context.state_directory)
+
+    def _summarize(self, study: StudyOutline) -> Summary:
+        notices = [*study.plan.spec.notices, *self._notices.get(study.nodeid, ())]
         return Summary(
-            plan=plan,
-            records=read_records(plan, self._context.state_directory),
-            stop=self._stops.get(nodeid),
+            plan=study.plan,
+            records=self._records(study.plan),
+            stop=self._stops.get(study.nodeid),
             session=self._context.session,
-            capacity=capacity,
-            tests=tests,
+            capacity=study.capacity,
+            tests=study.tests,
             notices=list(dict.fromkeys(notices)),
         )
 

@@ -50,6 +50,8 @@ def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
     for key in _KUBERNETES_ONLY:
         if document.get(key):
             yield f"{key}: applies to Kubernetes deployments only and has no effect here"
+    if document.get("gate"):
+        yield "gate: this version has no regression gate yet, so it has no effect"
     if "namespace" in document.get("model", {}):
         yield "model.namespace: applies to Kubernetes deployments only and has no effect here"
 

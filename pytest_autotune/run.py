@@ -1,0 +1,104 @@
+"""What all processes of one pytest run agree on."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.study import Stop, new_session_id
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Key of what the controller tells a worker, and a worker the controller.
+WIRE: Final = "autotune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all processes of one pytest run agree on.
+
+    ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
+    where neither workers nor a missing cache call for one. ``started`` is in seconds since the
+    epoch. ``workers`` is 0 without xdist.
+    """
+
+    session: str
+    started: float
+    state_directory: Path
+    scratch: Path | None
+    workers: int = 0
+    is_worker: bool = False
+    persistent: bool = True
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> RunContext:
+        """Read the context from the controller, or make it."""
+        given: Mapping[str, Any] | None = getattr(config, "workerinput", None)
+        if given is not None:
+            sent = given[WIRE]
+            return cls(
+                session=sent["session"],
+                started=sent["started"],
+                state_directory=Path(sent["state"]),
+                scratch=Path(sent["scratch"]),
+                workers=given["workercount"],
+                is_worker=True,
+                persistent=sent["persistent"],
+            )
+        distributed = is_distributed(config)
+        cache = getattr(config, "cache", None)
+        needs_scratch = distributed or cache is None
+        scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-")) if needs_scratch else None
+        if cache is not None:
+            state = Path(cache.mkdir("autotune"))
+        else:
+            assert scratch is not None
+            state = scratch
+        return cls(
+            session=new_session_id(),
+            started=time.time(),
+            state_directory=state,
+            scratch=scratch,
+            persistent=cache is not None,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return what a worker needs, as plain types."""
+        return {
+            "session": self.session,
+            "started": self.started,
+            "state": str(self.state_directory),
+            "scratch": str(self.scratch),
+            "persistent": self.persistent,
+        }
+
+    def send(
+        self,
+        config: pytest.Config,
+        stops: Mapping[str, Stop],
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Hand what only this worker knows to the controller."""
+        output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+        output[WIRE] = {
+            "stops": {study: stop.value for study, stop in stops.items()},
+            "notices": {study: list(texts) for study, texts in notices.items()},
+            "errors": list(errors),
+        }
+
+    def cleanup(self) -> None:
+        """Remove the scratch folder."""
+        if self.scratch is not None and not self.is_worker:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def is_distributed(config: pytest.Config) -> bool:
+    """Tell whether this process will hand its tests to workers (and so is no worker itself)."""
+    return config.getoption("dist", "no") != "no" and not config.option.collectonly
