@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pytest_autotune.errors import TrialTimeout
+
+_AGAIN_SECONDS: Final = 2.0
 
 
 @contextmanager
@@ -40,8 +42,11 @@ def deadline(at: float | None, message: str) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGALRM, expire)
     began = time.monotonic()
-    outer, interval = signal.setitimer(signal.ITIMER_REAL, left)
+    outer, interval = signal.getitimer(signal.ITIMER_REAL)
     try:
+        # Repeated, because Python drops what is raised inside a destructor or a callback of
+        # the garbage collector. More than nothing, as zero would mean never.
+        signal.setitimer(signal.ITIMER_REAL, max(left, 1e-4), _AGAIN_SECONDS)
         yield
     finally:
         # Ours must be off before the other handler is back, and that before its timer is.
