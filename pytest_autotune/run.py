@@ -56,7 +56,7 @@ class RunContext:
         needs_scratch = distributed or cache is None
         scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-")) if needs_scratch else None
         if cache is not None:
-            state = Path(cache.mkdir("autotune"))
+            state = _state_directory(cache)
         else:
             assert scratch is not None
             state = scratch
@@ -97,6 +97,14 @@ class RunContext:
         """Remove the scratch folder."""
         if self.scratch is not None and not self.is_worker:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _state_directory(cache: pytest.Cache) -> Path:
+    try:
+        return Path(cache.mkdir("autotune"))
+    except OSError:
+        # pytest before 8.3 fails where a second run makes the cache folder at the same moment.
+        return Path(cache.mkdir("autotune"))
 
 
 def is_distributed(config: pytest.Config) -> bool:

@@ -11,7 +11,7 @@ import jsonschema  # noqa: F401
 import numpy as np  # noqa: F401 - C extensions cannot be loaded twice, and an inner run in
 import optuna.samplers  # noqa: F401 - this process forgets what it was the first to import
 import pytest
-import sqlalchemy  # noqa: F401
+import sqlalchemy.dialects.postgresql  # noqa: F401
 import yaml  # noqa: F401
 from project import Project
 

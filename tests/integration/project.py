@@ -77,15 +77,16 @@ class Project:
         )
 
     def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*args),
-            cwd=self.path,
-            env={**self.environment(), **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.path / "started.log").open("a") as log:
+            return subprocess.Popen(
+                self.command(*args),
+                cwd=self.path,
+                env={**self.environment(), **environment},
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
 
     def environment(self) -> dict[str, str]:
         # Options of the outer run must not reach the inner one.

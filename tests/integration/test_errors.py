@@ -23,13 +23,11 @@ def _assert_usage_error(result: pytest.RunResult, *lines: str) -> None:
     [
         (
             {"optimization": {"stratgy": "random"}},
-            "test_study.py: autotune marker: /optimization/stratgy: unknown key 'stratgy' "
-            "(did you mean 'strategy'?); known: *",
+            "test_study.py: autotune marker: /optimization/stratgy: unknown key 'stratgy' (did *",
         ),
         (
             {"optimization": {"objective": "minimise_latency"}},
-            "*: /optimization/objective: unknown objective 'minimise_latency' "
-            "(did you mean 'minimize_latency'?); known: *",
+            "*: /optimization/objective: unknown objective 'minimise_latency' (did you mean *",
         ),
         (
             {"optimization": {"strategy": "baysian"}},

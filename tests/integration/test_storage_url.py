@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from project import SPEC, Project
+from project import SPEC, Project, kill
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -32,7 +32,13 @@ def test_it(trial):
     args = ("--autotune-storage", storage)
     first = project.start(*args, RUNNER="first")
     second = project.start(*args, "-n", "2", RUNNER="second")
-    assert {first.wait(timeout=60), second.wait(timeout=60)} <= {0, 1}
+    try:
+        statuses = {first.wait(timeout=60), second.wait(timeout=60)}
+    finally:
+        kill(first)
+        kill(second)
+        print((project.path / "started.log").read_text())  # noqa: T201 - shown if it fails
+    assert statuses <= {0, 1}
     records = project.records(storage=storage)
     assert len(records) == SPEC["optimization"]["max_iterations"]
     assert len({record.key for record in records}) == len(records)

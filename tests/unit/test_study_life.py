@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,16 @@ def test_optuna_sees_feasibility_and_the_users_sign(
     _finish(study, _claim(study), cost=9.0, mem=6.0)
     _finish(study, _claim(study), cost=7.0)
     study.finish(_claim(study), Outcome.FAILED, reason="boom")
-    (name,) = optuna.get_all_study_names(url)
-    seen = optuna.load_study(study_name=name, storage=url)
+    database = optuna.storages.RDBStorage(url)
+    (name,) = optuna.get_all_study_names(database)
+    seen = optuna.load_study(study_name=name, storage=database)
     assert seen.direction is optuna.study.StudyDirection.MAXIMIZE
     assert [trial.state.name for trial in seen.trials] == ["COMPLETE", "COMPLETE", "FAIL"]
     assert [trial.value for trial in seen.trials[:2]] == [9.0, 7.0]
     assert seen.trials[0].constraints["slo"] == pytest.approx(1.0)
     assert seen.trials[1].constraints["slo"] < 0
     assert seen.best_trial.number == 1
+    database.engine.dispose()
 
 
 def test_many_outstanding_trials_are_told_to_the_right_ones(
@@ -405,9 +408,9 @@ def test_an_unreadable_trial_is_an_error_that_names_a_way_out(
     study = open_study(plan)
     _finish(study, _claim(study), cost=1.0)
     study.close()
-    with sqlite3.connect(tmp_path / "studies.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as connection, connection:
         connection.execute("DELETE FROM trial_user_attributes WHERE key = 'autotune:params'")
-    with pytest.raises(StorageError, match="cannot be read.*--autotune-fresh"):
+    with pytest.raises(StorageError, match=r"cannot be read.*--autotune-fresh"):
         read_records(plan, tmp_path)
 
 
