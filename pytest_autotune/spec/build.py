@@ -22,6 +22,8 @@ _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
     "tpot": "tpot",
 }
 _KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
+#: Beyond this, neighbouring steps of a range cannot be told apart.
+_MAX_STEPS: Final = 1e15
 _LOCAL_MODES: Final = frozenset({"docker", "local", "process", "url"})
 
 
@@ -105,6 +107,9 @@ def _parameter(name: str, declared: Any, where: str) -> Parameter:
         raise SpecError(msg)
     if log and low <= 0:
         msg = f"{where}/low: {shown(low)} must be greater than 0 where log is true"
+        raise SpecError(msg)
+    if "step" in declared and (high - low) / declared["step"] > _MAX_STEPS:
+        msg = f"{where}/step: {shown(declared['step'])} makes more than {_MAX_STEPS:.0e} values"
         raise SpecError(msg)
     n = int(declared["n"]) if "n" in declared else None
     if kind == "integer":

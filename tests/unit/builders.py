@@ -1,0 +1,214 @@
+"""Small pieces that unit tests are built from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from pytest_autotune.config import Settings
+from pytest_autotune.evaluation import Level
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import Outcome, Owner, TrialRecord
+from pytest_autotune.slo import Compliance
+from pytest_autotune.space import Point, Space
+from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.spec.model import SLO, Bound, Optimization, Spec
+from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
+from pytest_autotune.study import Plan
+
+STRATEGIES: Final = ("bayesian", "grid_search", "random")
+LATENCY: Final = Objective.parse("minimize_latency")
+THROUGHPUT: Final = Objective.parse("maximize_throughput")
+
+#: A ten-parameter space as tiled matrix multiplications have it: of 82 944 combinations
+#: about one in four is valid.
+GEMM: Final[Mapping[str, Any]] = {
+    "parameters": {
+        "MWG": [16, 32, 64, 128],
+        "NWG": [16, 32, 64, 128],
+        "MDIMC": [8, 16, 32],
+        "NDIMC": [8, 16, 32],
+        "MDIMA": [8, 16, 32],
+        "NDIMB": [8, 16, 32],
+        "VWM": [1, 2, 4, 8],
+        "VWN": [1, 2, 4, 8],
+        "SA": [0, 1],
+        "SB": [0, 1],
+    },
+    "constraints": [
+        "MWG % (MDIMC * VWM) == 0",
+        "NWG % (NDIMC * VWN) == 0",
+        "MWG % (MDIMA * VWM) == 0",
+        "NWG % (NDIMB * VWN) == 0",
+        "(MDIMC * NDIMC) % MDIMA == 0",
+        "(MDIMC * NDIMC) % NDIMB == 0",
+    ],
+}
+
+#: A task file as the vocabulary's first users have them.
+TASK_FILE: Final[Mapping[str, Any]] = {
+    "task_name": "llama-3-2-1b-docker",
+    "description": "Tune tensor parallelism and memory of a small model",
+    "deployment_mode": "docker",
+    "model": {"id_or_path": "meta-llama/Llama-3.2-1B-Instruct", "namespace": "autotuner"},
+    "base_runtime": "sglang",
+    "runtime_image_tag": "v0.5.2-cu126",
+    "parameters": {
+        "tp-size": {"type": "choice", "values": [1, 2]},
+        "mem-fraction-static": [0.7, 0.8],
+    },
+    "parallel_config": {"pp": 1, "dp": [1, 2]},
+    "quant_config": ["default", "kv-cache-fp8"],
+    "optimization": {
+        "strategy": "grid_search",
+        "objective": "maximize_throughput",
+        "max_iterations": 10,
+        "timeout_per_iteration": 600,
+        "n_initial_random": 5,
+        "study_name": "llama",
+        "storage": None,
+        "seed": None,
+    },
+    "benchmark": {
+        "task": "text-to-text",
+        "model_name": "Llama-3.2-1B-Instruct",
+        "model_tokenizer": "meta-llama/Llama-3.2-1B-Instruct",
+        "traffic_scenarios": ["D(100,100)"],
+        "num_concurrency": [1, 4, 8],
+        "max_time_per_iteration": 10,
+        "max_requests_per_iteration": 50,
+        "additional_params": {"temperature": 0.0, "ignore_eos": True},
+    },
+    "slo": {
+        "latency": {
+            "p50": {"threshold": 2.0, "weight": 1.0},
+            "p90": {"threshold": 5.0, "weight": 2.0, "hard_fail": True, "fail_ratio": 0.2},
+            "p99": {"threshold": 10.0, "hard_fail": True},
+        },
+        "ttft": {"threshold": 1.0, "weight": 2.0},
+        "tpot": {"threshold": 0.05, "hard_fail": False},
+        "steepness": 0.1,
+    },
+}
+
+#: One of everything that a parameter can be, with a constraint and a condition.
+MIXED: Final[Mapping[str, Any]] = {
+    "parameters": {
+        "kernel": {"type": "categorical", "choices": ["a", "b", "c"]},
+        "tile": {"type": "integer", "low": 8, "high": 64, "step": 8},
+        "unroll": {"type": "integer", "low": 1, "high": 1024, "log": True, "n": 5},
+        "ratio": {"type": "continuous", "low": 0.1, "high": 0.9, "n": 4},
+        "rate": {"type": "continuous", "low": 1e-4, "high": 1.0, "log": True, "n": 4},
+        "share": {"type": "continuous", "low": 0.0, "high": 1.0, "step": 0.25},
+        "depth": {"type": "choice", "values": [1, 2], "when": "kernel == 'b'"},
+    },
+    "constraints": ["tile * share <= 48", "kernel != 'c' or tile >= 32"],
+}
+
+Judge: TypeAlias = Callable[[Point], tuple[Outcome, float | None, float]]
+
+
+def document(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a deep copy of ``base`` with some keys replaced."""
+    return copy.deepcopy({**base, **changes})
+
+
+def make_spec(base: Mapping[str, Any] | None = None, **keys: Any) -> Spec:
+    return load_inline("study", {**(base or {}), **keys}, "inline")
+
+
+def make_space(parameters: Mapping[str, Any], *constraints: str) -> Space:
+    return make_spec(parameters=parameters, constraints=list(constraints)).space
+
+
+def make_bound(metric: str, threshold: float, **fields: Any) -> Bound:
+    return Bound(label=metric, metrics=(metric,), threshold=threshold, **fields)
+
+
+def make_slo(*bounds: Bound, **fields: Any) -> SLO:
+    return SLO(bounds=bounds, **fields)
+
+
+def make_level(concurrency: int, **metrics: float) -> Level:
+    return Level(concurrency=concurrency, metrics=metrics)
+
+
+def make_plan(spec: Spec | None = None, nodeid: str = "test_it.py", **settings: Any) -> Plan:
+    return Plan.make(
+        nodeid, spec or make_spec(parameters={"a": [1, 2, 3, 4]}), Settings(**settings)
+    )
+
+
+def make_record(
+    number: int,
+    params: Point | None = None,
+    outcome: Outcome = Outcome.FEASIBLE,
+    score: float | None = 1.0,
+    **fields: Any,
+) -> TrialRecord:
+    owner = Owner(
+        process="p",
+        session=fields.pop("session", "s"),
+        slot=fields.pop("slot", f"trial-{number:03d}"),
+        retry_of=fields.pop("retry_of", None),
+    )
+    return TrialRecord(
+        number=number,
+        params={"a": number} if params is None else params,
+        outcome=outcome,
+        owner=owner,
+        score=score,
+        **fields,
+    )
+
+
+def strategy_for(
+    name: str, space: Space, *, limit: int = 20, seed: int = 0, **optimization: Any
+) -> Strategy:
+    context = StrategyContext(
+        space=space, optimization=Optimization(**optimization), limit=limit, seed=seed
+    )
+    return make_strategy(name, context)
+
+
+def search(
+    strategy: Strategy, trials: int, judge: Judge, *, seed: int = 0
+) -> Sequence[TrialRecord]:
+    """Run a study of up to ``trials`` trials, one after another."""
+    records: list[TrialRecord] = []
+    for number in range(trials):
+        point = strategy.propose(History(records=records), [seed, number])
+        if point is None:
+            break
+        outcome, score, violation = judge(point)
+        records.append(make_record(number, point, outcome, score, violation=violation))
+    return records
+
+
+def feasible(score: Callable[[Point], float]) -> Judge:
+    return lambda point: (Outcome.FEASIBLE, score(point), 0.0)
+
+
+def in_space(space: Space, point: Point) -> bool:
+    """Tell whether ``point`` is valid and every value is one that its parameter can take."""
+    known = {parameter.name: parameter for parameter in space.parameters}
+    if not set(point) <= set(known) or not space.is_valid(point):
+        return False
+    for name, value in point.items():
+        parameter = known[name]
+        if parameter.size is None:
+            if not (isinstance(value, float) and parameter.low <= value <= parameter.high):
+                return False
+            continue
+        try:
+            index = parameter.index(value)
+        except ValueError:
+            return False
+        if type(parameter.value(index)) is not type(value) or parameter.value(index) != value:
+            return False
+    return True
+
+
+def penalty_of(compliance: Compliance) -> float:
+    return compliance.penalty

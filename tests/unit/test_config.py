@@ -1,0 +1,188 @@
+"""Options and ini values become settings, and what is unusable is named with where it stood."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from builders import make_plan, make_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_autotune.config import OPTIONS, Settings, parse_duration
+from pytest_autotune.errors import OptionError, UserError
+
+Read = Callable[..., Settings]
+
+
+@pytest.fixture
+def read() -> Read:
+    """Read settings as pytest would hand them over; ``ini`` is the ini file."""
+
+    def read(ini: dict[str, Any] | None = None, /, **options: Any) -> Settings:
+        flags = {option.dest for option in OPTIONS if option.flag}
+        config = SimpleNamespace(
+            option=SimpleNamespace(**{o.dest: options.get(o.dest) for o in OPTIONS}),
+            getini=lambda dest: (ini or {}).get(dest, False if dest in flags else ""),
+        )
+        return Settings.from_pytest(cast("pytest.Config", config))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (90, 90.0),
+        (0.5, 0.5),
+        ("90", 90.0),
+        ("90s", 90.0),
+        ("1.5m", 90.0),
+        ("30m", 1800.0),
+        ("2h", 7200.0),
+        ("1h30m", 5400.0),
+        ("1h30m15s", 5415.0),
+        ("1h 30m", 5400.0),
+        (" 5 s ", 5.0),
+        ("1h30", 3630.0),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "soon", "-5", "5d", "s", "h", "30s1h", "1.m", "1e3", "5ss", "5 minutes", "1:30"],
+)
+def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(OptionError, match="is not a duration; write for example 90s, 30m, 2h"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "0s", "0h0m", 0, -1, -0.5, float("inf"), float("nan"), "9" * 400, 10**400],
+    ids=lambda text: str(text)[:9],
+)
+def test_a_duration_is_positive_and_finite(text: str | float) -> None:
+    with pytest.raises(OptionError, match="is not a positive duration"):
+        parse_duration(text)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(text=st.text(max_size=12) | st.text("0123456789.hms ", max_size=8))
+def test_any_text_is_a_duration_or_an_error(text: str) -> None:
+    with contextlib.suppress(OptionError):
+        assert parse_duration(text) > 0
+
+
+def test_nothing_asked_for_leaves_everything_to_the_spec(read: Read) -> None:
+    assert read() == Settings()
+
+
+def test_every_option_is_read_from_the_command_line(read: Read) -> None:
+    assert read(
+        autotune=True,
+        autotune_trials="7",
+        autotune_timeout="30m",
+        autotune_strategy="random",
+        autotune_seed="3",
+        autotune_storage="sqlite:///x.db",
+        autotune_fresh=True,
+        autotune_infeasible="xfail",
+    ) == Settings(
+        enabled=True,
+        trials=7,
+        timeout=1800.0,
+        strategy="random",
+        seed=3,
+        storage="sqlite:///x.db",
+        fresh=True,
+        infeasible="xfail",
+    )
+
+
+def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read) -> None:
+    ini = {
+        "autotune": True,
+        "autotune_trials": "7",
+        "autotune_timeout": "90s",
+        "autotune_strategy": "random",
+        "autotune_seed": "0",
+        "autotune_storage": "sqlite:///x.db",
+        "autotune_fresh": True,
+        "autotune_infeasible": "fail",
+    }
+    from_ini = read(ini)
+    assert from_ini == Settings(
+        enabled=True, trials=7, timeout=90.0, strategy="random", seed=0,
+        storage="sqlite:///x.db", fresh=True, infeasible="fail",
+    )  # fmt: skip
+    both = read(ini, autotune_trials="3", autotune_strategy="bayesian", autotune_infeasible="xfail")
+    assert (both.trials, both.strategy, both.infeasible) == (3, "bayesian", "xfail")
+    assert {option.dest for option in OPTIONS} == set(ini)
+
+
+@pytest.mark.parametrize(
+    ("dest", "value", "said"),
+    [
+        ("autotune_trials", "0", "'0' is not a whole number of at least 1"),
+        ("autotune_trials", "many", "'many' is not a whole number of at least 1"),
+        ("autotune_trials", "2.5", "'2.5' is not a whole number of at least 1"),
+        ("autotune_seed", "-1", "'-1' is not a whole number of at least 0"),
+        ("autotune_timeout", "soon", "'soon' is not a duration; write for example"),
+        ("autotune_timeout", "0", "'0' is not a positive duration"),
+        ("autotune_infeasible", "pass", "'pass' is not 'fail' or 'xfail'"),
+    ],
+)
+def test_an_unusable_value_is_named_with_where_it_was_given(
+    read: Read, dest: str, value: str, said: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(**{dest: value})
+    message = str(caught.value)
+    assert message.startswith(f"--{dest.replace('_', '-')}: ")
+    assert said in message
+    with pytest.raises(UserError) as caught_in_ini:
+        read({dest: value})
+    assert str(caught_in_ini.value).startswith(f"{dest} (ini): ")
+
+
+def test_the_options_are_spelt_as_documented() -> None:
+    assert [option.cli for option in OPTIONS] == [
+        "--autotune",
+        "--autotune-trials",
+        "--autotune-timeout",
+        "--autotune-strategy",
+        "--autotune-seed",
+        "--autotune-storage",
+        "--autotune-fresh",
+        "--autotune-infeasible",
+    ]
+    assert all(option.help for option in OPTIONS)
+
+
+def test_the_command_line_wins_over_the_spec() -> None:
+    spec = make_spec(
+        parameters={"a": [1, 2]},
+        optimization={
+            "strategy": "random", "max_iterations": 5, "seed": 9, "timeout": 60,
+            "infeasible": "xfail", "storage": "sqlite:///spec.db", "objective": "maximize:x",
+        },
+    )  # fmt: skip
+    by_spec = make_plan(spec)
+    assert (by_spec.strategy, by_spec.budget, by_spec.seed) == ("random", 5, 9)
+    assert (by_spec.timeout, by_spec.xfail) == (60.0, True)
+    assert by_spec.storage == "sqlite:///spec.db"
+    assert by_spec.objective.maximize
+    by_options = make_plan(
+        spec, strategy="grid_search", trials=3, seed=0, timeout=5.0, infeasible="fail",
+        storage="sqlite:///mine.db", fresh=True,
+    )  # fmt: skip
+    assert (by_options.strategy, by_options.budget, by_options.seed) == ("grid_search", 3, 0)
+    assert (by_options.timeout, by_options.xfail, by_options.fresh) == (5.0, False, True)
+    assert by_options.storage == "sqlite:///mine.db"

@@ -1,0 +1,151 @@
+"""Numbers, units and tables as people read them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from builders import make_bound, make_slo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_autotune.report.text import (
+    compliance_rows,
+    duration,
+    number,
+    parameters,
+    quantity,
+    slo_rows_table,
+    slo_table,
+    table,
+)
+from pytest_autotune.slo import Compliance, check, check_bound
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (math.inf, "-"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (3.0, "3"),
+        (-12, "-12"),
+        (999_999.0, "999999"),
+        (1e6, "1e+06"),
+        (1234.5678, "1235"),
+        (0.00012345678, "0.0001235"),
+        (1 / 3, "0.3333"),
+    ],
+)
+def test_a_number_has_four_significant_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("p99_e2e_latency", 1.5, "1.5 s"),
+        ("mean_ttft", 0.25, "250 ms"),
+        ("mean_tpot", 0.0123456, "12.35 ms"),
+        ("p50_itl", 1.5e-5, "15 µs"),
+        ("kernel_time", 2.5e-8, "25 ns"),
+        ("time", 1e-12, "1e-12 s"),
+        ("time", 0.0, "0 s"),
+        ("mean_ttft", -0.5, "-500 ms"),
+        ("mean_ttft", None, "-"),
+        ("mean_ttft", math.nan, "-"),
+        ("output_throughput", 1234.5, "1234"),
+        ("timeouts", 3.0, "3"),
+        ("error_rate", 0.25, "0.25"),
+        (None, 0.25, "0.25"),
+    ],
+)
+def test_a_time_has_the_unit_that_fits(metric: str | None, value: float | None, text: str) -> None:
+    assert quantity(metric, value) == text
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(value=st.floats())
+def test_every_number_has_a_short_text(value: float) -> None:
+    for text in (number(value), quantity("mean_ttft", value), quantity("x", value)):
+        assert 0 < len(text) <= 13
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (59.9, "59.9 s"),
+        (60, "1 min 00 s"),
+        (3599.6, "1 h 00 min"),
+        (5400, "1 h 30 min"),
+        (90_061, "25 h 01 min"),
+        (59.97, "1 min 00 s"),
+    ],
+)
+def test_a_length_of_time_reads_as_people_write_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_parameters_are_pairs_in_order() -> None:
+    assert parameters({"b": 1, "a": "x", "c": [1, 2]}) == "b=1 a=x c=[1,2]"
+    assert parameters({}) == "(no parameters)"
+
+
+def test_a_table_has_even_columns_and_no_trailing_blanks() -> None:
+    text = table(("name", "value", ""), [("a", "1", "ok"), ("longer", "1000", "")])
+    assert text.splitlines() == [
+        "name    value",
+        "a           1  ok",
+        "longer   1000",
+    ]
+    assert table(("only", "head"), []) == "only  head"
+
+
+SLO = make_slo(
+    make_bound("p99_ttft", 0.5, hard=True, fail_ratio=0.0),
+    make_bound("p50_e2e_latency", 2.0),
+    make_bound("mean_tpot", 0.1),
+    make_bound("output_throughput", 1000.0, upper=False),
+    make_bound("error_rate", 0.0, hard=True, fail_ratio=0.0),
+    make_bound("p95_itl", 0.1),
+)
+METRICS = {
+    "p99_ttft": 1.0,
+    "p50_e2e_latency": 2.2,
+    "mean_tpot": 0.15,
+    "output_throughput": 1100.0,
+    "error_rate": 0.5,
+}
+
+
+def test_the_slo_table_shows_limit_value_margin_and_verdict() -> None:
+    rows = [line.split() for line in slo_table(check(SLO, METRICS)).splitlines()]
+    assert rows[0] == ["SLO", "limit", "actual", "margin"]
+    assert rows[1] == ["p99_ttft", "≤", "500", "ms", "1", "s", "-100.0", "%", "BROKEN"]
+    assert rows[2][-4:] == ["-10.0", "%", "missed,", "minor"]
+    assert rows[3][-4:] == ["-50.0", "%", "missed,", "severe"]
+    assert rows[4] == ["output_throughput", "≥", "1000", "1100", "+10.0", "%", "met"]
+    assert rows[5][-3:] == ["-5.0e+10", "%", "BROKEN"]
+    assert rows[6] == ["p95_itl", "≤", "100", "ms", "-", "-", "BROKEN:", "not", "reported"]
+
+
+def test_a_bound_met_exactly_has_no_sign_of_failure() -> None:
+    assert "+0.0 %  met" in slo_table(check(make_slo(make_bound("x", 1.0)), {"x": 1.0}))
+
+
+def test_a_level_is_named_with_its_bound() -> None:
+    result = check_bound(make_bound("x", 1.0), {"x": 2.0}, 0.1, level=8)
+    line = slo_table(Compliance(results=(result,))).splitlines()[1]
+    assert line.split()[:5] == ["x", "@", "8", "≤", "1"]
+
+
+def test_rows_survive_storage() -> None:
+    rows: Any = compliance_rows(check(SLO, METRICS))
+    stored = json.loads(json.dumps(rows, allow_nan=False))
+    assert stored == rows
+    assert slo_rows_table(stored) == slo_table(check(SLO, METRICS))

@@ -1,0 +1,537 @@
+"""A mistake in a spec is named with its file, its place, its value and what is allowed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from builders import GEMM, MIXED, TASK_FILE, document, make_spec
+from jsonschema import Draft202012Validator
+
+from pytest_autotune.errors import SpecError
+from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.spec.model import Origin
+from pytest_autotune.spec.validation import nearest, schema_text, shown, validate
+
+ONE = {"parameters": {"a": [1, 2]}}
+
+
+def refusal(candidate: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        load_inline("study", candidate, "task.json")
+    return str(caught.value)
+
+
+def refused_parameter(parameter: Any, *constraints: str) -> str:
+    return refusal({"parameters": {"a": parameter}, "constraints": list(constraints)})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (3, "task.json: /: 3 is not a mapping"),
+        ({"parameters": []}, "task.json: /parameters: [] is not a mapping"),
+        (
+            {"optimization": {"max_iterations": 0}},
+            "task.json: /optimization/max_iterations: 0 is below the minimum of 1",
+        ),
+        (
+            {"optimization": {"timeout_per_iteration": 0}},
+            "task.json: /optimization/timeout_per_iteration: 0 must be greater than 0",
+        ),
+        (
+            {"optimization": {"max_iterations": 2.5}},
+            "task.json: /optimization/max_iterations: 2.5 is not a whole number",
+        ),
+        (
+            {"optimization": {"max_iterations": True}},
+            "task.json: /optimization/max_iterations: true is not a whole number",
+        ),
+        (
+            {"optimization": {"seed": "0"}},
+            (
+                'task.json: /optimization/seed: "0" is not a whole number or null '
+                "but text; write 0.0 without quotes"
+            ),
+        ),
+        (
+            {"optimization": {"infeasible": "xfial"}},
+            (
+                'task.json: /optimization/infeasible: "xfial" is not one of '
+                "'fail', 'xfail' (did you mean 'xfail'?)"
+            ),
+        ),
+        (
+            {"slo": {"levels": "any"}},
+            "task.json: /slo/levels: \"any\" is not one of 'all', 'filter', 'max'",
+        ),
+        ({"task_name": ""}, 'task.json: /task_name: "" is empty'),
+        (
+            {"slo": {"ttft": {}}},
+            "task.json: /slo/ttft: {} lacks 'threshold'",
+        ),
+        (
+            {"slo": {"latency": {"p99": {"weight": 1}}}},
+            "task.json: /slo/latency/p99: {\"weight\": 1} lacks 'threshold'",
+        ),
+        (
+            {"slo": {"ttft": {"threshold": 0}}},
+            "task.json: /slo/ttft/threshold: 0 must be greater than 0",
+        ),
+        (
+            {"slo": {"steepness": 0}},
+            "task.json: /slo/steepness: 0 must be greater than 0",
+        ),
+        (
+            {"slo": [{"metric": "x"}]},
+            'task.json: /slo/0: {"metric": "x"} needs exactly one of max or min',
+        ),
+        (
+            {"slo": [{"metric": "x", "max": 1, "min": 0}]},
+            (
+                'task.json: /slo/0: {"metric": "x", "max": 1, "min": 0} '
+                "needs exactly one of max or min"
+            ),
+        ),
+        (
+            {"slo": {"ttft": {"threshold": 1, "hardfail": True}}},
+            (
+                "task.json: /slo/ttft/hardfail: unknown key 'hardfail' "
+                "(did you mean 'hard_fail'?); known: fail_ratio, hard_fail, threshold, weight"
+            ),
+        ),
+        (
+            {"parallel_config": {"tp": [0]}},
+            "task.json: /parallel_config/tp/0: 0 is below the minimum of 1",
+        ),
+        (
+            {"parallel_config": {"tpp": 1}},
+            (
+                "task.json: /parallel_config/tpp: unknown key 'tpp' (did you mean 'tp'?); "
+                "known: cp, dcp, dp, moe_ep, moe_tp, pp, tp"
+            ),
+        ),
+        (
+            {"quant_config": {"gem_dtype": "fp8"}},
+            (
+                "task.json: /quant_config/gem_dtype: unknown key 'gem_dtype' "
+                "(did you mean 'gemm_dtype'?); "
+                "known: attention_dtype, gemm_dtype, kvcache_dtype, moe_dtype"
+            ),
+        ),
+        (
+            {"benchmark": {"num_concurrency": 4}},
+            "task.json: /benchmark/num_concurrency: 4 is not a list",
+        ),
+        ({"constraints": "a > 1"}, 'task.json: /constraints: "a > 1" is not a list'),
+    ],
+)
+def test_a_mistake_is_named_with_place_value_and_what_is_allowed(
+    candidate: Any, message: str
+) -> None:
+    assert refusal(candidate) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("parametres", "parameters"),
+        ("optimisation", "optimization"),
+        ("constraint", "constraints"),
+        ("SLO", None),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_and_all_known(
+    key: str, meant: str | None
+) -> None:
+    message = refusal({key: {}})
+    hint = f" (did you mean {meant!r}?)" if meant else ""
+    assert message.startswith(
+        f"task.json: /{key}: unknown key {key!r}{hint}; known: base_runtime, "
+    )
+    assert message.endswith("slo, task_name")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (3, "/parameters/a: 3 is not a list or a mapping"),
+        ({}, "/parameters/a: {} lacks 'type'"),
+        (
+            {"type": "integr", "low": 1, "high": 2},
+            (
+                "/parameters/a/type: \"integr\" is not one of 'choice', 'categorical', "
+                "'continuous', 'integer' (did you mean 'integer'?)"
+            ),
+        ),
+        (
+            {"type": "choice"},
+            '/parameters/a: {"type": "choice"} needs exactly one of values or choices',
+        ),
+        (
+            {"type": "choice", "values": [1], "choices": [2]},
+            (
+                '/parameters/a: {"type": "choice", "values": [1], "choices": [2]} '
+                "needs exactly one of values or choices"
+            ),
+        ),
+        (
+            {"type": "integer", "low": 1},
+            '/parameters/a: {"type": "integer", "low": 1} lacks \'high\'',
+        ),
+        (
+            {"type": "integer", "low": 0.5, "high": 2},
+            "/parameters/a/low: 0.5 is not a whole number",
+        ),
+        (
+            {"type": "integer", "low": False, "high": 2},
+            "/parameters/a/low: false is not a whole number",
+        ),
+        (
+            {"type": "integer", "low": 1, "high": 2, "step": 0},
+            "/parameters/a/step: 0 is below the minimum of 1",
+        ),
+        (
+            {"type": "continuous", "low": 0, "high": 1, "step": 0},
+            "/parameters/a/step: 0 must be greater than 0",
+        ),
+        (
+            {"type": "integer", "low": 1, "high": 9, "min": 0},
+            "/parameters/a/min: unknown key 'min'; known: high, log, low, n, step, type, when",
+        ),
+        ({"type": "integer", "low": 3, "high": 2}, "/parameters/a: low 3 is above high 2"),
+        (
+            {"type": "continuous", "low": 0.5, "high": 0.1},
+            "/parameters/a: low 0.5 is above high 0.1",
+        ),
+        (
+            {"type": "continuous", "low": 0, "high": 1, "log": True},
+            "/parameters/a/low: 0 must be greater than 0 where log is true",
+        ),
+        (
+            {"type": "integer", "low": -1, "high": 1, "log": True},
+            "/parameters/a/low: -1 must be greater than 0 where log is true",
+        ),
+        (
+            {"type": "choice", "values": [1], "when": "b >"},
+            "/parameters/a/when: cannot parse 'b >': ",
+        ),
+        (
+            {"type": "choice", "values": [1], "when": "b.c"},
+            "/parameters/a/when: 'b.c' is not allowed in an expression",
+        ),
+        (
+            {"type": "choice", "values": [1], "when": "aa > 1"},
+            (
+                "/parameters/a/when: unknown name 'aa' in 'aa > 1' (did you mean 'a'?); "
+                "known: a, cpus, gpus"
+            ),
+        ),
+        (
+            {"type": "choice", "values": [1], "when": "a > 1"},
+            "/parameters: parameters depend on each other in a circle: a -> a",
+        ),
+    ],
+)
+def test_a_mistake_in_a_parameter_is_named(parameter: Any, message: str) -> None:
+    assert refused_parameter(parameter).startswith(f"task.json: {message}")
+
+
+@pytest.mark.parametrize("kind", ["integer", "continuous"])
+def test_step_and_log_exclude_each_other(kind: str) -> None:
+    parameter = {"type": kind, "low": 1, "high": 9, "log": True, "step": 2}
+    assert refused_parameter(parameter).endswith("has both 'step' and 'log'; use one of them")
+    assert make_spec(parameters={"a": {**parameter, "log": False}}).space.names == ("a",)
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a b", "é", "-a", "a=b"])
+def test_a_parameter_has_a_name_that_can_be_a_flag(name: str) -> None:
+    message = refusal({"parameters": {name: [1]}})
+    assert message.startswith(f"task.json: /parameters: {shown(name)} does not match ")
+
+
+@pytest.mark.parametrize("pair", [("tp-size", "tp_size"), ("a.b", "a-b")])
+def test_two_parameters_that_expressions_could_not_tell_apart_are_refused(
+    pair: tuple[str, str],
+) -> None:
+    first, second = pair
+    assert refusal({"parameters": {first: [1], second: [2]}}) == (
+        f"task.json: /parameters/{second}: {second!r} is already a parameter, "
+        f"declared at task.json: /parameters/{first}"
+    )
+    assert "already a parameter" in refusal(
+        {"parameters": {"tp": [1]}, "parallel_config": {"tp": [2]}}
+    )
+
+
+@pytest.mark.parametrize("name", ["gpus", "cpus", "min", "log2"])
+def test_a_parameter_may_not_shadow_what_expressions_know(name: str) -> None:
+    assert refusal({"parameters": {name: [1]}}) == (
+        f"task.json: /parameters/{name}: {name!r} has a meaning in constraints; rename it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ("a >", "/constraints/1: cannot parse 'a >': "),
+        ("a = 1", "/constraints/1: cannot parse 'a = 1': "),
+        ("open('x')", "/constraints/1: \"open('x')\" is not allowed in an expression"),
+        (
+            "aa % 2 == 0",
+            (
+                "/constraints/1: unknown name 'aa' in 'aa % 2 == 0' (did you mean 'a'?); "
+                "known: a, cpus, gpus"
+            ),
+        ),
+        ("1 / (a - 1) > 0", "/constraints/1: cannot evaluate '1 / (a - 1) > 0' for a=1: "),
+        ("a % (a - a) == 0", "/constraints/1: cannot evaluate 'a % (a - a) == 0' for a=1: "),
+        (
+            "a > 2",
+            "/constraints: no combination of the parameters satisfies 'a > 0' and 'a > 2'",
+        ),
+    ],
+)
+def test_a_mistake_in_a_constraint_is_named(constraint: str, message: str) -> None:
+    found = refused_parameter([1, 2], "a > 0", constraint)
+    assert found.startswith(f"task.json: {message}")
+
+
+def test_a_condition_that_cannot_be_evaluated_is_pointed_at() -> None:
+    parameters = {"a": [0, 1], "b": {"type": "choice", "values": [1], "when": "1 / a > 0"}}
+    message = refusal({"parameters": parameters})
+    assert message.startswith("task.json: /parameters/b/when: cannot evaluate '1 / a > 0' for a=0")
+
+
+def test_conditions_in_a_circle_are_refused_with_the_circle() -> None:
+    parameters = {
+        "a": {"type": "choice", "values": [1], "when": "c > 0"},
+        "b": {"type": "choice", "values": [1], "when": "a > 0"},
+        "c": {"type": "choice", "values": [1], "when": "b > 0"},
+        "d": [1],
+    }
+    assert refusal({"parameters": parameters}) == (
+        "task.json: /parameters: parameters depend on each other in a circle: a -> c -> b -> a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("0,1,2,3", 4), ("", 0), ("GPU-1234", 1), ("0,-1,2", 1), ("-1", 0), (" 0 , 1 ", 2)],
+)
+def test_gpus_are_those_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, visible: str, count: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    spec = make_spec(parameters={"tp": [1, 2, 4]}, constraints=["tp <= max(gpus, 1)"])
+    assert spec.space.variables["gpus"] == count
+    assert spec.space.pool is not None
+    assert len(spec.space.pool) == {4: 3, 2: 2}.get(count, 1)
+
+
+def test_too_few_gpus_are_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert refusal({"parameters": {"tp": [2, 4]}, "constraints": ["tp <= gpus"]}) == (
+        "task.json: /constraints: no combination of the parameters satisfies 'tp <= gpus' "
+        "(with gpus = 1)"
+    )
+
+
+def test_nobody_is_asked_for_gpus_that_no_expression_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def visible_gpus() -> int:
+        pytest.fail("asked")
+
+    monkeypatch.setattr("pytest_autotune.spec.build.visible_gpus", visible_gpus)
+    make_spec(parameters={"a": [1]}, constraints=["a <= cpus"])
+
+
+def test_a_large_space_without_a_valid_point_is_refused_too() -> None:
+    wide = {"type": "integer", "low": 1, "high": 10**9}
+    message = refusal({"parameters": {"a": wide, "b": wide}, "constraints": ["a + b < 2"]})
+    assert message.startswith("task.json: /constraints: no combination of the parameters ")
+    assert message.endswith("'a + b < 2'")
+
+
+def test_a_search_that_found_nothing_does_not_claim_that_there_is_nothing() -> None:
+    wide = {"type": "integer", "low": 1, "high": 10**6}
+    message = refusal({"parameters": {"a": wide, "b": wide}, "constraints": ["a == b"]})
+    assert "was found" in message
+
+
+@pytest.mark.parametrize(
+    "optimization", [{"objective": "minimise_latency"}, {"objective": "minimize:"}]
+)
+def test_fault_9_a_misspelt_objective_is_pointed_at(optimization: dict[str, str]) -> None:
+    message = refusal({**ONE, "optimization": optimization})
+    assert message.startswith("task.json: /optimization/objective: unknown objective ")
+
+
+@pytest.mark.parametrize("timeout", ["soon", "", "-3s", "0", 0, -1, "1d"])
+def test_a_time_limit_is_a_positive_duration(timeout: Any) -> None:
+    message = refusal({**ONE, "optimization": {"timeout": timeout}})
+    assert message.startswith("task.json: /optimization/timeout: ")
+    assert "duration" in message
+
+
+def test_a_time_limit_becomes_seconds() -> None:
+    assert make_spec(ONE, optimization={"timeout": "1h30m"}).optimization.timeout == 5400.0
+    assert make_spec(ONE, optimization={"timeout": 90}).optimization.timeout == 90.0
+
+
+@pytest.mark.parametrize("key", ["max_iterations", "patience", "n_initial_random", "seed"])
+def test_a_whole_number_may_be_written_with_a_decimal_point(key: str) -> None:
+    value = getattr(make_spec(ONE, optimization={key: 3.0}).optimization, key)
+    assert (value, type(value)) == (3, int)
+
+
+def test_a_null_seed_or_storage_means_the_default() -> None:
+    search = make_spec(ONE, optimization={"seed": None, "storage": None}).optimization
+    assert (search.seed, search.storage) == (0, None)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max"])
+@pytest.mark.parametrize("block", ["latency", "ttft", "tpot"])
+def test_every_block_takes_every_statistic(block: str, statistic: str) -> None:
+    slo = make_spec(ONE, slo={block: {statistic: {"threshold": 2, "hard_fail": True}}}).slo
+    (bound,) = slo.bounds
+    metric = "e2e_latency" if block == "latency" else block
+    assert bound.metrics == (f"{statistic}_{metric}",)
+    assert bound.hard
+
+
+def test_a_block_may_bound_several_statistics_at_once() -> None:
+    slo = make_spec(ONE, slo={"ttft": {"mean": {"threshold": 1}, "p99": {"threshold": 2}}}).slo
+    assert [bound.label for bound in slo.bounds] == ["ttft mean", "ttft p99"]
+
+
+def test_a_bound_on_any_metric_is_hard_unless_it_says_otherwise() -> None:
+    slo = make_spec(
+        ONE,
+        slo={
+            "metrics": [
+                {"metric": "ttft", "statistic": "p99", "max": 0.5},
+                {"metric": "output_throughput", "min": 1000, "hard_fail": False, "weight": 3},
+            ]
+        },
+    ).slo
+    upper, lower = slo.bounds
+    assert (upper.label, upper.metrics, upper.upper) == ("ttft p99", ("p99_ttft",), True)
+    assert (upper.hard, upper.fail_ratio) == (True, 0.0)
+    assert (lower.label, lower.upper, lower.threshold) == ("output_throughput min", False, 1000)
+    assert lower.metrics == ("output_throughput", "mean_output_throughput")
+    assert (lower.hard, lower.weight) == (False, 3)
+
+
+TWICE = [{"metric": "x", "max": 1}, {"metric": "x", "max": 2}]
+
+
+@pytest.mark.parametrize(
+    "slo",
+    [
+        {"metrics": TWICE},
+        TWICE,
+        {
+            "latency": {"p99": {"threshold": 1}},
+            "metrics": [{"metric": "latency", "statistic": "p99", "max": 2}],
+        },
+    ],
+)
+def test_two_bounds_in_the_same_direction_are_refused(slo: Any) -> None:
+    message = refusal({**ONE, "slo": slo})
+    assert message.startswith("task.json: /slo: ")
+    assert message.endswith("is bounded twice in the same direction")
+
+
+def test_a_range_is_two_bounds() -> None:
+    slo = make_spec(ONE, slo=[{"metric": "x", "max": 2}, {"metric": "x", "min": 1}]).slo
+    assert [bound.label for bound in slo.bounds] == ["x", "x min"]
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        {"parameters": {"a": {"type": "integer", "low": 0, "high": 2**64}}},
+        {"parameters": {"a": {"type": "integer", "low": 0, "high": 10**30}}},
+        {"parameters": {"a": {"type": "integer", "low": 0, "high": 1e300}}},
+        {"parameters": {"a": {"type": "continuous", "low": -1.7e308, "high": 1.7e308}}},
+        {"parameters": {"a": {"type": "continuous", "low": 0, "high": HUGE}}},
+        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1e300, "step": 1e-300}}},
+        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1, "step": 1e-59}}},
+        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1, "step": 1e-320}}},
+        {"parameters": {"a": [1]}, "optimization": {"timeout": HUGE}},
+        {"parameters": {"a": [1]}, "optimization": {"timeout_per_iteration": HUGE}},
+        {"parameters": {"a": [1]}, "slo": [{"metric": "x", "max": HUGE}]},
+        {"parameters": {"a": [1]}, "slo": {"ttft": {"threshold": HUGE}}},
+        {"parameters": {"a": [16**5000]}},
+        {"task_name": 16**5000},
+    ],
+)
+def test_numbers_beyond_what_a_machine_computes_with_are_refused(candidate: Any) -> None:
+    assert refusal(candidate).startswith("task.json: /")
+
+
+def test_a_grid_of_absurdly_many_points_is_refused() -> None:
+    message = refused_parameter({"type": "continuous", "low": 0, "high": 1, "n": 10**9})
+    assert message.startswith("task.json: /parameters/a/n: ")
+
+
+def test_all_mistakes_are_named_at_once_up_to_a_limit() -> None:
+    message = refusal({"parameters": {f"p{at}": at for at in range(8)}})
+    lines = message.splitlines()
+    assert lines[:5] == [
+        f"task.json: /parameters/p{at}: {at} is not a list or a mapping" for at in range(5)
+    ]
+    assert lines[5:] == ["… and 3 more"]
+
+
+def test_every_unknown_key_is_named() -> None:
+    message = refusal({"optimization": {"stratgy": "x", "sed": 1}})
+    assert "'stratgy' (did you mean 'strategy'?)" in message
+    assert "'sed' (did you mean 'seed'?)" in message
+
+
+def test_a_place_is_a_json_pointer() -> None:
+    origin = Origin(file="f.yaml", pointer="/x")
+    assert origin.at() == "f.yaml: /x"
+    assert origin.at("a/b", 3, "c~d") == "f.yaml: /x/a~1b/3/c~0d"
+    assert Origin(file="f.yaml").at() == "f.yaml: /"
+
+
+def test_deep_nesting_is_an_error_of_the_spec() -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    assert "nested more than 50 levels deep" in refusal({"parameters": {"a": deep}})
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert shown("x" * 100) == f'"{"x" * 58}…'
+    assert shown({1, 2}) == "{1, 2}"
+    assert len(refusal({"constraints": "x" * 10_000})) < 200
+
+
+def test_the_nearest_name_is_only_offered_if_it_is_near() -> None:
+    assert nearest("tp_siz", ["tp_size", "a"]) == " (did you mean 'tp_size'?); known: a, tp_size"
+    assert nearest("xyzzy", ["tp_size"]) == "; known: tp_size"
+    assert nearest("x", []) == ""
+
+
+def test_the_published_schema_is_a_schema_and_accepts_what_we_accept() -> None:
+    schema = json.loads(schema_text())
+    Draft202012Validator.check_schema(schema)
+    published = Draft202012Validator(schema)
+    assert published.is_valid({"a": document(TASK_FILE), "b": document(MIXED), "c": document(GEMM)})
+    assert not published.is_valid({"a": {"parametres": {}}})
+    task = Draft202012Validator({"$ref": "#/$defs/spec", "$defs": schema["$defs"]})
+    assert task.is_valid(document(TASK_FILE))
+
+
+@pytest.mark.parametrize("task", [TASK_FILE, GEMM, MIXED, {}], ids=["task", "gemm", "mixed", "{}"])
+def test_a_sound_document_comes_back_untouched(task: Any) -> None:
+    ours = document(task)
+    assert validate(ours, Origin(file="f")) is ours
+    assert ours == task

@@ -1,0 +1,241 @@
+"""The end of a study in words: what was found, what stood in the way, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from builders import make_bound, make_plan, make_record, make_slo, make_spec
+
+from pytest_autotune.evaluation import evaluate
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.report.render import Line, render
+from pytest_autotune.report.summary import Summary, broken_bounds, trial_line
+from pytest_autotune.report.text import compliance_rows
+from pytest_autotune.study import Stop
+
+SPEC = make_spec(
+    parameters={"a": [1, 2, 3, 4, 5, 6]}, optimization={"objective": "minimize:ttft", "seed": 4}
+)
+TTFT = make_bound("p99_ttft", 1.0, hard=True, fail_ratio=0.0)
+ERRORS = make_bound("error_rate", 0.01, hard=True, fail_ratio=0.0)
+
+
+def make_summary(records: Sequence[TrialRecord], **fields: Any) -> Summary:
+    fields.setdefault("plan", make_plan(SPEC, trials=6))
+    fields.setdefault("stop", Stop.BUDGET)
+    fields.setdefault("capacity", 6)
+    return Summary(records=records, session="s", **fields)
+
+
+def feasible(number: int, value: float, **fields: Any) -> TrialRecord:
+    fields.setdefault("score", value)
+    return make_record(number, metric="mean_ttft", value=value, **fields)
+
+
+def infeasible(number: int, **metrics: float) -> TrialRecord:
+    judged = evaluate(metrics, [], make_slo(TTFT, ERRORS), Objective.parse("minimize:x"))
+    return make_record(
+        number,
+        outcome=Outcome.INFEASIBLE,
+        score=None,
+        violation=judged.compliance.violation,
+        slo=compliance_rows(judged.compliance),
+    )
+
+
+def failed(number: int, reason: str = "AssertionError: wrong\nmore") -> TrialRecord:
+    return make_record(number, outcome=Outcome.FAILED, score=None, reason=reason)
+
+
+def test_the_best_is_the_feasible_trial_with_the_lowest_score() -> None:
+    records = [feasible(0, 0.3), feasible(1, 0.2), infeasible(2, p99_ttft=9.0), failed(3)]
+    summary = make_summary(records)
+    assert summary.best is records[1]
+    assert not summary.failed
+
+
+@pytest.mark.parametrize("stop", [Stop.BUDGET, Stop.EXHAUSTED, Stop.PATIENCE, Stop.TIMEOUT])
+def test_a_study_that_ended_without_a_feasible_trial_fails(stop: Stop) -> None:
+    records = [infeasible(0, p99_ttft=9.0), failed(1)]
+    assert make_summary(records, stop=stop).failed
+
+
+def test_a_study_that_was_interrupted_has_no_verdict_yet() -> None:
+    summary = make_summary([failed(0)], stop=None)
+    assert not summary.ended
+    assert not summary.failed
+    assert summary.document()["verdict"]["verdict"] == "unfinished"
+    assert make_summary([failed(at) for at in range(6)], stop=None).failed
+
+
+def test_counts_say_how_trials_ended() -> None:
+    records = [
+        feasible(0, 1.0),
+        feasible(1, 1.0, penalty=0.5),
+        infeasible(2, p99_ttft=9.0),
+        failed(3),
+        make_record(4, outcome=Outcome.PRUNED, score=None),
+        make_record(5, outcome=Outcome.RUNNING, score=None),
+    ]
+    assert make_summary(records).counts() == (
+        "5 of 6: 2 feasible (1 penalized), 1 infeasible, 1 failed, 1 pruned, "
+        "1 interrupted, to be run again"
+    )
+
+
+def test_counts_tell_earlier_runs_from_this_one() -> None:
+    records = [feasible(0, 1.0, session="before"), feasible(1, 1.0)]
+    assert make_summary(records).counts() == "2 of 6: 2 feasible; 1 of them in earlier runs"
+
+
+def test_a_trial_measured_again_counts_once() -> None:
+    records = [feasible(0, 1.0, session="before"), feasible(1, 0.5, retry_of=0)]
+    summary = make_summary(records)
+    assert summary.counts() == "1 of 6: 1 feasible"
+    assert summary.best is records[1]
+
+
+@pytest.mark.parametrize(
+    ("stop", "finished", "why"),
+    [
+        (Stop.EXHAUSTED, 2, "every valid combination has been tried"),
+        (Stop.BUDGET, 6, "the budget of 6 trials is used up"),
+        (Stop.PATIENCE, 2, "nothing improved in 3 trials"),
+        (Stop.TIMEOUT, 2, "the time limit of 1 h 30 min was reached"),
+        (None, 6, "the budget of 6 trials is used up"),
+        (None, 4, "every valid combination has been tried"),
+        (None, 1, "the session ended first; run again to resume"),
+        (Stop.DONE_BEFORE, 6, "the budget of 6 trials is used up"),
+    ],
+)
+def test_the_reason_for_stopping_is_a_phrase(stop: Stop | None, finished: int, why: str) -> None:
+    spec = make_spec(SPEC.raw, optimization={**SPEC.raw["optimization"], "patience": 3})
+    plan = make_plan(spec, trials=6, timeout=5400.0)
+    records = [feasible(number, 1.0) for number in range(finished)]
+    assert make_summary(records, plan=plan, stop=stop, capacity=4).why_stopped() == why
+
+
+def test_the_study_and_its_best_trial_can_be_repeated() -> None:
+    plan = make_plan(SPEC, trials=6, strategy="random", infeasible="xfail")
+    tests = [("test_it.py::test_a[", "]"), ("test_it.py::test_b[", "-x y]")]
+    summary = make_summary([feasible(0, 1.0, slot="trial-003")], plan=plan, tests=tests)
+    assert summary.commands() == [
+        (
+            "pytest --autotune test_it.py --autotune-fresh --autotune-strategy random "
+            "--autotune-seed 4 --autotune-trials 6 --autotune-infeasible xfail"
+        ),
+        "pytest --autotune 'test_it.py::test_a[trial-003]' 'test_it.py::test_b[trial-003-x y]'",
+    ]
+    assert len(make_summary([failed(0)], plan=plan, tests=tests).commands()) == 1
+
+
+def test_the_tightest_bound_is_the_one_that_even_its_best_trial_missed_most() -> None:
+    records = [
+        infeasible(0, p99_ttft=1.5, error_rate=0.02),
+        infeasible(1, p99_ttft=3.0, error_rate=0.011),
+        infeasible(2, p99_ttft=1.4, error_rate=0.5),
+    ]
+    assert make_summary(records).tightest() == (
+        "p99_ttft ≤ 1 s: the best of 3 trials reached 1.4 s; trial 0 came closest overall (a=0)"
+    )
+
+
+def test_bounds_that_exclude_each_other_are_said_to() -> None:
+    records = [
+        infeasible(0, p99_ttft=0.5, error_rate=0.02),
+        infeasible(1, p99_ttft=3.0, error_rate=0.0),
+    ]
+    tightest = make_summary(records).tightest()
+    assert "the best of 2 trials reached" in tightest
+    assert ", but broke another bound; trial 0 came closest overall" in tightest
+
+
+def test_a_metric_that_no_trial_reported_is_the_tightest() -> None:
+    records = [infeasible(0, p99_ttft=9.0), infeasible(1, p99_ttft=0.1)]
+    assert make_summary(records).tightest() == "error_rate ≤ 0.01: no trial reported error_rate"
+
+
+def test_without_an_infeasible_trial_nothing_is_tight() -> None:
+    assert make_summary([failed(0)]).tightest() == ""
+
+
+def test_an_infeasible_trial_without_a_broken_row_does_not_break_the_summary() -> None:
+    met = [{**row, "severity": "met", "ratio": -0.5} for row in infeasible(0, p99_ttft=0.5).slo]
+    record = make_record(0, outcome=Outcome.INFEASIBLE, score=None, slo=met)
+    assert next(render(make_summary([record]))).text == "none: no trial was feasible"
+    assert make_summary([record]).tightest() == ""
+
+
+def test_a_live_line_says_how_a_trial_ended_and_how_it_stands() -> None:
+    best = feasible(0, 0.25)
+    assert trial_line(best, best) == "trial 0 [a=0] mean_ttft 250 ms; best so far"
+    assert trial_line(feasible(1, 0.5, penalty=0.5), best) == (
+        "trial 1 [a=1] mean_ttft 500 ms (penalized ×1.5); best so far 250 ms (trial 0)"
+    )
+    assert trial_line(infeasible(2, p99_ttft=1.5, error_rate=0.0), None) == (
+        "trial 2 [a=2] infeasible: p99_ttft 1.5 s, limit ≤ 1 s; no feasible trial yet"
+    )
+    assert trial_line(failed(3), None) == (
+        "trial 3 [a=3] failed: AssertionError: wrong; no feasible trial yet"
+    )
+    assert "failed: no reason given" in trial_line(failed(4, " \n"), None)
+
+
+def test_fault_15_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
+    best = feasible(0, 0.25, dropped=[8, 16])
+    assert "(levels 8, 16 dropped)" in trial_line(best, best)
+    lines = list(render(make_summary([best])))
+    assert Line("levels", "dropped for breaking the SLO: 8, 16", "note") in lines
+
+
+def test_the_bound_broken_by_most_is_named() -> None:
+    assert broken_bounds(infeasible(0, p99_ttft=1.5, error_rate=0.5)) == (
+        "infeasible: error_rate 0.5, limit ≤ 0.01"
+    )
+    assert broken_bounds(infeasible(0, p99_ttft=1.5)) == "infeasible: error_rate was not reported"
+    assert broken_bounds(failed(0)) == "infeasible"
+
+
+def test_a_summary_shows_the_best_with_all_that_was_measured() -> None:
+    judged = evaluate(
+        {"mean_ttft": 0.25, "p99_ttft": 0.5, "error_rate": 0.0}, [], make_slo(TTFT, ERRORS),
+        Objective.parse("minimize:ttft"),
+    )  # fmt: skip
+    best = feasible(
+        2, 0.25, penalty=0.5, metrics=judged.metrics, slo=compliance_rows(judged.compliance)
+    )
+    lines = list(render(make_summary([best], notices=["something to know"])))
+    assert lines[0] == Line("best", "trial 2: a=2", "good")
+    assert lines[1] == Line("", "mean_ttft 250 ms (minimize:ttft, penalized ×1.5)")
+    assert lines[2] == Line("metrics", "p99_ttft 500 ms, error_rate 0")
+    assert lines[3].head == "slo"
+    assert lines[4].text.startswith("p99_ttft")
+    heads = [line.head for line in lines[6:]]
+    assert heads == ["trials", "stopped", "note", "again", ""]
+    assert "something to know" in [line.text for line in lines]
+
+
+def test_a_summary_without_a_best_names_what_stood_in_the_way() -> None:
+    lines = list(render(make_summary([infeasible(0, p99_ttft=1.5, error_rate=0.0)])))
+    assert lines[0] == Line("best", "none: no trial was feasible", "bad")
+    assert (lines[1].head, lines[1].tone) == ("tightest", "bad")
+    assert [line.head for line in render(make_summary([failed(0)]))][:2] == ["best", "trials"]
+    unfinished = list(render(make_summary([failed(0)], stop=None)))
+    assert unfinished[0] == Line("best", "none yet")
+
+
+def test_a_summary_is_kept_as_plain_json() -> None:
+    records = [feasible(0, 0.5), feasible(1, 0.25), failed(2)]
+    document = make_summary(records).document()
+    assert json.loads(json.dumps(document)) == document
+    assert document["verdict"]["verdict"] == "passed"
+    assert document["incumbent"] == {
+        "trial": 1, "params": {"a": 1}, "metric": "mean_ttft", "value": 0.25,
+    }  # fmt: skip
+    assert document["slots"] == {f"trial-00{at}": {"a": at} for at in range(3)}
+    lost = make_summary([failed(0)]).document()
+    assert (lost["verdict"]["verdict"], lost["incumbent"]) == ("failed", None)

@@ -1,0 +1,103 @@
+"""What a test does with ``trial``: parameters out, metrics in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import make_plan, make_record, make_spec
+
+from pytest_autotune.errors import SLOViolation, TrialPruned
+from pytest_autotune.records import Outcome
+from pytest_autotune.trial import Trial
+
+HARD = [{"metric": "ttft", "statistic": "p99", "max": 1.0}]
+
+
+def make_trial(**keys: Any) -> Trial:
+    keys.setdefault("optimization", {"objective": "minimize:cost"})
+    spec = make_spec(parameters={"a": [1, 2], "b": [[1, 2]]}, **keys)
+    record = make_record(3, {"a": 2, "b": [1, 2]}, Outcome.RUNNING, None)
+    return Trial(record, make_plan(spec))
+
+
+def test_a_trial_gives_its_parameters_and_keeps_them_to_itself() -> None:
+    trial = make_trial()
+    params: Any = trial.params
+    assert params == {"a": 2, "b": [1, 2]}
+    params["a"] = 99
+    assert trial.params["a"] == 2
+    assert trial.number == 3
+    assert repr(trial) == "<Trial 3 {'a': 2, 'b': [1, 2]}>"
+    assert trial.spec["parameters"] == {"a": [1, 2], "b": [[1, 2]]}
+
+
+def test_reports_add_up_and_later_values_win() -> None:
+    trial = make_trial()
+    assert not trial.reported
+    trial.report({"cost": 1, "latency": {"p99": 0.5}})
+    trial.report({"cost": 2})
+    assert trial.reported
+    assert trial.metrics == {"cost": 2.0, "p99_e2e_latency": 0.5}
+    assert trial.evaluate().value == 2.0
+
+
+def test_levels_may_come_with_a_report_or_one_by_one() -> None:
+    trial = make_trial()
+    trial.report_level(8, {"stats": {"ttft": {"p99": 0.4}}})
+    trial.report({"cost": 1, "levels": [{"concurrency": 1, "ttft": {"p99": 0.2}}]})
+    assert [(level.concurrency, dict(level.metrics)) for level in trial.levels] == [
+        (1, {"p99_ttft": 0.2}),
+        (8, {"p99_ttft": 0.4}),
+    ]
+    assert trial.evaluate().metrics["p99_ttft"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.0, True, "4", None])
+def test_a_concurrency_is_a_positive_whole_number(concurrency: Any) -> None:
+    with pytest.raises(TypeError, match="not a positive whole number"):
+        make_trial().report_level(concurrency, {"cost": 1})
+
+
+def test_a_broken_hard_slo_is_raised_at_once_with_its_table() -> None:
+    trial = make_trial(slo=HARD)
+    trial.report({"cost": 1})
+    with pytest.raises(SLOViolation, match=r"ttft p99 +≤ 1 s +2 s +-100\.0 % +BROKEN"):
+        trial.report({"ttft": {"p99": 2.0}})
+
+
+def test_a_broken_level_is_raised_at_once_where_all_must_comply() -> None:
+    with pytest.raises(SLOViolation, match="ttft p99 @ 4"):
+        make_trial(slo=HARD).report_level(4, {"p99_ttft": 2.0})
+
+
+@pytest.mark.parametrize("policy", ["filter", "max"])
+def test_a_broken_level_is_not_raised_where_others_may_carry_the_trial(policy: str) -> None:
+    trial = make_trial(slo={"metrics": HARD, "levels": policy})
+    trial.report_level(4, {"p99_ttft": 2.0})
+    trial.report_level(1, {"p99_ttft": 0.2})
+    trial.report({"cost": 1})
+    assert trial.evaluate().dropped == (4,)
+
+
+@pytest.mark.parametrize("policy", ["all", "filter", "max"])
+def test_what_was_raised_as_a_violation_is_one_at_the_end_too(policy: str) -> None:
+    trial = make_trial(slo={"metrics": HARD, "levels": policy})
+    trial.report_level(1, {"p99_ttft": 0.2})
+    with pytest.raises(SLOViolation):
+        trial.report({"cost": 1, "p99_ttft": 2.0})
+    assert not trial.evaluate(complete=False).compliance.feasible
+
+
+def test_a_missing_metric_counts_only_for_a_trial_that_ran_to_its_end() -> None:
+    trial = make_trial(slo=[*HARD, {"metric": "error_rate", "max": 0.01}])
+    trial.report({"cost": 1, "p99_ttft": 0.5})
+    assert not trial.evaluate().compliance.feasible
+    assert trial.evaluate(complete=False).compliance.feasible
+
+
+def test_a_trial_can_be_given_up() -> None:
+    with pytest.raises(TrialPruned, match="saturated at 8"):
+        make_trial().prune("saturated at 8")
+    with pytest.raises(TrialPruned, match="given up early"):
+        make_trial().prune()
