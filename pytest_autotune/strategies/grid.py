@@ -24,9 +24,9 @@ from pytest_autotune.strategies.protocol import History, StrategyContext
 if TYPE_CHECKING:
     from pytest_autotune.space import IntArray
 
-#: From a larger grid the subset is chosen among this many randomly drawn points per wanted one.
-_CANDIDATES_EACH: Final = 50
-_MIN_CANDIDATES: Final = 2_000
+#: From a larger grid the subset is chosen among this many randomly drawn points, or as many as
+#: are wanted.
+_CANDIDATES: Final = 5_000
 
 
 class GridStrategy:
@@ -53,7 +53,7 @@ class GridStrategy:
                 rows = np.sort(rows[_spread(pool.indices, self._limit, rng)])
             return [pool.point(int(row)) for row in rows]
         drawn: dict[str, Point] = {}
-        for _ in range(max(_MIN_CANDIDATES, _CANDIDATES_EACH * self._limit)):
+        for _ in range(max(_CANDIDATES, 2 * self._limit)):
             point = self._space.draw(rng)
             if point is not None:
                 drawn.setdefault(point_key(point), point)
@@ -146,7 +146,7 @@ def _spread(digits: IntArray, wanted: int, rng: object) -> IntArray:
     import numpy as np
 
     assert isinstance(rng, np.random.Generator)
-    order = rng.permutation(len(digits))[: max(_MIN_CANDIDATES, _CANDIDATES_EACH * wanted)]
+    order = rng.permutation(len(digits))[: max(_CANDIDATES, wanted)]
     columns = digits.shape[1]
     # Values renumbered from 0, as a range may have far more of them than there are candidates.
     numbered = [np.unique(digits[order, c], return_inverse=True) for c in range(columns)]
