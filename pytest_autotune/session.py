@@ -199,15 +199,31 @@ class TuningSession:
         )
         return strategy
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep each slot's tests together and slots in order, whatever reordered them."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Keep each slot's tests together and in the order they are written.
+
+        Outside all others, as --lf and --ff do their work after everybody else's.
+        """
+        written = {item: position for position, item in enumerate(items)}
+        result = yield
+        self._group(items, written)
+        return result
+
+    def _group(self, items: list[pytest.Item], written: Mapping[pytest.Item, int]) -> None:
         groups: dict[str, dict[Slot, list[pytest.Item]]] = {}
         for item in items:
             slot = _slot_of(item)
             if slot is not None:
                 self._slots[item] = slot
                 groups.setdefault(slot.study, {}).setdefault(slot, []).append(item)
+        for slots in groups.values():
+            for slot_items in slots.values():
+                # A check of the result comes before what it saves the time of, even if it is
+                # the latter that failed last time.
+                slot_items.sort(key=lambda item: written.get(item, -1))
         ordered: list[pytest.Item] = []
         placed: set[str] = set()
         for item in items:
@@ -226,6 +242,7 @@ class TuningSession:
         # Studies in the order they run in, and only those that do.
         self.collected = {nodeid: self.collected[nodeid] for nodeid in groups}
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self) -> None:
         """Report spec errors as a usage error, and tell an xdist controller what was found."""
         errors = list(dict.fromkeys(self.errors))
@@ -247,7 +264,7 @@ class TuningSession:
             return None
         if slot is not self._current:
             self._current = slot
-            self._active = None
+            self._leave()
             try:
                 self._active = None if self._broken else self._draw(slot, item)
             except UserError as error:
@@ -282,6 +299,15 @@ class TuningSession:
             last=items[-1],
             deadline=None if limit is None else time.monotonic() + limit,
         )
+
+    def _leave(self) -> None:
+        """Give back a trial whose tests did not all run."""
+        active, self._active = self._active, None
+        if active is not None and not active.concluded:
+            try:
+                active.study.give_back(active.record)
+            except UserError as error:
+                self.errors.append(str(error))
 
     def _study(self, nodeid: str) -> Study:
         study = self._studies.get(nodeid)
@@ -501,12 +527,7 @@ class TuningSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         """Leave an unfinished trial to the next run, and hand over what only this process knows."""
-        active = self._active
-        if active is not None and not active.concluded:
-            try:
-                active.study.give_back(active.record)
-            except UserError as error:
-                self.errors.append(str(error))
+        self._leave()
         for study in self._studies.values():
             study.close()
         if self._reporter is None:

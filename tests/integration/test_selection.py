@@ -81,6 +81,30 @@ def test_last_failed_measures_the_same_parameters_again(study: Run, strategy: st
     again.stdout.fnmatch_lines(["*trial 4 ?a=2? cost 2*", "trials * 4 of 4: 4 feasible*"])
 
 
+@pytest.mark.parametrize("option", ["--lf", "--ff"])
+def test_failed_tests_of_larger_studies_come_again(study: Run, option: str) -> None:
+    body = """
+        class TestKernel:
+            def test_correct(self, trial):
+                pass
+
+            def test_fast(self, trial):
+                trial.report({"cost": trial.params["a"], "mem": trial.params["a"]})
+        """
+    slo = [{"metric": "mem", "max": 3}]
+    study(body, slo=slo).assert_outcomes(passed=7, failed=1)
+    again = study(body, option, "-v", slo=slo)
+    if option == "--lf":
+        again.assert_outcomes(failed=1)
+        again.stdout.fnmatch_lines(["*trial 4 ?a=4? infeasible: mem 4, limit ≤ 3*"])
+    else:  # everything is asked for, and everything has been run
+        again.stdout.fnmatch_lines(["*no tests ran*"])
+    more = study(body, option, "--autotune-fresh", slo=slo)
+    more.stdout.fnmatch_lines(["*4 of 4: 3 feasible, 1 infeasible*" if option == "--ff" else "*"])
+    if option == "--ff":
+        more.assert_outcomes(passed=7, failed=1)
+
+
 def test_a_named_slot_measures_the_same_parameters_again(study: Run) -> None:
     first = study(MODULE, "-v", optimization=ADAPTIVE)
     line = next(line for line in first.outlines if line.strip().startswith("trial 1 "))
@@ -101,7 +125,9 @@ def test_the_command_that_the_summary_prints_measures_the_best_again(
     again.stdout.fnmatch_lines(["*trial 4 ?a=1? cost 1; best so far"])
 
 
-def test_reordered_tests_still_run_slot_by_slot(study: Run, pytester: pytest.Pytester) -> None:
+def test_reordered_tests_still_run_slot_by_slot_and_as_written(
+    study: Run, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest(
         """
         import random
@@ -114,14 +140,14 @@ def test_reordered_tests_still_run_slot_by_slot(study: Run, pytester: pytest.Pyt
         seen = []
 
         def test_one(trial):
-            seen.append(trial.number)
+            seen.append((trial.number, 1))
 
         def test_two(trial):
-            seen.append(trial.number)
+            seen.append((trial.number, 2))
             trial.report({"cost": 1})
 
         def test_three(trial):
-            seen.append(trial.number)
+            seen.append((trial.number, 3))
             assert seen == sorted(seen)
         """
     )
