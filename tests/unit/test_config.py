@@ -127,6 +127,11 @@ def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read
     assert {option.dest for option in OPTIONS} == set(ini)
 
 
+def test_an_empty_option_takes_back_what_the_ini_file_says(read: Read) -> None:
+    ini = {"autotune_trials": "7", "autotune_timeout": "90s", "autotune_strategy": "random"}
+    assert read(ini, autotune_trials="", autotune_timeout="", autotune_strategy="") == Settings()
+
+
 @pytest.mark.parametrize(
     ("dest", "value", "said"),
     [

@@ -30,6 +30,8 @@ SCOPE = {"a": 6, "b": 4, "zero": 0, "half": 0.5, "name": "fp8", "flag": True, "n
         ("a != b", True),
         ("1 < b < a", True),
         ("1 < b > a", False),
+        ("1 < a < b", False),
+        ("1 < a > b", True),
         ("a in (6, 8)", True),
         ("a not in [6, 8]", False),
         ("a in {1, 2}", False),
@@ -170,6 +172,14 @@ def test_a_long_expression_is_refused() -> None:
 )
 def test_what_cannot_be_computed_is_an_error_and_costs_no_time(source: str) -> None:
     with pytest.raises(ExpressionError, match="cannot evaluate"):
+        Expression.parse(source)(SCOPE)
+
+
+@pytest.mark.parametrize(
+    "source", ["'x' * 1000000000 == ''", "[0] * 1000000000 == 0", "'%s' % a == ''", "nothing + 1"]
+)
+def test_arithmetic_is_for_numbers_and_is_not_even_tried_on_others(source: str) -> None:
+    with pytest.raises(ExpressionError, match="is not a number"):
         Expression.parse(source)(SCOPE)
 
 
