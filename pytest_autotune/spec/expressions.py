@@ -112,7 +112,7 @@ class Expression:
         """
         try:
             return bool(self._evaluate(scope))
-        except (ArithmeticError, TypeError, ValueError, RecursionError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             values = ", ".join(f"{name}={scope.get(name)!r}" for name in sorted(self.names))
             msg = f"cannot evaluate {self.source!r} for {values}: {error}"
             raise ExpressionError(msg, self.source) from None

@@ -83,7 +83,11 @@ def load_file(path: Path, shown_as: str) -> Spec:
 def load_inline(name: str, document: Mapping[str, Any], shown_as: str) -> Spec:
     """Build a spec from a marker's keyword arguments."""
     origin = Origin(file=shown_as)
-    plain = _plain(document)
+    try:
+        plain = _plain(document)
+    except RecursionError:
+        msg = f"{shown_as}: nested too deep"
+        raise SpecError(msg) from None
     return build_spec(name, validate(plain, origin), origin)
 
 

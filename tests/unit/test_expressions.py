@@ -183,6 +183,11 @@ def test_arithmetic_is_for_numbers_and_is_not_even_tried_on_others(source: str) 
         Expression.parse(source)(SCOPE)
 
 
+def test_a_name_without_a_value_is_an_error() -> None:
+    with pytest.raises(ExpressionError, match="cannot evaluate 'missing > 1'"):
+        Expression.parse("missing > 1")(SCOPE)
+
+
 def test_an_error_in_a_point_names_the_expression_and_its_values() -> None:
     with pytest.raises(ExpressionError) as caught:
         Expression.parse("a % zero == 0")(SCOPE)
