@@ -58,11 +58,6 @@ class BoundResult:
         """Whether this alone makes the trial infeasible."""
         return self.severity in {Severity.HARD, Severity.MISSING}
 
-    @property
-    def margin(self) -> float:
-        """Share of the threshold that is left (negative: exceeded by)."""
-        return -self.ratio
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compliance:

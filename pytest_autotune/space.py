@@ -202,16 +202,6 @@ class Space:
                 decided[at].append(constraint)
         return tuple(map(tuple, decided))
 
-    @property
-    def cartesian_size(self) -> int | None:
-        """Number of combinations before constraints, or None where there are infinitely many."""
-        total = 1
-        for parameter in self.parameters:
-            if parameter.size is None:
-                return None
-            total *= parameter.size
-        return total
-
     def is_active(self, parameter: Parameter, scope: Mapping[str, Any]) -> bool:
         """Tell whether ``parameter`` exists, given the values in ``scope``."""
         when = parameter.when

@@ -88,11 +88,6 @@ class Trial:
         """Give the trial up: it cannot win, or more load would tell nothing."""
         raise TrialPruned(reason or "given up early")
 
-    @property
-    def reported(self) -> bool:
-        """Whether anything was reported."""
-        return bool(self._metrics or self._levels)
-
     def evaluate(self, *, complete: bool = True) -> Evaluation:
         """Judge the trial by everything reported; raises :class:`MissingMetricError`.
 

@@ -216,22 +216,6 @@ def test_circular_conditions_are_refused() -> None:
         Space(parameters=(first, second))
 
 
-@pytest.mark.parametrize(
-    ("parameters", "size"),
-    [
-        ({}, 1),
-        ({"a": [1, 2], "b": {"type": "integer", "low": 0, "high": 9, "step": 3}}, 8),
-        ({"a": {"type": "continuous", "low": 0, "high": 1, "step": 0.1}}, 11),
-        ({"a": {"type": "continuous", "low": 0, "high": 1}}, None),
-        ({"a": {"type": "continuous", "low": 1, "high": 1}}, 1),
-    ],
-)
-def test_the_cartesian_size_counts_combinations(
-    parameters: dict[str, Any], size: int | None
-) -> None:
-    assert make_space(parameters).cartesian_size == size
-
-
 def test_a_space_without_parameters_has_one_point() -> None:
     space = make_space({})
     assert points_of(space) == [{}]
@@ -264,7 +248,6 @@ def test_a_large_space_that_its_constraints_make_small_is_listed() -> None:
         {name: {"type": "integer", "low": 1, "high": 100} for name in "abcdef"},
         *("a == b", "b == c", "c == d", "d == e", "e == f"),
     )
-    assert space.cartesian_size == 10**12
     assert points_of(space) == [dict.fromkeys("abcdef", value) for value in range(1, 101)]
 
 

@@ -193,7 +193,9 @@ def test_inline_keys_may_be_written_as_python_writes_them() -> None:
         "study", {"parameters": {"a": (1, 2), "b": range(3), "c": [(1, 2), (3,)]}}, "marker"
     )
     assert inline.raw == {"parameters": {"a": [1, 2], "b": [0, 1, 2], "c": [[1, 2], [3]]}}
-    assert inline.space.cartesian_size == 12
+    pool = inline.space.pool
+    assert pool is not None
+    assert len(pool) == 12
 
 
 def test_loading_changes_nothing_in_the_callers_document() -> None:
