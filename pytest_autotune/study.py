@@ -373,7 +373,9 @@ class Study:
     def _wait_or(self, stop: Stop, current: Sequence[TrialRecord]) -> Wait | Stop:
         """Wait while a sibling of this session runs a trial that could still come free."""
         running = any(
-            not r.finished and r.owner.session == self._session and r.owner.process != self._process
+            not r.finished
+            and r.owner.session == self._session
+            and r.owner.process not in ("", self._process)  # not given back, not ours
             for r in current
         )
         return Wait() if running else stop

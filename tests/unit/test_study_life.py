@@ -224,6 +224,12 @@ def test_a_trial_given_back_is_left_to_the_next_session(
     study.give_back(claim)
     study.close()
     assert _claim(sibling).number == 1
+    full = make_plan(
+        storage, nodeid="full", optimization={**SPEC["optimization"], "max_iterations": 1}
+    )
+    study, sibling = open_study(full), open_study(full)
+    study.give_back(_claim(study))
+    assert sibling.claim(SLOT) is Stop.BUDGET  # nothing of this session to wait for
     later = open_study(plan, session="later")
     taken = _claim(later)
     assert (taken.number, taken.params, taken.owner.attempt) == (0, claim.params, 1)
