@@ -5,13 +5,13 @@ Inside, lower is always better; the user's sign is restored wherever a value is 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_autotune.errors import OptionError
 from pytest_autotune.metrics import Metrics, flatten, lookup
+from pytest_autotune.spec.validation import did_you_mean
 
 _NAMED: Final[Mapping[str, tuple[bool, tuple[str, ...]]]] = {
     "minimize_latency": (False, ("mean_e2e_latency", "p50_e2e_latency")),
@@ -53,10 +53,8 @@ class Objective:
             (full,) = flatten({metric: 0.0})
             metrics = (full,) if full.startswith("mean_") else (full, f"mean_{full}")
             return cls(name=name, metrics=metrics, maximize=direction == "maximize")
-        close = difflib.get_close_matches(name, _NAMED, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         msg = (
-            f"unknown objective {name!r}{hint}; known: {', '.join(_NAMED)}, "
+            f"unknown objective {name!r}{did_you_mean(name, _NAMED)}; known: {', '.join(_NAMED)}, "
             "minimize:METRIC and maximize:METRIC"
         )
         raise OptionError(msg)

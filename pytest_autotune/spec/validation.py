@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -118,7 +118,7 @@ def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a 
             return f"{where}: {value} lacks {absent}"
         case "enum":
             allowed = ", ".join(map(repr, wanted))
-            return f"{where}: {value} is not one of {allowed}{_hint(instance, wanted)}"
+            return f"{where}: {value} is not one of {allowed}{did_you_mean(instance, wanted)}"
         case "type":
             kinds = [wanted] if isinstance(wanted, str) else wanted
             described = " or ".join(_ARTICLES[kind] for kind in kinds)
@@ -170,7 +170,7 @@ def shown(value: object) -> str:
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return what is allowed instead of ``word``, the closest name first."""
     listed = f"; known: {', '.join(sorted(known))}" if known else ""
-    return f"{_hint(word, known)}{listed}"
+    return f"{did_you_mean(word, known)}{listed}"
 
 
 def _number_hint(instance: object, kinds: Sequence[str]) -> str:
@@ -184,6 +184,7 @@ def _number_hint(instance: object, kinds: Sequence[str]) -> str:
     return f" but text; write {number!r} without quotes"
 
 
-def _hint(word: object, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean …?)`` where one of ``known`` is close to ``word``, else nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

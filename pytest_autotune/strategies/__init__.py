@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Final
 
 from pytest_autotune.errors import OptionError
+from pytest_autotune.spec.validation import did_you_mean
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 
 __all__ = ["BUILT_IN", "History", "Strategy", "StrategyContext", "make_strategy"]
@@ -38,10 +38,8 @@ def make_strategy(
         module, _, attribute = BUILT_IN[name].partition(":")
         strategy: Strategy = getattr(import_module(module), attribute)(context)
         return strategy
-    close = difflib.get_close_matches(name, BUILT_IN, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
     msg = (
-        f"unknown strategy {name!r}{hint}; built in: {', '.join(sorted(BUILT_IN))}; "
-        "no installed plugin offers it either"
+        f"unknown strategy {name!r}{did_you_mean(name, BUILT_IN)}; "
+        f"built in: {', '.join(sorted(BUILT_IN))}; no installed plugin offers it either"
     )
     raise OptionError(msg)
