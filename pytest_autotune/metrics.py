@@ -96,12 +96,23 @@ def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
 def _mean(values: Sequence[float]) -> float:
     if not all(map(math.isfinite, values)):
         return math.nan
-    # Divided first, as the sum of finite numbers need not be one.
-    return math.fsum(value / len(values) for value in values)
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        # The sum of finite numbers need not be one; their mean is.
+        return math.fsum(value / len(values) for value in values)
 
 
 def _extreme(pick: Any, values: Sequence[float]) -> float:
     return float(pick(values)) if all(map(math.isfinite, values)) else math.nan
+
+
+def level_label(level: Mapping[str, Any]) -> str:
+    """Return a load level as people write it: ``8``, ``2.5/s``, ``8 D(100,100)``."""
+    rate = level.get("request_rate")
+    load = str(level.get("concurrency")) if rate is None else f"{rate:g}/s"
+    scenario = level.get("scenario")
+    return load if scenario is None else f"{load} {scenario}"
 
 
 def lookup(metrics: Metrics, names: Sequence[str]) -> tuple[str, float] | None:
