@@ -1,0 +1,101 @@
+"""The load generator's process, as its caller sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Final
+
+from pytest_autotune.errors import LoadTestError
+from pytest_autotune.load.job import Job
+from pytest_autotune.load.statistics import LevelRun
+from pytest_autotune.load.worker import read
+
+_CHECK_SECONDS: Final = 0.2
+_CHUNK: Final = 1 << 20
+
+
+class Generator:
+    """A process that runs one job after another. Started when first used; ``close`` ends it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+
+    def run(self, job: Job, check: Callable[[], None]) -> LevelRun:
+        """Run ``job`` and return what it gave.
+
+        ``check`` is called all the while; what it raises (that the server died, say) ends the
+        job. Raises :class:`LoadTestError` where the job cannot be run.
+        """
+        process = self._started()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(job.document()).encode() + b"\n")
+            process.stdin.flush()
+            answer = json.loads(self._line(process, check))
+        except BaseException:
+            # Whatever interrupts us, nobody must go on sending.
+            self.close()
+            raise
+        if "error" in answer:
+            raise LoadTestError(answer["error"])
+        return read(answer)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.kill()
+            process.wait()
+            with suppress(OSError):
+                process.stdin.close()
+            process.stdout.close()
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("COV_CORE_")}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pytest_autotune.load.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
+                # Ctrl-C is for pytest, which then ends this.
+                start_new_session=True,
+            )
+        return self._process
+
+    def _line(self, process: subprocess.Popen[bytes], check: Callable[[], None]) -> bytes:
+        """Read one line of any length."""
+        assert process.stdout is not None
+        parts: list[bytes] = []
+        while not parts or not parts[-1].endswith(b"\n"):
+            ready, _, _ = select.select([process.stdout], [], [], _CHECK_SECONDS)
+            if not ready:
+                check()
+                continue
+            chunk = os.read(process.stdout.fileno(), _CHUNK)
+            if not chunk:
+                raise LoadTestError(self._why_ended(process))
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def _why_ended(self, process: subprocess.Popen[bytes]) -> str:
+        status = process.wait()
+        assert self._errors is not None
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip()
+        return f"the load generator ended with status {status}: {said[-2000:] or 'said nothing'}"

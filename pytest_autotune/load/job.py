@@ -1,0 +1,51 @@
+"""What the load generator is told: one level of load, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from pytest_autotune.load.limits import Limit
+
+Endpoint = Literal["chat", "completions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One level of load on one endpoint.
+
+    ``url`` is the server's, without ``/v1``. Closed loop: ``concurrency`` requests are kept
+    running. Open loop: requests arrive at ``request_rate`` per second at random, whether or not
+    earlier ones were answered. The level ends when ``max_requests`` were sent or after
+    ``max_time`` seconds, and in-flight requests are waited for; or early, when one of
+    ``limits`` is lost. ``warmup`` requests go before and are not counted.
+    """
+
+    url: str
+    endpoint: Endpoint
+    model: str
+    scenario: str
+    seed: str
+    concurrency: int | None = None
+    request_rate: float | None = None
+    max_requests: int | None = None
+    max_time: float | None = None
+    warmup: int = 0
+    timeout: float = 600.0
+    tokenizer: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    limits: Sequence[Limit] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Job:
+        """Read what :meth:`document` gave."""
+        known = {entry.name for entry in fields(cls)}
+        assert known.issuperset(document), "a job is written and read by the same version"
+        limits = tuple(Limit(**limit) for limit in document["limits"])
+        return cls(**{**document, "limits": limits})

@@ -1,0 +1,82 @@
+"""The load generator as a process of its own.
+
+So that neither a server's logs, nor a debugger, nor a large test process disturbs what is
+measured, and its CPU time is its own. Jobs come as lines of JSON on the standard input, results
+go as lines of JSON to the standard output; it ends with its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import sys
+import threading
+from dataclasses import astuple, fields
+from typing import Any, Final
+
+from pytest_autotune.load.job import Job
+from pytest_autotune.load.prompts import Tokenizer
+from pytest_autotune.load.runner import load_tokenizer, run_level
+from pytest_autotune.load.statistics import ClientHealth, LevelRun, RequestRecord
+
+#: Gaps between tokens are counted in millions; more than this many are thinned out evenly.
+_MAX_GAPS: Final = 200_000
+
+
+def document(run: LevelRun) -> dict[str, Any]:
+    """Return plain JSON types."""
+    step = len(run.gaps) // _MAX_GAPS + 1
+    return {
+        "fields": [field.name for field in fields(RequestRecord)],
+        "requests": [astuple(request) for request in run.requests],
+        "gaps": [round(gap, 7) for gap in run.gaps[::step]],
+        "ended_early": run.ended_early,
+        "client": astuple(run.client),
+    }
+
+
+def read(document: dict[str, Any]) -> LevelRun:
+    """Read what :func:`document` gave."""
+    names = document["fields"]
+    return LevelRun(
+        requests=[
+            RequestRecord(**dict(zip(names, row, strict=True))) for row in document["requests"]
+        ],
+        gaps=document["gaps"],
+        ended_early=document["ended_early"],
+        client=ClientHealth(
+            **dict(
+                zip((field.name for field in fields(ClientHealth)), document["client"], strict=True)
+            )
+        ),
+    )
+
+
+def main() -> None:
+    """Run jobs until the input ends, then leave at once, whatever is running."""
+    jobs: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            jobs.put(line)
+        # Whoever asked is gone.
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    tokenizers: dict[str | None, Tokenizer | None] = {}
+    while True:
+        job = Job.of(json.loads(jobs.get()))
+        try:
+            if job.tokenizer not in tokenizers:
+                tokenizers[job.tokenizer] = load_tokenizer(job.tokenizer)
+            answer = document(asyncio.run(run_level(job, tokenizers[job.tokenizer])))
+        except ValueError as error:
+            answer = {"error": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
