@@ -1,0 +1,96 @@
+"""Keep secrets out of everything that is shown or stored.
+
+A secret is the value of an environment variable whose name says so (``HF_TOKEN``,
+``OPENAI_API_KEY``, ``DB_PASSWORD``), or that a spec lists. What is masked is the value, wherever
+it turns up, also in the forms that URLs, JSON and Python give it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+MASK: Final = "***"
+#: Parts of a name, between underscores, dashes or dots, that make its value a secret.
+_SECRET_WORDS: Final = frozenset(
+    {
+        "apikey",
+        "auth",
+        "credential",
+        "credentials",
+        "key",
+        "passphrase",
+        "passwd",
+        "password",
+        "pat",
+        "pwd",
+        "secret",
+        "secrets",
+        "token",
+    }
+)
+#: PWD and OLDPWD are the working directory, the second is a socket's path.
+_HARMLESS_NAMES: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
+#: Values that would mask half of any text, unless a spec lists the name.
+_MIN_LENGTH: Final = 4
+_MIN_LINE: Final = 12
+_HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a variable's name says that its value is a secret."""
+    if name in _HARMLESS_NAMES:
+        return False
+    words = re.split(r"[_\-.]|(?<=[a-z])(?=[A-Z])", name)
+    return any(word.lower() in _SECRET_WORDS for word in words)
+
+
+class Masker:
+    """Replaces known secrets in text; grows as specs name more of them."""
+
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def learn(self, environment: Mapping[str, str], listed: Iterable[str] = ()) -> None:
+        """Remember the secrets of ``environment``: by name, and those ``listed`` by name."""
+        listed = frozenset(listed)
+        for name, value in environment.items():
+            if name in listed or (is_secret_name(name) and _is_telling(value)):
+                self.learn_value(value)
+
+    def learn_value(self, value: str) -> None:
+        """Remember one secret."""
+        if value.strip():
+            self._forms.update(_forms(value))
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def __call__(self, text: str) -> str:
+        """Return ``text`` with every known secret replaced by asterisks."""
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
+
+
+def _is_telling(value: str) -> bool:
+    return len(value.strip()) >= _MIN_LENGTH and value.strip().lower() not in _HARMLESS_VALUES
+
+
+def _forms(value: str) -> Iterator[str]:
+    for plain in {value, value.strip()}:
+        yield plain
+        yield quote(plain, safe="")
+        yield quote_plus(plain)
+        yield json.dumps(plain)[1:-1]
+        yield json.dumps(plain, ensure_ascii=False)[1:-1]
+        yield repr(plain)[1:-1]
+        if len(plain) >= _MIN_LINE:
+            # As HTTP basic authentication would show it, less the padding.
+            yield base64.b64encode(plain.encode()).decode().rstrip("=")
+    lines = value.split("\n")
+    if len(lines) > 1:
+        # A key file is logged line by line.
+        yield from (line.strip() for line in lines if len(line.strip()) >= _MIN_LINE)
