@@ -58,3 +58,74 @@ class TrialPruned(AutotuneError):
 
 class TrialTimeout(AutotuneError):
     """The trial ran past ``optimization.timeout_per_iteration``."""
+
+
+class LaunchError(UserError):
+    """A server cannot be launched as the spec has it; the message names the place."""
+
+
+class LoadTestError(UserError):
+    """A load test cannot be run as asked; the message says what to do."""
+
+
+class InvalidMeasurementError(AutotuneError):
+    """What was measured is the load generator, not the server, so it says nothing of a trial."""
+
+
+class ServerError(AutotuneError):
+    """An inference server did not come up, or went away.
+
+    ``kind`` names what happened in a few words; ``str()`` of it adds the details and the end
+    of the log.
+    """
+
+    kind: str = "server failed"
+
+    def __init__(self, detail: str, log_tail: str = "") -> None:
+        self.headline = f"{self.kind}: {detail}"
+        text = self.headline
+        if log_tail:
+            text += "\n" + "\n".join(f"    {line}" for line in log_tail.splitlines())
+        super().__init__(text)
+
+
+class ServerCrashed(ServerError):
+    """The server's process ended before it was ready."""
+
+    kind = "server crashed at start"
+
+
+class ServerOutOfMemory(ServerError):
+    """The server was killed for memory, or says that it ran out of it."""
+
+    kind = "server ran out of memory"
+
+
+class ServerNotReady(ServerError):
+    """The server listens, but its health check did not pass in time."""
+
+    kind = "server not ready in time"
+
+
+class ServerRefused(ServerError):
+    """The server runs, but until the deadline nothing listened on its port."""
+
+    kind = "server refused connections"
+
+
+class ServerDied(ServerError):
+    """The server's process ended after it had been ready."""
+
+    kind = "server died"
+
+
+class EngineError(ServerError):
+    """The container engine did not do what it was asked for."""
+
+    kind = "container engine failed"
+
+
+class ImageMissing(EngineError):
+    """The image is neither here nor to be pulled."""
+
+    kind = "image missing"

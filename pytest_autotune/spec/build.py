@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pytest_autotune.config import parse_duration
@@ -12,8 +13,10 @@ from pytest_autotune.errors import ExpressionError, OptionError, SpecError
 from pytest_autotune.metrics import flatten
 from pytest_autotune.objective import Objective
 from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Space, canonical
+from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
+from pytest_autotune.spec.server import Layout, gpu_limit, layout, read_server
 from pytest_autotune.spec.validation import nearest, shown
 
 _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
@@ -31,15 +34,68 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     """Build the model of a schema-valid ``document``; raise :class:`SpecError`."""
     notices: list[str] = list(_unsupported(document))
     parameters = tuple(_parameters(document, origin, notices))
+    server = read_server(document, origin)
+    parallel = layout(server, document)
+    slo = _slo(document.get("slo", {}), origin)
     return Spec(
         name=name,
         origin=origin,
-        space=_space(parameters, document, origin),
-        slo=_slo(document.get("slo", {}), origin),
+        space=_space(parameters, document, origin, dict(parallel.constraints(None))),
+        slo=slo,
+        server=server,
+        layout=parallel,
+        benchmark=read_benchmark(document, origin, slo),
         optimization=_optimization(document.get("optimization", {}), origin),
         description=document.get("description", ""),
         notices=tuple(notices),
         raw=document,
+    )
+
+
+def fit_to_machine(spec: Spec) -> Spec:
+    """Leave out of a spec's space what needs more GPUs than its server can have here.
+
+    Raises :class:`SpecError` where nothing is left.
+    """
+    server = spec.server
+    if server is None or not server.explicit or server.backend == "url":
+        return spec
+    limit = gpu_limit(server, visible_gpus())
+    rules = {} if limit is None else dict(_gpu_rule(spec.layout, limit))
+    if not rules:
+        return spec
+    if not spec.space.parameters or not any(
+        name in spec.space.names or name in map(identifier, spec.space.names)
+        for name in spec.layout.names.values()
+    ):
+        needed = spec.layout.gpus({})
+        if limit is not None and needed > limit:
+            raise SpecError(_too_few_gpus(spec, limit))
+        return spec
+    extra = tuple(map(Expression.parse, rules))
+    space = replace(spec.space, constraints=(*spec.space.constraints, *extra))
+    try:
+        _require_points(space, spec.origin)
+    except SpecError:
+        assert limit is not None
+        raise SpecError(_too_few_gpus(spec, limit)) from None
+    notice = f"combinations that need more than {limit} GPUs are left out"
+    fitting = space.pool is not None and len(space.pool) == len(spec.space.pool or ())
+    return replace(spec, space=space, notices=(*spec.notices, *(() if fitting else (notice,))))
+
+
+def _gpu_rule(parallel: Layout, limit: int) -> Iterator[tuple[str, str]]:
+    return (rule for rule in parallel.constraints(limit) if rule[0].endswith(f"<= {limit}"))
+
+
+def _too_few_gpus(spec: Spec, limit: int) -> str:
+    assert spec.server is not None
+    engine = spec.server.preset.title if spec.server.preset is not None else "the server"
+    world = spec.layout.world_size
+    return (
+        f"{spec.server.at()}: {engine} needs {world} GPUs, at least 1, and every configuration "
+        f"needs more than the {limit} there are to use; lower parallel_config, or set server.gpus "
+        "('none' for an engine that runs on the CPU)"
     )
 
 
@@ -139,7 +195,12 @@ def _expression(source: str, where: str) -> Expression:
         raise SpecError(msg) from None
 
 
-def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origin: Origin) -> Space:
+def _space(
+    parameters: tuple[Parameter, ...],
+    document: Mapping[str, Any],
+    origin: Origin,
+    engine_rules: Mapping[str, str],
+) -> Space:
     constraints = tuple(
         _expression(source, origin.at("constraints", index))
         for index, source in enumerate(document.get("constraints", ()))
@@ -164,16 +225,19 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
     # Asking the driver costs time, so only where an expression wants to know.
     if any("gpus" in expression.names for expression, _ in placed):
         variables["gpus"] = visible_gpus()
+    constraints += tuple(map(Expression.parse, engine_rules))
     try:
         space = Space(parameters=parameters, constraints=constraints, variables=variables)
     except SpecError as error:
         msg = f"{origin.at('parameters')}: {error}"
         raise SpecError(msg) from None
-    _require_points(space, origin)
+    _require_points(space, origin, engine_rules)
     return space
 
 
-def _require_points(space: Space, origin: Origin) -> None:
+def _require_points(
+    space: Space, origin: Origin, engine_rules: Mapping[str, str] | None = None
+) -> None:
     """Refuse a space whose constraints leave nothing, naming the ones that alone exclude all."""
     if not space.parameters:
         return
@@ -198,6 +262,8 @@ def _require_points(space: Space, origin: Origin) -> None:
             f"{origin.at('constraints')}: no combination of the parameters{found} satisfies "
             f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
         )
+        if engine_rules:
+            msg += f": {'; '.join(engine_rules.values())}"
         raise SpecError(msg)
 
 

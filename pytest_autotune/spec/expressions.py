@@ -110,8 +110,12 @@ class Expression:
 
         Raises :class:`ExpressionError` where it cannot be evaluated, naming the values.
         """
+        return bool(self.value(scope))
+
+    def value(self, scope: Scope) -> Any:
+        """Return what the expression is for ``scope``; raises :class:`ExpressionError`."""
         try:
-            return bool(self._evaluate(scope))
+            return self._evaluate(scope)
         except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             values = ", ".join(f"{name}={scope.get(name)!r}" for name in sorted(self.names))
             msg = f"cannot evaluate {self.source!r} for {values}: {error}"

@@ -60,7 +60,9 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     if name not in documents:
         msg = f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}"
         raise SpecError(msg)
-    origin = Origin(file=path.name, pointer=f"{prefix}{json_pointer(name)}")
+    origin = Origin(
+        file=path.name, pointer=f"{prefix}{json_pointer(name)}", folder=str(path.parent)
+    )
     return build_spec(name, validate(documents[name], origin), origin)
 
 
@@ -75,14 +77,16 @@ def validate_spec_file(rootdir: Path) -> None:
 
 def load_file(path: Path, shown_as: str) -> Spec:
     """Load a task file: one spec in a JSON, YAML or TOML file of its own."""
-    origin = Origin(file=shown_as)
+    origin = Origin(file=shown_as, folder=str(path.parent))
     document = validate(_read(path, shown_as), origin)
     return build_spec(str(document.get("task_name", path.stem)), document, origin)
 
 
-def load_inline(name: str, document: Mapping[str, Any], shown_as: str) -> Spec:
-    """Build a spec from a marker's keyword arguments."""
-    origin = Origin(file=shown_as)
+def load_inline(
+    name: str, document: Mapping[str, Any], shown_as: str, folder: Path | None = None
+) -> Spec:
+    """Build a spec from a marker's keyword arguments; ``folder`` is that of the test module."""
+    origin = Origin(file=shown_as, folder=str(folder or Path()))
     try:
         plain = _plain(document)
     except RecursionError:

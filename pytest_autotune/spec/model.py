@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_autotune.space import Space
+
+if TYPE_CHECKING:
+    from pytest_autotune.spec.benchmark import BenchmarkSpec
+    from pytest_autotune.spec.server import Layout, ServerSpec
 
 InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
 LevelPolicy: TypeAlias = Literal["all", "filter", "max"]
@@ -21,11 +25,13 @@ def json_pointer(*parts: str | int) -> str:
 class Origin:
     """Where a spec was read, for error messages.
 
-    ``file`` is a path as the user would write it, ``pointer`` the JSON pointer of the spec.
+    ``file`` is a path as the user would write it, ``pointer`` the JSON pointer of the spec;
+    relative paths in the spec start from ``folder``.
     """
 
     file: str
     pointer: str = ""
+    folder: str = "."
 
     def at(self, *parts: str | int) -> str:
         """Return ``file: /json/pointer`` of a value inside the spec."""
@@ -81,7 +87,7 @@ class Spec:
     """One tuning spec. ``raw`` is the validated document, as plain JSON types.
 
     ``notices`` are things that the spec says and this version does not act on, one sentence
-    each; they are shown in the summary.
+    each; they are shown in the summary. ``server`` is None where the spec names none.
     """
 
     name: str
@@ -89,6 +95,9 @@ class Spec:
     space: Space
     slo: SLO
     optimization: Optimization
+    layout: Layout
+    benchmark: BenchmarkSpec
+    server: ServerSpec | None = None
     description: str = ""
     notices: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,0 +1,1 @@
+"""Inference servers: started, watched and removed for a trial."""

@@ -1,0 +1,360 @@
+"""Servers as Docker containers, by the Docker SDK.
+
+Every container of ours carries labels that say whose it is. Its owner is a process that holds a
+lock, which the kernel releases on any death; so leftovers are told from what is in use without
+time-outs, and nothing is touched that is not this project's, of this user, on this host.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import platform
+import re
+import tempfile
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
+from pytest_autotune.locks import FileCoordinator
+from pytest_autotune.serving.backend import Exit
+from pytest_autotune.serving.launch import Launch
+from pytest_autotune.serving.logs import LogFile
+from pytest_autotune.serving.ports import PortReservation
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+_LABEL: Final = "org.pytest-autotune"
+_LOOPBACK: Final = "127.0.0.1"
+_ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside the container; published on loopback only
+_CLIENT_TIMEOUT: Final = 60
+_START_HINT: Final = "is the engine running, and may this user talk to it?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose container it is: a project's folder, a study, a trial, and the process that owns it."""
+
+    project: str
+    study: str
+    trial: int
+
+    def labels(self) -> dict[str, str]:
+        """Return the container's labels."""
+        return {
+            f"{_LABEL}.project": project_digest(self.project),
+            f"{_LABEL}.project-folder": self.project,
+            f"{_LABEL}.study": self.study,
+            f"{_LABEL}.trial": str(self.trial),
+            f"{_LABEL}.host": host(),
+            f"{_LABEL}.user": _user(),
+            f"{_LABEL}.owner": owner(),
+            f"{_LABEL}.owner-pid": str(os.getpid()),
+        }
+
+    def name(self) -> str:
+        """Return a container name that nobody else has."""
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.study).strip("-.")[:40] or "study"
+        return f"autotune-{slug}-{self.trial:03d}-{uuid.uuid4().hex[:8]}"
+
+
+def project_digest(folder: str) -> str:
+    """Return a short name for a project's folder."""
+    return hashlib.sha256(folder.encode()).hexdigest()[:16]
+
+
+def host() -> str:
+    """Return what tells this machine from others that use the same engine."""
+    machine = ""
+    with suppress(OSError):
+        machine = Path("/etc/machine-id").read_text().strip()
+    return hashlib.sha256(f"{platform.node()}/{machine}".encode()).hexdigest()[:16]
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
+
+
+@cache
+def _locks() -> FileCoordinator:
+    """Return the locks of all owners of this user; beside the tests' own, which may be cleared."""
+    return FileCoordinator(Path(tempfile.gettempdir()) / f"pytest-autotune-{_user()}")
+
+
+def owner() -> str:
+    """Return the name of this process as an owner, announced as alive from now on."""
+    return _owner(os.getpid())
+
+
+@cache
+def _owner(_pid: int) -> str:
+    name = uuid.uuid4().hex
+    _locks().hold(name)
+    return name
+
+
+def connect() -> DockerClient:
+    """Return a client of the engine; raise :class:`LaunchError` where there is none."""
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        client = docker.from_env(timeout=_CLIENT_TIMEOUT)
+        client.ping()
+    except (DockerException, OSError) as error:
+        address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        msg = f"cannot reach the Docker engine at {address}: {_START_HINT} ({_short(error)})"
+        raise LaunchError(msg) from None
+    return client
+
+
+def ensure_image(client: DockerClient, image: str, policy: str) -> None:
+    """Make sure that ``image`` is here, pulling it if ``policy`` lets; :class:`ImageMissing`."""
+    from docker.errors import APIError, ImageNotFound
+
+    if policy != "always":
+        with suppress(ImageNotFound):
+            client.images.get(image)
+            return
+    if policy == "never":
+        msg = f"there is no image {image!r} on this engine, and 'pull' is 'never'"
+        raise ImageMissing(msg)
+    try:
+        repository, tag = _split_tag(image)
+        client.images.pull(repository, tag=tag)
+    except (APIError, OSError) as error:
+        msg = (
+            f"there is no image {image!r} on this engine, and it could not be pulled: "
+            f"{_short(error)}; check the name and tag, or 'docker load' it"
+        )
+        raise ImageMissing(msg) from None
+
+
+def _split_tag(image: str) -> tuple[str, str | None]:
+    if "@" in image:
+        return image, None
+    head, colon, tag = image.rpartition(":")
+    # A colon before a slash belongs to a registry's port.
+    return (head, tag) if colon and "/" not in tag else (image, "latest")
+
+
+def reap(client: DockerClient, project: str) -> int:
+    """Remove this project's containers whose owner is dead; return how many.
+
+    Only those of this user on this host: of others it cannot be known whether they live.
+    """
+    from docker.errors import APIError, NotFound
+
+    labels = [
+        f"{_LABEL}.project={project_digest(project)}",
+        f"{_LABEL}.host={host()}",
+        f"{_LABEL}.user={_user()}",
+    ]
+    removed = 0
+    # Sparse, as a sibling may remove one while they are being looked at.
+    for container in client.containers.list(all=True, filters={"label": labels}, sparse=True):
+        holder = (container.attrs.get("Labels") or {}).get(f"{_LABEL}.owner", "")
+        if holder and not _locks().is_alive(holder):
+            with suppress(NotFound, APIError):
+                container.remove(force=True, v=True)
+                removed += 1
+    return removed
+
+
+class DockerServer:
+    """A server in a container."""
+
+    def __init__(self, launch: Launch, log: LogFile, identity: Identity) -> None:
+        from docker.errors import APIError
+
+        self._client = connect()
+        self._name = identity.name()
+        self._exit: Exit | None = None
+        self._gone = threading.Event()
+        self._stopped = False
+        self._grace = launch.spec.stop_timeout
+        self._container: Container | None = None
+        self._reservation: PortReservation | None = None
+        self._threads: list[threading.Thread] = []
+        assert launch.image is not None
+        self.description = f"container {self._name}"
+        try:
+            ensure_image(self._client, launch.image, launch.spec.pull)
+            self.base_url = self._start(launch, identity)
+        except APIError as error:
+            self.stop()
+            msg = f"cannot start {launch.image!r}: {_short(error)}"
+            raise EngineError(msg) from None
+        except BaseException:
+            self.stop()
+            raise
+        self._run(self._follow, log)
+        self._run(self._wait)
+
+    def _start(self, launch: Launch, identity: Identity) -> str:
+        """Create and start the container; return its address as seen from here."""
+        port = launch.spec.container_port
+        if launch.spec.network == "host":
+            self._reservation = PortReservation()
+            port = self._reservation.port
+            command = launch.command(_LOOPBACK, port)
+        else:
+            command = launch.command(_ANYWHERE, port)
+        settings = container_settings(launch, port)
+        self._container = self._client.containers.create(
+            launch.image, command, name=self._name, labels=identity.labels(), **settings
+        )
+        self._container.start()
+        if self._reservation is not None:
+            return f"http://{_LOOPBACK}:{port}"
+        self._container.reload()
+        published = (self._container.ports or {}).get(f"{port}/tcp")
+        if not published:
+            # It has ended already: the address is of no use, and the reason will be found.
+            return f"http://{_LOOPBACK}:9"
+        return f"http://{_LOOPBACK}:{published[0]['HostPort']}"
+
+    @property
+    def container_id(self) -> str:
+        """The container's full id."""
+        assert self._container is not None
+        return str(self._container.id)
+
+    def exited(self) -> Exit | None:
+        """Tell how it ended, None while it runs."""
+        if not self._gone.is_set():
+            return None
+        for thread in self._threads:
+            thread.join(0.5)
+        return self._exit
+
+    def stop(self) -> None:
+        """Stop and remove the container, whatever became of it."""
+        from docker.errors import APIError, NotFound
+
+        if self._stopped:
+            return
+        self._stopped = True
+        # By name: an interrupt may have come between its creation and our knowing of it.
+        with suppress(NotFound, APIError, OSError):
+            container = self._container or self._client.containers.get(self._name)
+            try:
+                if not self._gone.is_set():
+                    container.stop(timeout=max(1, round(self._grace)))
+                for thread in self._threads:
+                    thread.join(1.0)
+            except (APIError, OSError):
+                pass  # Then it goes by force.
+            finally:
+                container.remove(force=True, v=True)
+        if self._reservation is not None:
+            self._reservation.release()
+        self._client.close()
+
+    def _run(self, target: Any, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _follow(self, log: LogFile) -> None:
+        """Copy the container's output until it ends."""
+        assert self._container is not None
+        with suppress(Exception):  # The engine went away, or the container was removed.
+            for chunk in self._container.logs(stream=True, follow=True, stdout=True, stderr=True):
+                log.write(chunk)
+
+    def _wait(self) -> None:
+        """Find out at once when, and how, the container ends."""
+        from docker.errors import APIError
+
+        assert self._container is not None
+        status = -1
+        waiter = None
+        try:
+            # A client of its own, as this one request lasts as long as the server.
+            waiter = type(self._client).from_env(timeout=None)
+            status = waiter.containers.get(self._container.id).wait()["StatusCode"]
+            state = waiter.api.inspect_container(self._container.id)["State"]
+            self._exit = Exit(status=status, out_of_memory=bool(state.get("OOMKilled")))
+        except (APIError, OSError, KeyError):
+            # Removed by somebody else.
+            self._exit = Exit(status=status)
+        finally:
+            if waiter is not None:
+                waiter.close()
+        self._gone.set()
+
+
+def container_settings(launch: Launch, port: int) -> dict[str, Any]:
+    """Return the SDK's keyword arguments for a launch; no shell, no privileges."""
+    spec = launch.spec
+    settings: dict[str, Any] = {
+        "detach": True,
+        "environment": {k: v for k, v in launch.environment.items() if v is not None},
+        # What a user's terminal would send; servers that run as process 1 need it to end.
+        "init": True,
+    }
+    if spec.network != "host":
+        settings["ports"] = {f"{port}/tcp": (_LOOPBACK, None)}
+    if spec.memory is not None:
+        # No swap on top, or the limit would not be one.
+        settings |= {"mem_limit": spec.memory, "memswap_limit": spec.memory}
+    if spec.cpus is not None:
+        settings["nano_cpus"] = round(spec.cpus * 1e9)
+    optional = {
+        "network": spec.network,
+        "volumes": list(launch.volumes) or None,
+        "entrypoint": None if spec.entrypoint is None else list(spec.entrypoint),
+        "shm_size": spec.shm_size,
+        "ipc_mode": spec.ipc,
+        "user": spec.user,
+        "device_requests": _device_requests(launch),
+    }
+    return settings | {name: value for name, value in optional.items() if value is not None}
+
+
+def _device_requests(launch: Launch) -> list[Any] | None:
+    """Return which GPUs the container gets, None for none of them."""
+    from docker.types import DeviceRequest
+
+    wanted: str | int | Sequence[str] | None = launch.spec.gpus
+    preset = launch.spec.preset
+    if wanted is None:
+        wanted = "all" if preset is not None and preset.gpus == "required" else "none"
+    if wanted in {"none", 0}:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    ids = [device.strip() for device in visible.split(",") if device.strip()]
+    if not isinstance(wanted, str | int):
+        ids = list(wanted)
+    elif isinstance(wanted, int):
+        # Who narrowed the choice for this process meant its servers, too.
+        ids = ids[:wanted]
+    if not ids:
+        count = wanted if isinstance(wanted, int) else -1
+        return [DeviceRequest(count=count, capabilities=[["gpu"]])]
+    return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])]
+
+
+def _short(error: BaseException) -> str:
+    text = str(getattr(error, "explanation", None) or error)
+    return " ".join(text.split())[:300]
+
+
+def check_engine(launches: Mapping[str, str]) -> None:
+    """Make sure the engine answers and every image of ``launches`` (image to policy) is here."""
+    client = connect()
+    try:
+        for image, policy in launches.items():
+            ensure_image(client, image, policy)
+    finally:
+        client.close()

@@ -1,0 +1,216 @@
+"""A trial's parameters and the spec's ``server`` block become one concrete launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_autotune.errors import LaunchError
+from pytest_autotune.presets import PARALLEL, QUANTIZED, Mapped
+from pytest_autotune.serving.flags import (
+    PLACEHOLDER,
+    arguments,
+    fill,
+    placeholders,
+    text_of,
+    without_repeats,
+)
+from pytest_autotune.spec.expressions import Expression, identifier
+from pytest_autotune.spec.server import (
+    Backend,
+    Layout,
+    ServerSpec,
+    expand_host_variables,
+    parallel_entry,
+    quant_entry,
+    quant_parts,
+)
+from pytest_autotune.spec.validation import did_you_mean
+
+FLAGS: Final = "{flags}"
+#: Filled in when the port is known.
+_LATE: Final = frozenset({"host", "port"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Everything that decides what server runs; equal launches may share one server.
+
+    ``argv`` still holds ``{host}`` and ``{port}``; ``environment`` maps names to values, None
+    takes a variable away. ``gpus`` is the world size.
+    """
+
+    spec: ServerSpec
+    argv: tuple[str, ...]
+    environment: Mapping[str, str | None]
+    image: str | None
+    volumes: tuple[str, ...]
+    gpus: int
+    api_key: str | None
+
+    @property
+    def backend(self) -> Backend:
+        """Where the server runs."""
+        return self.spec.backend
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What requests carry to be let in."""
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+
+    def command(self, host: str, port: int) -> list[str]:
+        """Return the arguments for a server that listens on ``host`` and ``port``."""
+        late = {"host": host, "port": str(port)}
+        return [
+            PLACEHOLDER.sub(lambda match: late.get(match[1], match[0]), part) for part in self.argv
+        ]
+
+
+def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> Launch:
+    """Fill the spec's templates with ``params``; raise :class:`LaunchError`.
+
+    Parameters that no placeholder uses become flags, in order: ``parallel_config`` and
+    ``quant_config`` as the preset has them, others under their own names.
+    """
+    values = {**params, **({"model": spec.model} if spec.model is not None else {})}
+    for name in list(values):
+        values.setdefault(identifier(name), values[name])
+    environment = {
+        name: _environment_value(spec, name, value, values)
+        for name, value in _all_environment(spec).items()
+    }
+    volumes = tuple(
+        _volume(spec, _fill(spec, volume, values, ("volumes", index)), index)
+        for index, volume in enumerate(spec.volumes)
+    )
+    image = None if spec.image is None else _fill(spec, spec.image, values, ("image",))
+    command = [
+        part if part == FLAGS else _fill(spec, part, values, ("command", index))
+        for index, part in enumerate(spec.command)
+    ]
+    api_key = spec.api_key
+    if api_key is not None:
+        api_key = expand_host_variables(api_key, spec.at("api_key"))
+    return Launch(
+        spec=spec,
+        argv=tuple(_with_flags(command, list(_flags(spec, params)))),
+        environment=environment,
+        image=image,
+        volumes=volumes,
+        gpus=layout.gpus(params),
+        api_key=api_key,
+    )
+
+
+def _fill(
+    spec: ServerSpec, text: str, values: Mapping[str, Any], where: tuple[str | int, ...]
+) -> str:
+    known = {**values, **{name: f"{{{name}}}" for name in _LATE}}
+    try:
+        return fill(text, known)
+    except KeyError as error:
+        name = error.args[0]
+        listed = ", ".join(sorted({*known, "flags"}))
+        msg = (
+            f"{spec.at(*where)}: {{{name}}} is no parameter of this trial"
+            f"{did_you_mean(name, known)}; known: {listed}"
+        )
+        raise LaunchError(msg) from None
+
+
+def _all_environment(spec: ServerSpec) -> Mapping[str, Any]:
+    preset = spec.preset.environment if spec.preset is not None else {}
+    return {**preset, **spec.environment}
+
+
+def _environment_value(
+    spec: ServerSpec, name: str, value: Any, values: Mapping[str, Any]
+) -> str | None:
+    if value is None:
+        return None
+    where = ("environment", name)
+    text = _fill(spec, text_of(value), values, where)
+    return expand_host_variables(text, spec.at(*where))
+
+
+def _volume(spec: ServerSpec, volume: str, index: int) -> str:
+    source, colon, target = volume.partition(":")
+    if not colon or not target.startswith("/"):
+        msg = (
+            f"{spec.at('volumes', index)}: {volume!r} is not HOST:/CONTAINER or HOST:/CONTAINER:ro"
+        )
+        raise LaunchError(msg)
+    if source.startswith(("/", ".", "~")):
+        path = (spec.folder / Path(source).expanduser()).resolve()
+        if not path.exists():
+            # Docker would make an empty folder of it.
+            msg = f"{spec.at('volumes', index)}: {path} does not exist"
+            raise LaunchError(msg)
+        source = str(path)
+    return f"{source}:{target}"
+
+
+def _used(spec: ServerSpec) -> frozenset[str]:
+    texts: list[str] = [
+        *spec.command,
+        *(text_of(v) for v in spec.environment.values() if v is not None),
+        *spec.volumes,
+        *([spec.image] if spec.image is not None else ()),
+    ]
+    return frozenset(map(identifier, placeholders(texts)))
+
+
+def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the arguments of the fixed flags, then of each parameter."""
+    used = _used(spec)
+    renamed = {identifier(name): flag for name, flag in spec.flags.items()}
+
+    def written(name: str, value: Any) -> list[str]:
+        return arguments(
+            name, value,
+            style=spec.flag_style, false=spec.false_flags, lists=spec.list_style,
+            flag=renamed.get(identifier(name)),
+        )  # fmt: skip
+
+    for name, value in spec.arguments.items():
+        yield written(name, value)
+    for name, value in params.items():
+        key = identifier(name)
+        if key in used or (key in renamed and renamed[key] is None):
+            continue
+        if spec.preset is not None and key in {*PARALLEL, *QUANTIZED, "quant_config"}:
+            yield _mapped(spec, key, value)
+        else:
+            yield written(name, value)
+
+
+def _mapped(spec: ServerSpec, name: str, value: Any) -> list[str]:
+    """Return what the preset makes of a part of ``parallel_config`` or ``quant_config``."""
+    assert spec.preset is not None
+    if name in PARALLEL:
+        return _arguments(parallel_entry(spec.preset, name, value), name, value)
+    if name != "quant_config":
+        return _arguments(quant_entry(spec.preset, name, value), name, value)
+    parts = quant_parts(spec.preset, value, spec.origin.at("quant_config"))
+    return [
+        token
+        for part, kind in parts.items()
+        for token in _arguments(quant_entry(spec.preset, part, kind), part, kind)
+    ]
+
+
+def _arguments(entry: Mapped, name: str, value: Any) -> list[str]:
+    assert not entry.unsupported, "refused when the spec was read"
+    if entry.when is not None and not Expression.parse(entry.when)({name: value}):
+        return []
+    return [fill(token, {"value": value}) for token in entry.arguments]
+
+
+def _with_flags(command: Sequence[str], flags: Sequence[Sequence[str]]) -> list[str]:
+    joined = without_repeats(flags)
+    if FLAGS not in command:
+        return [*command, *joined]
+    at = list(command).index(FLAGS)
+    return [*command[:at], *joined, *(part for part in command[at + 1 :] if part != FLAGS)]

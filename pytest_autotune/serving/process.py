@@ -1,0 +1,188 @@
+"""Servers as local processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final
+
+from pytest_autotune.errors import LaunchError
+from pytest_autotune.serving import supervisor
+from pytest_autotune.serving.backend import Exit
+from pytest_autotune.serving.launch import Launch
+from pytest_autotune.serving.logs import LogFile
+from pytest_autotune.serving.ports import PortReservation
+
+_HOST: Final = "127.0.0.1"
+_VMSTAT: Final = Path("/proc/vmstat")
+#: How long the kernel may take to end what was killed.
+_AFTER_KILL_SECONDS: Final = 10.0
+
+
+def check_command(launch: Launch) -> None:
+    """Raise :class:`LaunchError` where the command is not to be found."""
+    program = launch.argv[0]
+    folder = working_directory(launch)
+    if not folder.is_dir():
+        msg = f"{launch.spec.at('working_directory')}: {folder} is no folder"
+        raise LaunchError(msg)
+    found = (folder / program).exists() if os.sep in program else _which(launch, program)
+    if not found:
+        engine = launch.spec.preset
+        hint = f"; install {engine.title} here" if engine is not None else ""
+        msg = f"{launch.spec.at('command')}: there is no program {program!r} on PATH{hint}"
+        raise LaunchError(msg)
+
+
+def _which(launch: Launch, program: str) -> bool:
+    return shutil.which(program, path=_environment(launch).get("PATH")) is not None
+
+
+def working_directory(launch: Launch) -> Path:
+    """Return the folder that the server runs in."""
+    return (launch.spec.folder / Path(launch.spec.working_directory).expanduser()).resolve()
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    environment = dict(os.environ)
+    # What is in there describes the test, not the server.
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    for name, value in launch.environment.items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    if launch.spec.gpus in {"none", 0}:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif isinstance(launch.spec.gpus, list | tuple):
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(launch.spec.gpus)
+    return environment
+
+
+class ProcessServer:
+    """A server in a process group of its own, under a supervisor."""
+
+    def __init__(self, launch: Launch, log: LogFile) -> None:
+        self._reservation = PortReservation(_HOST)
+        self._log = log
+        self._grace = launch.spec.stop_timeout
+        self._exit: Exit | None = None
+        self._pid: int | None = None
+        self._stopped = False
+        self._oom_kills = _oom_kills()
+        self.base_url = f"http://{_HOST}:{self._reservation.port}"
+        command = launch.command(_HOST, self._reservation.port)
+        if command[0] in {"python", "python3"} and shutil.which(command[0]) is None:
+            command[0] = sys.executable
+        reader, writer = os.pipe()
+        try:
+            self._supervisor = subprocess.Popen(  # noqa: S603 - our own file; argv, no shell
+                [
+                    sys.executable, "-I", "-S", supervisor.__file__,
+                    str(self._grace), str(writer), "--", *command,
+                ],
+                cwd=working_directory(launch),
+                env=_environment(launch),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writer,),
+                start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            os.close(reader)
+            self._reservation.release()
+            raise
+        finally:
+            os.close(writer)
+        assert self._supervisor.stdout is not None
+        self._pump = threading.Thread(
+            target=_pump, args=(self._supervisor.stdout, log), daemon=True
+        )
+        self._pump.start()
+        self._reports = threading.Thread(target=self._listen, args=(reader,), daemon=True)
+        self._reports.start()
+
+    @property
+    def description(self) -> str:
+        """The process, for people."""
+        return f"process {self._pid or self._supervisor.pid}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, which leads its group; None until it is known."""
+        return self._pid
+
+    def exited(self) -> Exit | None:
+        """Tell how it ended, None while it runs."""
+        if self._exit is None and self._supervisor.poll() is not None:
+            # It reports before it ends, so what it said is on its way.
+            self._reports.join(1.0)
+            if self._exit is None:
+                self._exit = Exit(status=self._supervisor.returncode or 1)
+        if self._exit is not None:
+            # What it said last is the reason.
+            self._pump.join(0.5)
+        return self._exit
+
+    def stop(self) -> None:
+        """Terminate the group, kill it after the grace time."""
+        if self._stopped:
+            return
+        self._stopped = True
+        assert self._supervisor.stdin is not None
+        with suppress(OSError):
+            self._supervisor.stdin.close()
+        try:
+            self._supervisor.wait(self._grace + _AFTER_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+        if self._pid is not None:
+            # Only where the supervisor itself was killed is anything left.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+        self._pump.join(1.0)
+        self._reports.join(1.0)
+        assert self._supervisor.stdout is not None
+        if not self._pump.is_alive():
+            self._supervisor.stdout.close()
+        self._reservation.release()
+
+    def _listen(self, reader: int) -> None:
+        with os.fdopen(reader) as reports:
+            for line in reports:
+                what, value = line.split()
+                if what == "pid":
+                    self._pid = int(value)
+                else:
+                    self._exit = Exit(status=int(value), out_of_memory=self._ran_out(int(value)))
+
+    def _ran_out(self, status: int) -> bool:
+        """Tell whether a kill was the kernel's, for memory: its counter says so."""
+        return status in {-signal.SIGKILL, 128 + signal.SIGKILL} and _oom_kills() > self._oom_kills
+
+
+def _pump(source: IO[bytes], log: LogFile) -> None:
+    with suppress(ValueError, OSError):
+        while True:
+            chunk = os.read(source.fileno(), 65536)
+            if not chunk:
+                return
+            log.write(chunk)
+
+
+def _oom_kills() -> int:
+    """Return how many processes this machine's kernel has killed for memory, 0 if unknown."""
+    with suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0

@@ -1,0 +1,190 @@
+"""What a test gets as ``inference_server``: one server, from launch to removal."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from pytest_autotune.errors import (
+    ServerCrashed,
+    ServerDied,
+    ServerError,
+    ServerNotReady,
+    ServerOutOfMemory,
+    ServerRefused,
+)
+from pytest_autotune.report.text import duration
+from pytest_autotune.serving.backend import Backend, Exit
+from pytest_autotune.serving.launch import Launch
+from pytest_autotune.serving.logs import LogFile
+
+_POLL_SECONDS: Final = 0.05
+#: SGLang's health check generates a token, which takes it up to 20 s; a server that dies
+#: closes the connection, so waiting for an answer hides no death.
+_PROBE_SECONDS: Final = 30.0
+_MESSAGE_LINES: Final = 15
+#: What engines say when the device, or the host, has no memory left.
+_MEMORY_WORDS: Final = re.compile(
+    r"out of memory|OutOfMemoryError|cudaErrorMemoryAllocation|\bMemoryError\b|"
+    r"std::bad_alloc|Cannot allocate memory|failed to allocate .*buffer|"
+    r"No available memory for the cache blocks",
+    re.IGNORECASE,
+)
+
+
+class InferenceServer:
+    """A running server. ``base_url`` is its address without ``/v1``; ``gpus`` its world size."""
+
+    def __init__(
+        self, launch: Launch, backend: Backend, log: LogFile | None, mask: Callable[[str], str]
+    ) -> None:
+        self.launch = launch
+        self._backend = backend
+        self._log = log
+        self._mask = mask
+        self.startup_seconds = 0.0
+
+    def __repr__(self) -> str:
+        """Show what and where it is."""
+        return f"<InferenceServer {self.description} at {self.base_url}>"
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without ``/v1``."""
+        return self._backend.base_url
+
+    @property
+    def api_url(self) -> str:
+        """What OpenAI clients call the base URL: with ``/v1``."""
+        return f"{self.base_url}/v1"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What requests must carry: the API key, where the spec has one."""
+        return self.launch.headers
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the server uses by its parallel layout; 1 for one on the CPU."""
+        return self.launch.gpus
+
+    @property
+    def description(self) -> str:
+        """What it is: ``container …``, ``process …``, an address."""
+        return self._backend.description
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments it was started with, secrets masked."""
+        split = urlsplit(self.base_url)
+        return list(map(self._mask, self.launch.command(split.hostname or "", split.port or 0)))
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where its output goes, masked; None for one that somebody else runs."""
+        return None if self._log is None else self._log.path
+
+    def logs(self, tail: int | None = None) -> str:
+        """Return its output so far, masked; with ``tail`` only that many lines."""
+        if self._log is None:
+            return ""
+        return self._log.text() if tail is None else self._log.tail(tail)
+
+    def exited(self) -> Exit | None:
+        """Tell how it ended, None while it runs."""
+        return self._backend.exited()
+
+    def check_alive(self) -> None:
+        """Raise :class:`ServerDied` or :class:`ServerOutOfMemory` if it has ended."""
+        ended = self._backend.exited()
+        if ended is not None:
+            raise self._error(ended, ServerDied, "")
+
+    def stop(self) -> None:
+        """End it and everything it started. May be called twice."""
+        self._backend.stop()
+        if self._log is not None:
+            self._log.close()
+
+    def wait_ready(self) -> None:
+        """Wait until the health check passes; raise the :class:`ServerError` that fits.
+
+        A server that ends is noticed at once, not at the deadline.
+        """
+        began = time.monotonic()
+        deadline = began + self.launch.spec.startup_timeout
+        said = "nothing listened on its port"
+        listened = False
+        while True:
+            self._check_start()
+            answer = self._probe(max(1.0, min(_PROBE_SECONDS, deadline - time.monotonic())))
+            if answer is None:
+                self.startup_seconds = time.monotonic() - began
+                return
+            if not answer.startswith("refused"):
+                listened, said = True, answer
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        self._check_start()
+        waited = duration(self.launch.spec.startup_timeout)
+        what = f"{self.description} at {self.base_url}"
+        if not listened:
+            detail = f"{what}: {said} within {waited} (startup_timeout)"
+            raise ServerRefused(detail, self._tail())
+        detail = f"{what}: {self.launch.spec.health} {said} after {waited} (startup_timeout)"
+        raise ServerNotReady(detail, self._tail())
+
+    def _check_start(self) -> None:
+        ended = self._backend.exited()
+        if ended is not None:
+            raise self._error(ended, ServerCrashed, "")
+
+    def _error(self, ended: Exit, kind: type[ServerError], more: str) -> ServerError:
+        detail = f"{self.description}: {ended}{more}"
+        tail = self._tail()
+        if ended.out_of_memory:
+            limit = self.launch.spec.memory
+            reason = f", by its limit of {limit}" if limit else ""
+            return ServerOutOfMemory(f"{detail}: the kernel killed it{reason}", tail)
+        words = _MEMORY_WORDS.search(self.logs(tail=100))
+        if words is not None:
+            return ServerOutOfMemory(f"{detail}, after saying {words[0]!r}", tail)
+        return kind(detail, tail)
+
+    def _tail(self) -> str:
+        return self.logs(tail=_MESSAGE_LINES)
+
+    def _probe(self, timeout: float) -> str | None:
+        """Ask for the server's health; return None if it is well, else what it said."""
+        split = urlsplit(self.base_url)
+        kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
+        connection = kind(split.hostname or "", split.port, timeout=timeout)
+        try:
+            path = split.path.rstrip("/") + self.launch.spec.health
+            connection.request("GET", path, headers=dict(self.headers))
+            response = connection.getresponse()
+            response.read()
+        except ConnectionRefusedError:
+            return "refused"
+        except (OSError, HTTPException) as error:
+            # A published port accepts before the server in the container listens.
+            return f"refused: {type(error).__name__}" if _is_reset(error) else _said(error)
+        finally:
+            connection.close()
+        if 200 <= response.status < 300:  # noqa: PLR2004 - success
+            return None
+        return f"answered {response.status} {response.reason}"
+
+
+def _is_reset(error: BaseException) -> bool:
+    return isinstance(error, ConnectionError) or type(error).__name__ == "RemoteDisconnected"
+
+
+def _said(error: BaseException) -> str:
+    return f"failed ({type(error).__name__}: {error})"

@@ -1,0 +1,21 @@
+"""Servers that somebody else runs."""
+
+from __future__ import annotations
+
+from pytest_autotune.serving.backend import Exit
+from pytest_autotune.serving.launch import Launch
+
+
+class UrlServer:
+    """An endpoint that is already up. It is neither started nor stopped here."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.base_url = str(launch.spec.url).rstrip("/").removesuffix("/v1")
+        self.description = self.base_url
+
+    def exited(self) -> Exit | None:
+        """Return None: whether it runs is only known by asking it."""
+        return None
+
+    def stop(self) -> None:
+        """Leave it running."""

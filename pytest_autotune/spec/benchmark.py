@@ -1,0 +1,128 @@
+"""The ``benchmark`` block of a spec: what load a server is put under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pytest_autotune.errors import SpecError
+from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.model import SLO, Origin
+from pytest_autotune.spec.validation import shown
+
+Endpoint = Literal["chat", "completions"]
+_ENDPOINT_OF_TASK: Final[Mapping[str, Endpoint]] = {
+    "text-to-text": "chat",
+    "chat": "chat",
+    "text-generation": "completions",
+    "completions": "completions",
+    "completion": "completions",
+}
+_DEFAULT_SCENARIO: Final = "D(128,128)"
+_DEFAULT_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelSearch:
+    """Find the highest level from ``low`` to ``high`` that meets the SLO."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSpec:
+    """What load to put on a server. Times in seconds, rates in requests/s.
+
+    Levels are ``concurrency`` (closed loop) or ``request_rate`` (open loop): a list, or a
+    search. ``task`` is kept where it is one that cannot be run.
+    """
+
+    origin: Origin
+    endpoint: Endpoint = "chat"
+    task: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    scenarios: Sequence[Scenario] = ()
+    concurrency: Sequence[int] | LevelSearch = ()
+    request_rate: Sequence[float] | LevelSearch = ()
+    max_time: float | None = None
+    max_requests: int | None = None
+    warmup: int | None = None
+    request_timeout: float = 600.0
+    seed: int = 0
+    generator: str = "builtin"
+    api_key: str | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> BenchmarkSpec:
+    """Read what a schema-valid ``document`` says of its load; raise :class:`SpecError`."""
+    block = document.get("benchmark", {})
+
+    def at(*parts: str | int) -> str:
+        return origin.at("benchmark", *parts)
+
+    task = block.get("task")
+    endpoint = block.get("endpoint") or _ENDPOINT_OF_TASK.get(str(task).lower(), "chat")
+    if "num_concurrency" in block and "request_rate" in block:
+        msg = f"{at('request_rate')}: give num_concurrency (closed loop) or request_rate (open)"
+        raise SpecError(msg)
+    closed = _levels(block.get("num_concurrency", ()), slo, at("num_concurrency"))
+    opened = _levels(block.get("request_rate", ()), slo, at("request_rate"))
+    if not isinstance(closed, LevelSearch):
+        # JSON counts 8.0 as an integer.
+        closed = tuple(int(level) for level in closed)
+        if not closed and opened == ():
+            closed = (1,)
+    max_time, max_requests = (
+        block.get("max_time_per_iteration"),
+        block.get("max_requests_per_iteration"),
+    )
+    if max_time is None and max_requests is None:
+        max_time = _DEFAULT_SECONDS
+    seed = block.get("seed", document.get("optimization", {}).get("seed"))
+    known = task is None or str(task).lower() in _ENDPOINT_OF_TASK
+    return BenchmarkSpec(
+        origin=origin,
+        endpoint=endpoint,
+        task=None if known else task,
+        model=block.get("model_name"),
+        tokenizer=block.get("model_tokenizer"),
+        scenarios=tuple(
+            _scenario(text, at("traffic_scenarios", index))
+            for index, text in enumerate(block.get("traffic_scenarios") or [_DEFAULT_SCENARIO])
+        ),
+        concurrency=closed,
+        request_rate=opened,
+        max_time=max_time,
+        max_requests=None if max_requests is None else int(max_requests),
+        warmup=None if "warmup_requests" not in block else int(block["warmup_requests"]),
+        request_timeout=block.get("request_timeout", 600.0),
+        seed=int(seed or 0),
+        generator=block.get("generator", "builtin"),
+        api_key=block.get("api_key"),
+        extra_body=block.get("additional_params", {}),
+    )
+
+
+def _scenario(text: str, where: str) -> Scenario:
+    try:
+        return Scenario.parse(text)
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise SpecError(msg) from None
+
+
+def _levels(declared: Any, slo: SLO, where: str) -> tuple[float, ...] | LevelSearch:
+    if not isinstance(declared, Mapping):
+        return tuple(dict.fromkeys(sorted(declared)))
+    low, high = declared.get("low", 1), declared["high"]
+    if low > high:
+        msg = f"{where}: low {shown(low)} is above high {shown(high)}"
+        raise SpecError(msg)
+    if not slo.bounds:
+        msg = f"{where}: a search for the highest level that meets the SLO needs an SLO"
+        raise SpecError(msg)
+    return LevelSearch(low=low, high=high)
