@@ -11,7 +11,7 @@ import pytest
 
 from pytest_autotune.run import WIRE, RunContext, is_distributed
 from pytest_autotune.slots import StudyOutline
-from pytest_autotune.spec.build import build_spec
+from pytest_autotune.spec.build import build_spec, fit_to_machine
 from pytest_autotune.spec.model import Origin
 from pytest_autotune.study import Plan, Stop
 
@@ -48,6 +48,7 @@ def publish_collection(
                 "raw": study.plan.spec.raw,
                 "file": study.plan.spec.origin.file,
                 "pointer": study.plan.spec.origin.pointer,
+                "folder": study.plan.spec.origin.folder,
                 "source": study.plan.source,
                 "capacity": study.outline.capacity,
                 "tests": study.tests,
@@ -137,8 +138,8 @@ class Controller:
 
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
-    origin = Origin(file=study["file"], pointer=study["pointer"])
-    spec = build_spec(study["name"], study["raw"], origin)
+    origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
+    spec = fit_to_machine(build_spec(study["name"], study["raw"], origin))
     return StudyOutline(
         nodeid=study["nodeid"],
         plan=Plan.make(study["nodeid"], spec, settings, study["source"]),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pytest_autotune.errors import MissingMetricError
-from pytest_autotune.metrics import Metrics, aggregate
+from pytest_autotune.metrics import Metrics, aggregate, level_label
 from pytest_autotune.objective import Objective
 from pytest_autotune.slo import (
     BoundResult,
@@ -21,19 +22,49 @@ from pytest_autotune.slo import (
 from pytest_autotune.spec.model import SLO
 
 #: The objective of a study with ``slo.levels: max``.
-MAX_CONCURRENCY = Objective(
-    name="maximize compliant concurrency",
-    metrics=("max_compliant_concurrency",),
+MAX_LEVEL = Objective(
+    name="maximize compliant level",
+    metrics=("max_compliant_concurrency", "max_compliant_request_rate"),
     maximize=True,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One load level of a trial: its concurrency and its flat metrics."""
+    """One load level of a trial and its flat metrics.
 
-    concurrency: int
+    The level is a ``concurrency`` (closed loop) or a ``request_rate`` in requests/s (open
+    loop), with a traffic ``scenario`` where there is more than one.
+    """
+
+    concurrency: int | None = None
+    request_rate: float | None = None
+    scenario: str | None = None
     metrics: Metrics
+
+    @property
+    def load(self) -> float:
+        """How heavy it is, in its own unit."""
+        return float(self.concurrency or self.request_rate or 0.0)
+
+    @property
+    def label(self) -> str:
+        """The level as people write it: ``8``, ``2.5/s``, ``8 D(100,100)``."""
+        return level_label(self.document())
+
+    @property
+    def identity(self) -> tuple[str | int | float | None, ...]:
+        """What tells it from the other levels of a trial."""
+        return (self.concurrency, self.request_rate, self.scenario)
+
+    def document(self) -> dict[str, Any]:
+        """Return what identifies it, as plain JSON types."""
+        found = {
+            "concurrency": self.concurrency,
+            "request_rate": self.request_rate,
+            "scenario": self.scenario,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +73,8 @@ class Evaluation:
 
     ``value`` has the user's sign; ``score`` is canonical (lower is better), penalties included.
     Both are None where the trial is infeasible for want of the objective itself.
-    ``dropped`` are the concurrencies that ``levels: filter`` left out.
+    ``dropped`` are the labels of the levels that ``levels: filter`` left out, ``aggregates``
+    the names of the metrics that follow from the levels' own.
     """
 
     metrics: Metrics
@@ -50,12 +82,13 @@ class Evaluation:
     metric: str | None
     value: float | None
     score: float | None
-    dropped: tuple[int, ...] = ()
+    dropped: tuple[str, ...] = ()
+    aggregates: frozenset[str] = frozenset()
 
 
 def effective_objective(objective: Objective, slo: SLO) -> Objective:
     """Return the objective that counts: ``levels: max`` brings its own."""
-    return MAX_CONCURRENCY if slo.levels == "max" else objective
+    return MAX_LEVEL if slo.levels == "max" else objective
 
 
 def evaluate(
@@ -67,27 +100,37 @@ def evaluate(
     objective: that is a mistake in the test, not a bad configuration.
     """
     compliance, kept, dropped = _compliance(metrics, levels, slo)
-    merged = {**(aggregate([level.metrics for level in kept]) if kept else {}), **metrics}
+    aggregated = aggregate([level.metrics for level in kept]) if kept else {}
+    merged = {**aggregated, **metrics}
+    aggregates = frozenset(aggregated).difference(metrics)
     if slo.levels == "max" and levels:
-        compliant = [level.concurrency for level in kept] if compliance.feasible else []
-        merged["max_compliant_concurrency"] = float(max(compliant, default=0))
+        merged |= max_compliant(levels, kept if compliance.feasible else ())
     measured = effective_objective(objective, slo).measure(merged)
     if measured is None:
         if compliance.feasible:
             raise MissingMetricError(_missing(objective, merged))
         return Evaluation(
             metrics=merged, compliance=compliance, metric=None, value=None, score=None,
-            dropped=dropped,
+            dropped=dropped, aggregates=aggregates,
         )  # fmt: skip
     metric, value = measured
     score = penalized(effective_objective(objective, slo).score(value), compliance.penalty)
     return Evaluation(
         metrics=merged, compliance=compliance, metric=metric, value=value, score=score,
-        dropped=dropped,
+        dropped=dropped, aggregates=aggregates,
     )  # fmt: skip
 
 
-def broken_so_far(metrics: Metrics, slo: SLO, level: int | None = None) -> Compliance:
+def max_compliant(levels: Sequence[Level], compliant: Sequence[Level]) -> dict[str, float]:
+    """Return the highest load that was met in every scenario it was measured in, 0 if none."""
+    passed = {level.identity for level in compliant}
+    failed = {level.load for level in levels if level.identity not in passed}
+    highest = max((lv.load for lv in compliant if lv.load not in failed), default=0.0)
+    closed = all(level.concurrency is not None for level in levels)
+    return {"max_compliant_concurrency" if closed else "max_compliant_request_rate": highest}
+
+
+def broken_so_far(metrics: Metrics, slo: SLO, level: str | None = None) -> Compliance:
     """Check only the bounds whose metric is already there, to fail a trial early."""
     present = tuple(bound for bound in slo.bounds if any(name in metrics for name in bound.metrics))
     return check(SLO(bounds=present, steepness=slo.steepness, levels=slo.levels), metrics, level)
@@ -95,7 +138,7 @@ def broken_so_far(metrics: Metrics, slo: SLO, level: int | None = None) -> Compl
 
 def _compliance(
     metrics: Metrics, levels: Sequence[Level], slo: SLO
-) -> tuple[Compliance, Sequence[Level], tuple[int, ...]]:
+) -> tuple[Compliance, Sequence[Level], tuple[str, ...]]:
     if not levels:
         return check(slo, metrics), (), ()
     by_level = {
@@ -119,7 +162,7 @@ def _compliance(
         closest = min(checked, key=lambda compliance: compliance.violation)
         return _merged([closest], overall), levels, ()
     kept = [level for level, ok in zip(levels, passed, strict=True) if ok]
-    dropped = tuple(level.concurrency for level, ok in zip(levels, passed, strict=True) if not ok)
+    dropped = tuple(level.label for level, ok in zip(levels, passed, strict=True) if not ok)
     surviving = [c for c, ok in zip(checked, passed, strict=True) if ok]
     return _merged(surviving, overall), kept, dropped
 
@@ -127,7 +170,7 @@ def _compliance(
 def _level_compliance(level: Level, slo: SLO, by_level: set[str]) -> Compliance:
     return Compliance(
         results=tuple(
-            check_bound(bound, level.metrics, slo.steepness, level.concurrency)
+            check_bound(bound, level.metrics, slo.steepness, level.label)
             for bound in slo.bounds
             if bound.label in by_level
         )

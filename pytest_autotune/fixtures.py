@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_autotune.load.loadtest import LoadTest
+    from pytest_autotune.serving.server import InferenceServer
     from pytest_autotune.trial import Trial
 
 
@@ -25,3 +28,29 @@ def trial(request: pytest.FixtureRequest) -> Trial:
         )
     session = request.config.pluginmanager.getplugin("autotune-session")
     return session.trial_for(slot)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def inference_server(request: pytest.FixtureRequest, trial: Trial) -> Iterator[InferenceServer]:
+    """A running inference server with the trial's parameters, as the spec's ``server`` says.
+
+    One per trial, shared by its tests: ``.base_url``, ``.api_url``, ``.logs()``, ``.log_file``,
+    ``.gpus``, ``.command``, ``.startup_seconds``. Ended and removed after the trial's last test.
+    """
+    session = request.config.pluginmanager.getplugin("autotune-session")
+    server = session.start_server(trial)
+    yield server
+    session.stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def load_test(request: pytest.FixtureRequest, trial: Trial) -> Iterator[LoadTest]:
+    """Put a server under the load of the spec's ``benchmark``: ``load_test(inference_server)``.
+
+    The result goes to ``trial.report``; keyword arguments replace keys of the block for one
+    call. An address (``load_test("http://127.0.0.1:8000")``) will do for a server.
+    """
+    session = request.config.pluginmanager.getplugin("autotune-session")
+    test = session.load_test_for(trial)
+    yield test
+    test.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_autotune.metrics import aggregate, level_label
 from pytest_autotune.report.text import compliance_rows
 from pytest_autotune.space import Point, point_key
 
@@ -68,7 +69,8 @@ class TrialRecord:
 
     ``value`` has the user's sign and no penalty; ``score`` is canonical, lower is better,
     penalties included. ``violation`` is by how much hard bounds are broken. ``duration`` is
-    in seconds. ``slo`` has one plain mapping per bound.
+    in seconds. ``slo`` has one plain mapping per bound, ``notes`` one sentence each on how it
+    was measured.
     """
 
     number: int
@@ -82,8 +84,9 @@ class TrialRecord:
     penalty: float = 0.0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     levels: Sequence[Mapping[str, Any]] = ()
-    dropped: Sequence[int] = ()
+    dropped: Sequence[str] = ()
     slo: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
     reason: str = ""
     duration: float | None = None
 
@@ -119,26 +122,31 @@ class TrialRecord:
         }
         if not done:
             return cls(outcome=Outcome.RUNNING, **common)
-        fields = {key: value for key, value in result.items() if key != "outcome"}
-        return cls(outcome=Outcome(result.get("outcome", "failed")), **common, **fields)
+        return cls(outcome=Outcome(result.get("outcome", "failed")), **common, **expanded(result))
 
 
-def result_document(
+def result_document(  # noqa: PLR0913 - all that is known of a trial
     outcome: Outcome,
     *,
     evaluation: Evaluation | None,
     levels: Sequence[Level],
     reason: str,
     duration: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what is stored of a finished trial, as plain and finite JSON types."""
     document: dict[str, Any] = {"outcome": outcome.value, "duration": round(duration, 6)}
     if reason:
         document["reason"] = reason
+    if notes:
+        document["notes"] = list(notes)
     if levels:
-        document["levels"] = [
-            {"concurrency": level.concurrency, "metrics": finite(level.metrics)} for level in levels
-        ]
+        document["levels"] = [level.document() for level in levels]
+        # One list per metric, as the names would be most of what is stored.
+        document["level_metrics"] = {
+            name: [_finite(level.metrics.get(name, math.nan)) for level in levels]
+            for name in dict.fromkeys(name for level in levels for name in level.metrics)
+        }
     if evaluation is None:
         return document
     return document | {
@@ -147,15 +155,43 @@ def result_document(
         "score": evaluation.score,
         "violation": evaluation.compliance.violation,
         "penalty": evaluation.compliance.penalty,
-        "metrics": finite(evaluation.metrics),
+        "metrics": {
+            name: _finite(value)
+            for name, value in evaluation.metrics.items()
+            if name not in evaluation.aggregates
+        },
         "dropped": list(evaluation.dropped),
         "slo": compliance_rows(evaluation.compliance),
     }
 
 
-def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+def expanded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record: what was stored, and the aggregates of its levels."""
+    fields = {
+        key: value for key, value in document.items() if key not in {"outcome", "level_metrics"}
+    }
+    columns: Mapping[str, Sequence[float | None]] = document.get("level_metrics", {})
+    if columns:
+        fields["levels"] = [
+            {**level, "metrics": {name: values[at] for name, values in columns.items()}}
+            for at, level in enumerate(document["levels"])
+        ]
+    if "metrics" in fields:
+        dropped = set(document.get("dropped", ()))
+        kept = [
+            {name: math.nan if v is None else v for name, v in level["metrics"].items()}
+            for level in fields.get("levels", ())
+            if level_label(level) not in dropped
+        ]
+        merged = aggregate(kept) if kept else {}
+        finite = {name: _finite(value) for name, value in merged.items()}
+        fields["metrics"] = {**finite, **fields["metrics"]}
+    return fields
+
+
+def _finite(value: float) -> float | None:
     """Replace NaN and infinity, which JSON does not know, by None."""
-    return {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+    return value if math.isfinite(value) else None
 
 
 def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Generator, Mapping
@@ -15,7 +16,9 @@ import pytest
 from pytest_autotune.deadline import deadline
 from pytest_autotune.distributed import publish_collection, register_controller
 from pytest_autotune.errors import (
+    InvalidMeasurementError,
     MissingMetricError,
+    ServerError,
     SLOViolation,
     SpecError,
     TrialLostError,
@@ -23,7 +26,9 @@ from pytest_autotune.errors import (
     TrialTimeout,
     UserError,
 )
+from pytest_autotune.masking import Masker
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
 from pytest_autotune.report.terminal import StudyReporter
 from pytest_autotune.report.text import duration, slo_table
@@ -35,6 +40,7 @@ from pytest_autotune.slots import (
     make_slots,
     spares_named,
 )
+from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.storage import check_database
@@ -46,10 +52,20 @@ if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
     from pytest_autotune.config import Settings
+    from pytest_autotune.load.loadtest import LoadTest
+    from pytest_autotune.serving.pool import ServerPool
+    from pytest_autotune.serving.server import InferenceServer
 
 _POLL_SECONDS: Final = 0.1
+_LOG_LINES: Final = 60
 #: Errors whose text alone says what happened, so that no traceback is shown.
-_PLAIN_ERRORS: Final = (MissingMetricError, TrialTimeout)
+_PLAIN_ERRORS: Final = (
+    InvalidMeasurementError,
+    MissingMetricError,
+    ServerError,
+    TrialTimeout,
+    UserError,
+)
 
 
 def register(config: pytest.Config, settings: Settings) -> None:
@@ -103,16 +119,20 @@ class TuningSession:
         self.config = config
         self.settings = settings
         self.context = context
+        self._masker = Masker()
+        self._masker.learn(os.environ)
         self.collected: dict[str, CollectedStudy] = {}
         self.errors: list[str] = []
         self.stops: dict[str, Stop] = {}
         self.notices: dict[str, list[str]] = {}
         self._studies: dict[str, Study] = {}
+        self._checked: set[str] = set()
         self._slots: dict[pytest.Item, Slot] = {}
         self._slot_items: dict[Slot, list[pytest.Item]] = {}
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
+        self._servers: ServerPool | None = None
 
     # Collection
 
@@ -149,7 +169,8 @@ class TuningSession:
             msg = f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
             raise SpecError(msg)
         source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
-        plan = Plan.make(node.nodeid, self._load(node, mark), self.settings, source)
+        spec = fit_to_machine(self._load(node, mark))
+        plan = Plan.make(node.nodeid, spec, self.settings, source)
         strategy = make_strategy(plan.strategy, plan.context, self._extension)
         study = CollectedStudy(
             nodeid=node.nodeid,
@@ -170,7 +191,7 @@ class TuningSession:
         if path is not None:
             return load_file(self._resolve(node, path, where), str(path))
         if inline:
-            return load_inline(node.name, inline, where)
+            return load_inline(node.name, inline, where, node.path.parent)
         name = mark.args[0] if mark.args else None
         if name is not None and not isinstance(name, str):
             msg = f"{where}: {name!r} is not the name of a spec"
@@ -281,6 +302,8 @@ class TuningSession:
             # first tests would be no trial, so the crashed one goes to another slot.
             return None
         study = self._study(slot.study)
+        if "inference_server" in getattr(item, "fixturenames", ()):
+            self._check_server(slot.study, study)
         request = slot.request(rerun=self._asks_for_rerun())
         claim = study.claim(request)
         while isinstance(claim, Wait):
@@ -366,6 +389,74 @@ class TuningSession:
         assert self._active.slot is slot, "slots run one after another"
         return self._active.trial
 
+    # Servers and load
+
+    def _pool(self) -> ServerPool:
+        """Return the servers of this process."""
+        if self._servers is None:
+            from pytest_autotune.serving.pool import ServerPool
+
+            logs = self.context.state_directory / "logs"
+            self._servers = ServerPool(self.config.rootpath, logs, self._masker)
+        return self._servers
+
+    def _check_server(self, nodeid: str, study: Study) -> None:
+        """Once per study, find out before any trial what would fail every one of them."""
+        if nodeid in self._checked:
+            return
+        from pytest_autotune.serving.pool import check_spec, reap
+
+        self._checked.add(nodeid)
+        spec = study.plan.spec
+        check_spec(spec, spec.space.example(), self._masker)
+        if spec.server is not None and spec.server.backend == "docker":
+            removed = reap(self.config.rootpath)
+            if removed:
+                left = f"removed {removed} container{'s' * (removed > 1)} that a killed run left"
+                self.notices.setdefault(nodeid, []).append(left)
+
+    def start_server(self, trial: Trial) -> InferenceServer:
+        """Return a server for ``trial``, ready for requests."""
+        active = self._active
+        assert active is not None, "fixtures run within a trial"
+        plan = active.study.plan
+        return self._pool().acquire(plan.spec, plan.label, trial.number, trial.params)
+
+    def stop_server(self, server: InferenceServer) -> None:
+        """Take back what :meth:`start_server` gave."""
+        self._pool().release(server)
+
+    def load_test_for(self, trial: Trial) -> LoadTest:
+        """Return a load test of the trial's spec."""
+        from pytest_autotune.load.loadtest import LoadTest
+
+        active = self._active
+        assert active is not None, "fixtures run within a trial"
+        spec = active.study.plan.spec
+        return LoadTest(trial.spec, spec.benchmark, spec.slo, mask=self._masker)
+
+    def _add_server_log(self, report: pytest.TestReport) -> None:
+        """Show how the server's log ends with what failed."""
+        server = None if self._servers is None else self._servers.current
+        if server is None or server.log_file is None:
+            return
+        tail = server.logs(tail=_LOG_LINES)
+        if tail:
+            title = f"inference server log ({server.description}, {server.log_file})"
+            report.sections.append((title, tail))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
+    def pytest_mask_report(
+        self,
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Keep secrets out of whatever any plugin put into a report.
+
+        Outside all others, which the wrapper that judges trials must not be.
+        """
+        report = yield
+        mask_report(report, self._masker)
+        return report
+
     def _active_for(self, item: pytest.Item) -> ActiveTrial | None:
         active = self._active
         return active if active is not None and self._slots.get(item) is active.slot else None
@@ -447,12 +538,24 @@ class TuningSession:
             self._conclude(active, item, report, Outcome.PRUNED, reason=reason)
             _mark(report, Outcome.PRUNED, reason)
         elif report.failed:
+            self._add_server_log(report)
             if isinstance(error, _PLAIN_ERRORS):
                 report.longrepr = f"trial {active.record.number}: {error}"
-            reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
+            reason = self._reason(error)
             self._conclude(active, item, report, Outcome.FAILED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:
             self._conclude(active, item, report, Outcome.FEASIBLE)
+
+    def _reason(self, error: BaseException | None) -> str:
+        """Return in a line why a trial failed; a dead server explains what else went wrong."""
+        if isinstance(error, ServerError):
+            return self._masker(error.headline)
+        reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
+        server = None if self._servers is None else self._servers.current
+        ended = None if server is None else server.exited()
+        if server is not None and ended is not None:
+            reason = f"server died ({server.description}: {ended}); {reason}"
+        return self._masker(reason)
 
     def _judge_rest(
         self, active: ActiveTrial, item: pytest.Item, report: pytest.TestReport
@@ -503,7 +606,8 @@ class TuningSession:
         try:
             active.record = study.finish(
                 active.record, outcome,
-                evaluation=evaluation, levels=active.trial.levels, reason=reason,
+                evaluation=evaluation, levels=active.trial.levels, notes=active.trial.notes,
+                reason=reason,
             )  # fmt: skip
         except TrialLostError as error:
             self.notices.setdefault(active.slot.study, []).append(str(error))
@@ -528,6 +632,8 @@ class TuningSession:
     def pytest_sessionfinish(self) -> None:
         """Leave an unfinished trial to the next run, and hand over what only this process knows."""
         self._leave()
+        if self._servers is not None:
+            self._servers.close()
         for study in self._studies.values():
             study.close()
         if self._reporter is None:

@@ -43,7 +43,7 @@ class BoundResult:
     """One bound held against one set of metrics.
 
     ``actual`` is None where the metric was not reported or was not finite. ``level`` is the
-    concurrency it was checked at, if it was checked per load level.
+    label of the load level it was checked at, if it was.
     """
 
     bound: Bound
@@ -51,7 +51,7 @@ class BoundResult:
     ratio: float
     severity: Severity
     penalty: float = 0.0
-    level: int | None = None
+    level: str | None = None
 
     @property
     def infeasible(self) -> bool:
@@ -107,7 +107,7 @@ def soft_penalty(ratio: float, weight: float, steepness: float) -> float:
 
 
 def check_bound(
-    bound: Bound, metrics: Metrics, steepness: float, level: int | None = None
+    bound: Bound, metrics: Metrics, steepness: float, level: str | None = None
 ) -> BoundResult:
     """Hold ``bound`` against ``metrics``; a missing or non-finite metric fails closed."""
     found = lookup(metrics, bound.metrics)
@@ -130,7 +130,7 @@ def check_bound(
     )
 
 
-def check(slo: SLO, metrics: Metrics, level: int | None = None) -> Compliance:
+def check(slo: SLO, metrics: Metrics, level: str | None = None) -> Compliance:
     """Hold every bound of ``slo`` against ``metrics``."""
     return Compliance(
         results=tuple(check_bound(b, metrics, slo.steepness, level) for b in slo.bounds)

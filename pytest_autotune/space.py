@@ -280,6 +280,14 @@ class Space:
 
         yield from descend(0, dict(self.variables))
 
+    def example(self) -> Point:
+        """Return some valid point, the same every time; empty where there is none."""
+        import numpy as np
+
+        if self.pool is not None and len(self.pool):
+            return self.pool.point(0)
+        return (self.draw(np.random.default_rng(0)) if self.parameters else None) or {}
+
     def draw(self, rng: np.random.Generator) -> Point | None:
         """Draw one valid point at random, or None where none can be found.
 

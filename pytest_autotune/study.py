@@ -31,6 +31,7 @@ from pytest_autotune.records import (
     Owner,
     TrialRecord,
     effective,
+    expanded,
     result_document,
 )
 from pytest_autotune.slo import MAX_SCORE
@@ -277,13 +278,14 @@ class Study:
             return self._wait_or(Stop.EXHAUSTED, current)
         return self._create(slot, point, records)
 
-    def finish(
+    def finish(  # noqa: PLR0913 - all that is known of a trial
         self,
         record: TrialRecord,
         outcome: Outcome,
         *,
         evaluation: Evaluation | None = None,
         levels: Sequence[Level] = (),
+        notes: Sequence[str] = (),
         reason: str = "",
     ) -> TrialRecord:
         """Store how a claimed trial ended and return it finished.
@@ -294,8 +296,9 @@ class Study:
 
         duration = time.time() - record.owner.started
         document = result_document(
-            outcome, evaluation=evaluation, levels=levels, reason=reason, duration=duration
-        )
+            outcome,
+            evaluation=evaluation, levels=levels, notes=notes, reason=reason, duration=duration,
+        )  # fmt: skip
         state, values = TrialState.FAIL, None
         if outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:
             state, values = TrialState.COMPLETE, [self._value(evaluation)]
@@ -309,8 +312,7 @@ class Study:
                 key, amount = _constraint(evaluation)
                 self._storage.set_trial_system_attr(trial_id, key, amount)
             self._storage.set_trial_state_values(trial_id, state, values)
-        fields = {key: value for key, value in document.items() if key != "outcome"}
-        finished = replace(record, outcome=outcome, **fields)
+        finished = replace(record, outcome=outcome, **expanded(document))
         self._finished[record.number] = finished
         return finished
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from pytest_autotune.errors import SLOViolation, TrialPruned
+from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
 from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate
 from pytest_autotune.metrics import flatten
 from pytest_autotune.report.text import slo_table
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pytest_autotune.study import Plan
 
 
+#: What a reported level has besides metrics.
+_LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid"})
+
+
 class Trial:
     """One configuration under test, shared by all tests of its study that run for it."""
 
@@ -25,7 +29,8 @@ class Trial:
         self._record = record
         self._plan = plan
         self._metrics: dict[str, float] = {}
-        self._levels: dict[int, dict[str, float]] = {}
+        self._levels: dict[tuple[str | int | float | None, ...], Level] = {}
+        self._notes: list[str] = []
 
     def __repr__(self) -> str:
         """Show number and parameters, as they appear in a failing test's locals."""
@@ -53,24 +58,40 @@ class Trial:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The load levels reported so far, by concurrency."""
-        return tuple(Level(concurrency=c, metrics=self._levels[c]) for c in sorted(self._levels))
+        """The load levels reported so far, lightest first."""
+        return tuple(
+            sorted(self._levels.values(), key=lambda level: (level.load, level.scenario or ""))
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was reported of how it was measured, one sentence each."""
+        return tuple(dict.fromkeys(self._notes))
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """Report metrics of this trial; times in seconds, throughputs in tokens/s.
 
         Accepts flat names (``{"p99_e2e_latency": 0.2}``) or statistics per metric
         (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
-        mapping with ``concurrency``. May be called more than once: later values replace
+        mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), and ``notes`` a
+        list of sentences for the summary. May be called more than once: later values replace
         earlier ones of the same name.
 
         Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
-        nobody reported fails at the end of the trial.
+        nobody reported fails at the end of the trial. Raises
+        :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
+        not the server's.
         """
-        own = {name: value for name, value in metrics.items() if name != "levels"}
+        own = {name: value for name, value in metrics.items() if name not in {"levels", "notes"}}
+        self._notes += metrics.get("notes", ())
         for entry in metrics.get("levels", ()):
-            rest = {name: value for name, value in entry.items() if name != "concurrency"}
-            self._add_level(entry["concurrency"], rest)
+            rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
+            self._add_level(
+                entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"), rest
+            )
+        invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
+        if invalid:
+            raise InvalidMeasurementError("; ".join(invalid))
         self._metrics |= flatten(own)
         self._assert_slo(broken_so_far(self._metrics, self._plan.spec.slo))
         self._assert_levels()
@@ -81,7 +102,7 @@ class Trial:
         Each level is held against the SLO by itself. Under ``slo.levels: all`` (the default)
         a level that breaks a hard SLO raises :class:`SLOViolation` at once.
         """
-        self._add_level(concurrency, metrics)
+        self._add_level(concurrency, None, None, metrics)
         self._assert_levels()
 
     def prune(self, reason: str = "") -> NoReturn:
@@ -102,17 +123,29 @@ class Trial:
         names = {*self._metrics, *(name for level in self.levels for name in level.metrics)}
         return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
 
-    def _add_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+    def _add_level(
+        self,
+        concurrency: int | None,
+        request_rate: float | None,
+        scenario: str | None,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        if request_rate is None and (
+            isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
+        ):
             msg = f"concurrency is {concurrency!r}, not a positive whole number"
             raise TypeError(msg)
-        self._levels[concurrency] = flatten(metrics)
+        level = Level(
+            concurrency=concurrency, request_rate=request_rate, scenario=scenario,
+            metrics=flatten(metrics),
+        )  # fmt: skip
+        self._levels[level.identity] = level
 
     def _assert_levels(self) -> None:
         slo = self._plan.spec.slo
         if slo.levels == "all":
             for level in self.levels:
-                self._assert_slo(broken_so_far(level.metrics, slo, level.concurrency))
+                self._assert_slo(broken_so_far(level.metrics, slo, level.label))
 
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:

@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_autotune.metrics import level_label
 from pytest_autotune.records import TrialRecord
 from pytest_autotune.report.summary import Summary
-from pytest_autotune.report.text import number, parameters, quantity, slo_rows_table
+from pytest_autotune.report.text import (
+    LEVEL_HEADER,
+    level_row,
+    number,
+    parameters,
+    quantity,
+    slo_rows_table,
+    table,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,19 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
         for name, value in best.metrics.items()
         if name != best.metric
     ]
-    if others:
+    measured = [level for level in best.levels if "request_throughput" in level["metrics"]]
+    if measured:
+        # Of a load test there are a hundred metrics: a table says more.
+        rows = [level_row(level_label(level), level["metrics"]) for level in measured]
+        for index, line in enumerate(table(LEVEL_HEADER, rows).splitlines()):
+            yield Line("levels" if index == 0 else "", line)
+    elif others:
         yield Line("metrics", ", ".join(others))
     if best.dropped:
         levels = ", ".join(map(str, best.dropped))
-        yield Line("levels", f"dropped for breaking the SLO: {levels}", "note")
+        yield Line("dropped", f"levels that break the SLO: {levels}", "note")
+    for note in best.notes:
+        yield Line("note", note, "note")
     if best.slo:
         for index, line in enumerate(slo_rows_table(best.slo).splitlines()):
             yield Line("slo" if index == 0 else "", line)

@@ -262,7 +262,7 @@ def test_a_load_level_that_breaks_the_slo_makes_the_trial_infeasible(study: Run)
         ["ttft mean @ 8 * ≤ 200 ms * 320 ms * BROKEN", "best * a=2", "*2 feasible, 2 infeasible"]
     )
     filtered = study(body, slo={**slo, "levels": "filter"})
-    filtered.stdout.fnmatch_lines(["best * a=4", "levels * dropped for breaking the SLO: 8"])
+    filtered.stdout.fnmatch_lines(["best * a=4", "dropped * levels that break the SLO: 8"])
     highest = study(body, slo={**slo, "levels": "max"})
     highest.stdout.fnmatch_lines(["best * a=1", " * max_compliant_concurrency 8 *"])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_autotune.errors import MissingMetricError
 from pytest_autotune.evaluation import (
-    MAX_CONCURRENCY,
+    MAX_LEVEL,
     Level,
     broken_so_far,
     effective_objective,
@@ -126,7 +126,7 @@ def test_fault_15_by_default_one_failing_level_makes_the_trial_infeasible() -> N
     result = evaluate({"cost": 1.0}, three_levels(0.1, 0.2, 4.0), make_slo(TTFT), COST)
     assert not result.compliance.feasible
     (broken,) = result.compliance.results
-    assert (broken.level, broken.actual) == (4, 4.0)
+    assert (broken.level, broken.actual) == ("4", 4.0)
     assert result.dropped == ()
 
 
@@ -143,7 +143,7 @@ def test_fault_15_a_dropped_level_is_named_by_the_filter_policy() -> None:
     levels = three_levels(0.1, 0.2, 4.0, mean_e2e_latency=(1.0, 3.0, 100.0))
     result = evaluate({}, levels, make_slo(TTFT, levels="filter"), LATENCY)
     assert result.compliance.feasible
-    assert result.dropped == (4,)
+    assert result.dropped == ("4",)
     assert result.value == pytest.approx(2.0)
     assert result.compliance.results[0].actual == 0.2
 
@@ -163,7 +163,7 @@ def test_a_trial_whose_levels_all_fail_is_infeasible_by_its_closest_level(
     result = evaluate({}, levels, make_slo(TTFT, levels=policy), LATENCY)
     assert not result.compliance.feasible
     assert result.compliance.violation == pytest.approx(2.0)
-    assert result.compliance.results[0].level == 2
+    assert result.compliance.results[0].level == "2"
     assert result.dropped == ()
 
 
@@ -178,7 +178,7 @@ def test_the_max_policy_scores_the_highest_concurrency_that_complies(
     result = evaluate({}, three_levels(*ttft), slo, LATENCY)
     assert (result.metric, result.value) == ("max_compliant_concurrency", goodput)
     assert result.score == -goodput
-    assert effective_objective(LATENCY, slo) is MAX_CONCURRENCY
+    assert effective_objective(LATENCY, slo) is MAX_LEVEL
 
 
 def test_the_max_policy_counts_a_soft_miss_at_every_level_as_failure_by_the_closest() -> None:
@@ -199,7 +199,7 @@ def test_fault_12_a_level_that_lacks_a_metric_of_the_others_fails_closed() -> No
     result = evaluate({"cost": 1.0}, levels, make_slo(TTFT), COST)
     assert not result.compliance.feasible
     (missing,) = result.compliance.results
-    assert (missing.severity, missing.level) == (Severity.MISSING, 2)
+    assert (missing.severity, missing.level) == (Severity.MISSING, "2")
 
 
 def test_a_bound_on_a_metric_of_the_whole_trial_is_checked_once() -> None:
@@ -208,7 +208,7 @@ def test_a_bound_on_a_metric_of_the_whole_trial_is_checked_once() -> None:
     bad = evaluate({"cost": 1.0, "error_rate": 0.5}, three_levels(0.1, 0.2), slo, COST)
     assert good.compliance.met
     assert not bad.compliance.feasible
-    assert [r.level for r in bad.compliance.results] == [2, None]
+    assert [r.level for r in bad.compliance.results] == ["2", None]
 
 
 def test_a_broken_metric_of_the_whole_trial_is_not_hidden_by_good_levels() -> None:
@@ -224,17 +224,17 @@ def test_each_bound_is_reported_at_its_worst_level() -> None:
         make_level(8, p99_ttft=1.5, error_rate=0.0),
     ]
     ttft, errors = evaluate({"cost": 1.0}, levels, slo, COST).compliance.results
-    assert (ttft.level, ttft.actual) == (8, 1.5)
-    assert (errors.level, errors.actual) == (1, 0.02)
+    assert (ttft.level, ttft.actual) == ("8", 1.5)
+    assert (errors.level, errors.actual) == ("1", 0.02)
 
 
 def test_an_early_check_leaves_out_what_is_not_there_yet() -> None:
     slo = make_slo(TTFT, make_bound("error_rate", 0.01, hard=True, fail_ratio=0.0))
     assert broken_so_far({}, slo).feasible
     assert broken_so_far({"p99_ttft": 0.5}, slo).feasible
-    early = broken_so_far({"p99_ttft": 1.5}, slo, level=4)
+    early = broken_so_far({"p99_ttft": 1.5}, slo, level="4")
     assert not early.feasible
-    assert [r.level for r in early.results] == [4]
+    assert [r.level for r in early.results] == ["4"]
     assert not broken_so_far({"p99_ttft": math.nan}, slo).feasible
 
 
@@ -276,7 +276,7 @@ def test_whatever_is_reported_gives_a_finite_verdict(
     assert result.score is None or math.isfinite(result.score)
     assert math.isfinite(result.compliance.violation)
     assert result.compliance.feasible == (result.compliance.violation == 0.0)
-    kept = {2**at for at in range(len(ttft))} - set(result.dropped)
+    kept = {2**at for at in range(len(ttft))} - set(map(int, result.dropped))
     assert kept or not ttft
 
 

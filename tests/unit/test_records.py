@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from pytest_autotune.evaluation import evaluate
 from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent, result_document
+from pytest_autotune.records import (
+    Outcome,
+    TrialRecord,
+    effective,
+    expanded,
+    incumbent,
+    result_document,
+)
 from pytest_autotune.slo import MAX_SCORE
 
 SLO = make_slo(
@@ -106,5 +113,31 @@ def test_what_is_stored_is_plain_finite_json() -> None:
     text = json.dumps(document, allow_nan=False)
     assert json.loads(text) == document
     assert document["metrics"]["y"] is None
-    assert document["levels"][0]["metrics"]["soft"] is None
+    assert document["level_metrics"]["soft"] == [None]
     assert "reason" not in document
+
+
+def test_a_level_metric_is_stored_once_and_its_aggregates_follow_from_it() -> None:
+    levels = [make_level(1, soft=0.1, hard=0.5), make_level(4, soft=0.3, hard=0.7)]
+    evaluation = evaluate({"x": 1.0}, levels, SLO, Objective.parse("minimize:x"))
+    document = result_document(
+        Outcome.FEASIBLE, evaluation=evaluation, levels=levels, reason="", duration=1.0
+    )
+    assert document["metrics"] == {"x": 1.0}
+    fields = expanded(json.loads(json.dumps(document)))
+    assert fields["metrics"] == pytest.approx(dict(evaluation.metrics))
+    assert [(lv["concurrency"], lv["metrics"]["hard"]) for lv in fields["levels"]] == [
+        (1, 0.5),
+        (4, 0.7),
+    ]
+
+
+def test_aggregates_are_of_the_levels_that_were_kept() -> None:
+    slo = make_slo(make_bound("hard", 1.0, hard=True, fail_ratio=0.0), levels="filter")
+    levels = [make_level(1, hard=0.5, y=1.0), make_level(4, hard=2.0, y=9.0)]
+    evaluation = evaluate({"x": 1.0}, levels, slo, Objective.parse("minimize:x"))
+    document = result_document(
+        Outcome.FEASIBLE, evaluation=evaluation, levels=levels, reason="", duration=1.0
+    )
+    assert document["dropped"] == ["4"]
+    assert expanded(document)["metrics"]["y"] == 1.0

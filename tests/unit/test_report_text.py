@@ -139,7 +139,7 @@ def test_a_bound_met_exactly_has_no_sign_of_failure() -> None:
 
 
 def test_a_level_is_named_with_its_bound() -> None:
-    result = check_bound(make_bound("x", 1.0), {"x": 2.0}, 0.1, level=8)
+    result = check_bound(make_bound("x", 1.0), {"x": 2.0}, 0.1, level="8")
     line = slo_table(Compliance(results=(result,))).splitlines()[1]
     assert line.split()[:5] == ["x", "@", "8", "≤", "1"]
 

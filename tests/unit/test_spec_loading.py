@@ -355,7 +355,7 @@ def test_what_does_not_parse_is_an_error_on_one_line(
 def test_yaml_may_merge_mappings(tmp_path: Path) -> None:
     path = tmp_path / "task.yaml"
     path.write_text(
-        "server: &base {port: 1, host: a}\n"
+        "model: &base {port: 1, host: a}\n"
         "gate: {<<: *base, port: 2}\n"
         "parameters: {a: [1], b: {type: choice, values: [1, 2]}}\n"
     )

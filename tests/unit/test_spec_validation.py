@@ -122,7 +122,7 @@ def refused_parameter(parameter: Any, *constraints: str) -> str:
         ),
         (
             {"benchmark": {"num_concurrency": 4}},
-            "task.json: /benchmark/num_concurrency: 4 is not a list",
+            "task.json: /benchmark/num_concurrency: 4 is not a list or a mapping",
         ),
         ({"constraints": "a > 1"}, 'task.json: /constraints: "a > 1" is not a list'),
     ],

@@ -186,10 +186,10 @@ def test_a_live_line_says_how_a_trial_ended_and_how_it_stands() -> None:
 
 
 def test_fault_15_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
-    best = feasible(0, 0.25, dropped=[8, 16])
+    best = feasible(0, 0.25, dropped=["8", "16"])
     assert "(levels 8, 16 dropped)" in trial_line(best, best)
     lines = list(render(make_summary([best])))
-    assert Line("levels", "dropped for breaking the SLO: 8, 16", "note") in lines
+    assert Line("dropped", "levels that break the SLO: 8, 16", "note") in lines
 
 
 def test_the_bound_broken_by_most_is_named() -> None:

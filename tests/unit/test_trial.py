@@ -76,7 +76,7 @@ def test_a_broken_level_is_not_raised_where_others_may_carry_the_trial(policy: s
     trial.report_level(4, {"p99_ttft": 2.0})
     trial.report_level(1, {"p99_ttft": 0.2})
     trial.report({"cost": 1})
-    assert trial.evaluate().dropped == (4,)
+    assert trial.evaluate().dropped == ("4",)
 
 
 @pytest.mark.parametrize("policy", ["all", "filter", "max"])
