@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_autotune.errors import LaunchError
 from pytest_autotune.run import WIRE, RunContext, is_distributed
 from pytest_autotune.slots import StudyOutline
 from pytest_autotune.spec.build import build_spec, fit_to_machine
@@ -92,6 +94,7 @@ class Controller:
         self._context = context
         self._reporter = reporter
         self._session: pytest.Session | None = None
+        self._containers = False
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Remember whose progress is shown."""
@@ -117,7 +120,10 @@ class Controller:
         collection = read_collection(self._context)
         if collection["errors"]:
             raise pytest.UsageError("\n".join(collection["errors"]))
-        self._reporter.learn(_outline(study, self._settings) for study in collection["studies"])
+        outlines = [_outline(study, self._settings) for study in collection["studies"]]
+        servers = [outline.plan.spec.server for outline in outlines]
+        self._containers = any(s is not None and s.backend == "docker" for s in servers)
+        self._reporter.learn(outlines)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self) -> None:
@@ -134,6 +140,16 @@ class Controller:
         if sent is not None:
             stops = {study: Stop(stop) for study, stop in sent["stops"].items()}
             self._reporter.merge(stops, sent["notices"], sent["errors"])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Once all workers have ended, remove the containers of those that crashed."""
+        if self._containers:
+            from pytest_autotune.serving.pool import reap
+
+            # Without an engine there is nothing left, and the workers have said so.
+            with suppress(LaunchError):
+                reap(session.config.rootpath)
 
 
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:

@@ -11,7 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
 MASK: Final = "***"
@@ -38,6 +38,7 @@ _HARMLESS_NAMES: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
 #: Values that would mask half of any text, unless a spec lists the name.
 _MIN_LENGTH: Final = 4
 _MIN_LINE: Final = 12
+_REFERENCE: Final = re.compile(r"\$\{\w+\}|\{\w+\}")
 _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
 
 
@@ -47,6 +48,47 @@ def is_secret_name(name: str) -> bool:
         return False
     words = re.split(r"[_\-.]|(?<=[a-z])(?=[A-Z])", name)
     return any(word.lower() in _SECRET_WORDS for word in words)
+
+
+def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec's ``server`` and ``benchmark`` with the values of secrets masked.
+
+    So they are stored nowhere, and a new one makes no new study. A reference (``${HF_TOKEN}``)
+    is no secret.
+    """
+    return _masked(document, _listed(document))
+
+
+def _masked(document: Mapping[str, Any], listed: frozenset[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            result[name] = _masked(value, listed)
+        else:
+            result[name] = MASK if _is_secret(name, value, listed) else value
+    return result
+
+
+def secrets_in(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the values that :func:`without_secrets` masks."""
+    listed = _listed(document)
+    pending = [document]
+    while pending:
+        for name, value in pending.pop().items():
+            if isinstance(value, Mapping):
+                pending.append(value)
+            elif _is_secret(name, value, listed):
+                yield value
+
+
+def _listed(document: Mapping[str, Any]) -> frozenset[str]:
+    server = document.get("server")
+    return frozenset(server.get("secrets", ()) if isinstance(server, Mapping) else ())
+
+
+def _is_secret(name: str, value: Any, listed: frozenset[str]) -> bool:
+    named = name in listed or is_secret_name(name)
+    return named and isinstance(value, str) and not _REFERENCE.search(value)
 
 
 class Masker:

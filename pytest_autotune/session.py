@@ -26,7 +26,7 @@ from pytest_autotune.errors import (
     TrialTimeout,
     UserError,
 )
-from pytest_autotune.masking import Masker
+from pytest_autotune.masking import Masker, secrets_in
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
@@ -170,6 +170,11 @@ class TuningSession:
             raise SpecError(msg)
         source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
         spec = fit_to_machine(self._load(node, mark))
+        sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
+        for secret in secrets_in(sections):
+            self._masker.learn_value(secret)
+        listed = sections["server"].get("secrets", ())
+        self._masker.learn(os.environ, listed)
         plan = Plan.make(node.nodeid, spec, self.settings, source)
         strategy = make_strategy(plan.strategy, plan.context, self._extension)
         study = CollectedStudy(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pytest_autotune.environment import fingerprint
 from pytest_autotune.errors import StorageError, TrialLostError
 from pytest_autotune.evaluation import Evaluation, Level, effective_objective
+from pytest_autotune.masking import without_secrets
 from pytest_autotune.objective import Objective
 from pytest_autotune.records import (
     OWNER,
@@ -136,7 +137,7 @@ class Plan:
             "space": self.spec.space.document(),
             "objective": self.objective.name,
             "slo": raw.get("slo", {}),
-            "workload": {name: raw[name] for name in _WORKLOAD if name in raw},
+            "workload": without_secrets({name: raw[name] for name in _WORKLOAD if name in raw}),
             "environment": fingerprint(),
         }
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -83,3 +85,29 @@ def postgres_url(postgres_server: str) -> str:
     ) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql+psycopg://tester:s3cr3t-word@/{name}?host={postgres_server}"
+
+
+@pytest.fixture(scope="session")
+def docker_image() -> Iterator[str]:
+    """An image of empty folders on a real Docker engine; what runs comes in by volumes."""
+    docker = pytest.importorskip("docker")
+    try:
+        client = docker.from_env(timeout=20)
+        client.ping()
+    except docker.errors.DockerException as error:
+        unavailable("docker", f"no Docker engine answers ({error})")
+        return
+    name = f"autotune-test-{uuid.uuid4().hex[:12]}"
+    empty = io.BytesIO()
+    with tarfile.open(fileobj=empty, mode="w") as archive:
+        for folder in ("tmp", "proc", "dev", "etc"):
+            entry = tarfile.TarInfo(folder)
+            entry.type = tarfile.DIRTYPE
+            entry.mode = 0o777
+            archive.addfile(entry)
+    client.api.import_image_from_data(empty.getvalue(), repository=name, tag="1")
+    try:
+        yield f"{name}:1"
+    finally:
+        client.images.remove(f"{name}:1", force=True)
+        client.close()

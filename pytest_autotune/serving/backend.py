@@ -32,6 +32,10 @@ class Backend(Protocol):
         """Where it answers, without ``/v1``."""
 
     @property
+    def argv(self) -> list[str]:
+        """The arguments it was started with; empty where somebody else started it."""
+
+    @property
     def description(self) -> str:
         """What it is, for people: ``container …``, ``process 123``."""
 

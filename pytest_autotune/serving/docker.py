@@ -187,6 +187,7 @@ class DockerServer:
         self._threads: list[threading.Thread] = []
         assert launch.image is not None
         self.description = f"container {self._name}"
+        self.argv: list[str] = []
         try:
             ensure_image(self._client, launch.image, launch.spec.pull)
             self.base_url = self._start(launch, identity)
@@ -209,6 +210,7 @@ class DockerServer:
             command = launch.command(_LOOPBACK, port)
         else:
             command = launch.command(_ANYWHERE, port)
+        self.argv = command
         settings = container_settings(launch, port)
         self._container = self._client.containers.create(
             launch.image, command, name=self._name, labels=identity.labels(), **settings

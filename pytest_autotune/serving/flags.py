@@ -11,8 +11,8 @@ FlagStyle = Literal["as_given", "dashes", "underscores"]
 FalseStyle = Literal["omit", "no-"]
 ListStyle = Literal["spaces", "commas", "repeat", "json"]
 
-#: ``{name}``; a brace that is followed by anything else is text, as in JSON.
-PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
+#: ``{name}``; other braces are text, as in JSON, and ``${NAME}`` is the environment's.
+PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 
 
 def text_of(value: Any) -> str:

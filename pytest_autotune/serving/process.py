@@ -80,6 +80,7 @@ class ProcessServer:
         command = launch.command(_HOST, self._reservation.port)
         if command[0] in {"python", "python3"} and shutil.which(command[0]) is None:
             command[0] = sys.executable
+        self.argv = command
         reader, writer = os.pipe()
         try:
             self._supervisor = subprocess.Popen(  # noqa: S603 - our own file; argv, no shell

@@ -81,8 +81,7 @@ class InferenceServer:
     @property
     def command(self) -> list[str]:
         """The arguments it was started with, secrets masked."""
-        split = urlsplit(self.base_url)
-        return list(map(self._mask, self.launch.command(split.hostname or "", split.port or 0)))
+        return list(map(self._mask, self._backend.argv))
 
     @property
     def log_file(self) -> Path | None:

@@ -12,6 +12,7 @@ class UrlServer:
     def __init__(self, launch: Launch) -> None:
         self.base_url = str(launch.spec.url).rstrip("/").removesuffix("/v1")
         self.description = self.base_url
+        self.argv: list[str] = []
 
     def exited(self) -> Exit | None:
         """Return None: whether it runs is only known by asking it."""

@@ -1,0 +1,96 @@
+"""A project whose trials each have an inference server, and what its tests say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from project import Project
+
+SCRIPTED = Path(__file__).parent.parent / "scripted_server.py"
+MODULE = """
+import pytest
+
+pytestmark = pytest.mark.autotune("served")
+
+
+def test_answers(trial, inference_server):
+    print("command:", inference_server.command)
+
+
+def test_holds(trial, inference_server, load_test):
+    trial.report(load_test(inference_server))
+"""
+SPEC: Mapping[str, Any] = {
+    "parameters": {"ttft": [0.01, 0.02]},
+    "optimization": {"objective": "minimize_ttft", "strategy": "grid_search"},
+    "benchmark": {
+        "traffic_scenarios": ["D(8,4)"],
+        "num_concurrency": [1, 4],
+        "max_requests_per_iteration": 12,
+        "warmup_requests": 1,
+    },
+}
+
+
+def process(*arguments: str, **keys: Any) -> dict[str, Any]:
+    """Return a server block that runs the scripted server as a process."""
+    command = [sys.executable, str(SCRIPTED), "--port", "{port}", *arguments]
+    return {"command": command, "startup_timeout": 20, **keys}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A folder with a study of servers."""
+
+    project: Project
+
+    @property
+    def path(self) -> Path:
+        return self.project.path
+
+    def write(self, server: Mapping[str, Any], module: str = MODULE, **keys: Any) -> None:
+        spec = {**SPEC, "server": server, **keys}
+        (self.path / "autotune.json").write_text(json.dumps({"served": spec}))
+        (self.path / "test_served.py").write_text(textwrap.dedent(module))
+
+    def run(self, *args: str, status: int | None = None, **environment: str) -> str:
+        """Run pytest to its end and return what it printed."""
+        process = self.project.start(*args, **environment)
+        found = process.wait(timeout=120)
+        text = self.output()
+        assert status is None or found == status, text
+        return text
+
+    def output(self) -> str:
+        return (self.path / "started.log").read_text()
+
+    def logs(self) -> str:
+        """Return the logs of all servers."""
+        folder = self.path / ".pytest_cache" / "d" / "autotune" / "logs"
+        return "\n".join(path.read_text() for path in sorted(folder.rglob("server.log")))
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until ``holds`` does."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,245 @@
+"""Inference servers as containers of a real Docker engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from project import Project, kill
+from serving import MODULE, SCRIPTED, Serving, eventually
+
+from pytest_autotune.serving.docker import project_digest
+
+PROJECT = "org.pytest-autotune.project"
+
+
+class Engine:
+    """The Docker engine, as one project's tests look at it."""
+
+    def __init__(self, image: str, folder: Path) -> None:
+        self.image = image
+        self.client = docker.from_env()
+        self.label = f"{PROJECT}={project_digest(str(folder))}"
+
+    def containers(self) -> list[Any]:
+        return list(self.client.containers.list(all=True, filters={"label": self.label}))
+
+    def server(self, *arguments: str, **keys: Any) -> dict[str, Any]:
+        """Return a server block that runs this machine's Python in an empty image."""
+        folders = [path for path in ("/usr", "/lib", "/lib64") if Path(path).is_dir()]
+        base = sys.base_prefix
+        if not base.startswith("/usr"):
+            folders.append(base)
+        return {
+            "image": self.image,
+            "volumes": [f"{f}:{f}:ro" for f in folders] + [f"{SCRIPTED.parent}:/scripts:ro"],
+            "entrypoint": [f"{base}/bin/python3", "/scripts/scripted_server.py"],
+            "command": ["--host", "{host}", "--port", "{port}", *arguments],
+            "startup_timeout": 20,
+            "stop_timeout": 2,
+            **keys,
+        }
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    return Serving(Project(tmp_path))
+
+
+@pytest.fixture
+def engine(docker_image: str, tmp_path: Path) -> Iterator[Engine]:
+    found = Engine(docker_image, tmp_path)
+    try:
+        yield found
+    finally:
+        for container in found.containers():
+            container.remove(force=True)
+        found.client.close()
+
+
+def test_start_flags_load_and_removal(serving: Serving, engine: Engine) -> None:
+    module = (
+        MODULE
+        + """
+
+def test_seen(trial, inference_server):
+    import json, urllib.request
+    with urllib.request.urlopen(inference_server.base_url + "/arguments") as answer:
+        print("seen:", json.dumps(json.load(answer)[1:]))
+    import docker
+    client = docker.from_env()
+    container = client.containers.get(inference_server.description.split()[1])
+    print("ports:", json.dumps(container.ports))
+    print("labels:", json.dumps(container.labels))
+    client.close()
+"""
+    )
+    parameters = {
+        "ttft": [0.01, 0.02],
+        "enable-it": [True],
+        "not_this": [False],
+        "nor_this": [None],
+        "several": [[["a", "b c"]]],
+    }
+    parameters["several"] = [["a", "b; touch /tmp/shell"]]
+    serving.write(
+        engine.server("--print-environment", "MARK", environment={"MARK": "m-{ttft}"}, cpus=1.5),
+        module,
+        parameters=parameters,
+    )
+    text = serving.run("-v", "-rP", status=0)
+    seen = [json.loads(line) for line in re.findall(r"^seen: (.*)$", text, re.MULTILINE)]
+    common = ["--host", "0.0.0.0", "--port", "8000", "--print-environment", "MARK"]
+    rest = ["--enable-it", "--several", "a", "b; touch /tmp/shell"]
+    # The environment's template uses ttft, so it is no flag.
+    assert seen == [[*common, *rest], [*common, *rest]]
+    ports = [json.loads(line) for line in re.findall(r"^ports: (.*)$", text, re.MULTILINE)]
+    assert {p["8000/tcp"][0]["HostIp"] for p in ports} == {"127.0.0.1"}
+    labels = [json.loads(line) for line in re.findall(r"^labels: (.*)$", text, re.MULTILINE)]
+    assert [found["org.pytest-autotune.trial"] for found in labels] == ["0", "1"]
+    assert {"MARK=m-0.01", "MARK=m-0.02"} <= set(serving.logs().splitlines())
+    assert "TTFT p50" in text
+    assert engine.containers() == []
+
+
+def test_each_way_to_fail_has_its_name(serving: Serving, engine: Engine) -> None:
+    one: dict[str, Any] = {"parameters": {"other": [1]}}
+
+    def run(*arguments: str, **keys: Any) -> str:
+        serving.write(engine.server(*arguments, **keys), **one)
+        (serving.path / "started.log").unlink(missing_ok=True)
+        text = serving.run("--autotune-fresh", status=1)
+        assert engine.containers() == []
+        assert "Traceback" not in text
+        return text
+
+    began = time.monotonic()
+    crashed = run("--print", "no such model", "--listen-after", "60", "--die-after", "0.2",
+                  "--exit-code", "7", startup_timeout=60)  # fmt: skip
+    assert time.monotonic() - began < 20
+    assert "server crashed at start: container autotune-" in crashed
+    assert "exit status 7" in crashed
+    assert "no such model" in crashed
+
+    unhealthy = run("--never-healthy", startup_timeout=3)
+    assert "server not ready in time" in unhealthy
+    assert "answered 503" in unhealthy
+
+    silent = run("--listen-after", "60", startup_timeout=3)
+    assert "server refused connections" in silent
+
+    memory = run("--allocate", "400", memory="64m")
+    assert "server ran out of memory" in memory
+    assert "the kernel killed it, by its limit of 64m" in memory
+
+
+def test_an_image_that_is_missing_ends_the_run_before_any_trial(
+    serving: Serving, engine: Engine
+) -> None:
+    serving.write(engine.server(image="autotune-no-such/image:1"))
+    text = serving.run(status=4)
+    assert "ERROR: autotune.json: /served/server/image: image missing: there is no image" in text
+    assert "'autotune-no-such/image:1' on this engine, and it could not be pulled" in text
+    (serving.path / "started.log").unlink()
+    serving.write(engine.server(image="autotune-no-such/image:1", pull="never"))
+    assert "'pull' is 'never'" in serving.run(status=4)
+
+
+def test_an_engine_that_is_missing_is_named(serving: Serving, engine: Engine) -> None:
+    serving.write(engine.server())
+    text = serving.run(status=4, DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert "cannot reach the Docker engine at unix:///nowhere/docker.sock" in text
+
+
+LONG = {"num_concurrency": [1], "max_time_per_iteration": 60}
+
+
+def wait_for_load(serving: Serving, engine: Engine) -> None:
+    eventually(lambda: "listening" in serving.logs() and engine.containers(), 40)
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["serial", "workers"])
+def test_after_a_kill_the_next_run_removes_ours_and_only_ours(
+    serving: Serving, engine: Engine, workers: list[str]
+) -> None:
+    stranger = engine.client.containers.create(
+        engine.image, ["/nothing"], labels={PROJECT: "somebody-else"}
+    )
+    try:
+        serving.write(engine.server(), benchmark=LONG)
+        run = serving.project.start(*workers)
+        wait_for_load(serving, engine)
+        kill(run)
+        left = engine.containers()
+        assert left
+        serving.write(engine.server())
+        text = serving.run(*workers, "--autotune-fresh", status=0)
+        assert f"removed {len(left)} container" in text or workers
+        assert engine.containers() == []
+        stranger.reload()
+    finally:
+        stranger.remove(force=True)
+
+
+def test_a_living_run_of_the_same_project_is_left_alone(serving: Serving, engine: Engine) -> None:
+    serving.write(engine.server(), benchmark=LONG)
+    first = serving.project.start()
+    try:
+        wait_for_load(serving, engine)
+        (one,) = engine.containers()
+        other = serving.path / "other.json"
+        spec = json.loads((serving.path / "autotune.json").read_text())["served"]
+        other.write_text(json.dumps({**spec, "benchmark": {**LONG, "max_time_per_iteration": 1}}))
+        module = (serving.path / "test_served.py").read_text()
+        path = serving.path / "test_other.py"
+        path.write_text(module.replace('autotune("served")', 'autotune(spec="other.json")'))
+        result = serving.project.run("test_other.py")
+        assert result.returncode == 0, result.stdout
+        one.reload()
+        assert one.status == "running"
+    finally:
+        first.send_signal(signal.SIGINT)
+        first.wait(timeout=40)
+    assert engine.containers() == []
+
+
+@pytest.mark.parametrize("trials", ["2", "1"], ids=["others-follow", "it-was-the-last"])
+def test_a_worker_that_is_killed_leaves_no_container(
+    serving: Serving, engine: Engine, trials: str
+) -> None:
+    module = (
+        MODULE
+        + """
+
+def test_dies(trial, inference_server):
+    import os, pathlib, signal
+    mark = pathlib.Path("died")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    serving.write(engine.server(), module)
+    stop = ("--maxfail=1",) if trials == "1" else ()
+    text = serving.run("-n", "1", "--autotune-trials", trials, *stop)
+    assert "crashed" in text
+    assert engine.containers() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_ctrl_c_removes_the_container(serving: Serving, engine: Engine) -> None:
+    serving.write(engine.server(), benchmark=LONG)
+    run = serving.project.start()
+    wait_for_load(serving, engine)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=40) == 2, serving.output()
+    assert engine.containers() == []

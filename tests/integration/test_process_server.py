@@ -1,0 +1,247 @@
+"""Inference servers as local processes: life, death, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from project import Project, kill
+from serving import MODULE, Serving, eventually, is_running, process
+
+HEADLINE = re.compile(r"trial 0: (server [^:]*|image missing[^:]*):")
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    return Serving(Project(tmp_path))
+
+
+def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: Serving) -> None:
+    server = process("--print-arguments", "{flags}", environment={"SEEN": "yes-{ttft}"})
+    server["command"] += ["--print-environment", "SEEN"]
+    parameters = {
+        "some_flag": [[True, "a b"]],
+        "bare": [True],
+        "absent": [False],
+        "nothing": [None],
+        "ttft": [0.01, 0.02],
+    }
+    serving.write(server, parameters=parameters)
+    text = serving.run("-v", "-rP", status=0)
+    logs = serving.logs()
+    assert logs.count("listening on") == 2
+    assert '"--bare"' in logs
+    assert "absent" not in logs
+    assert "nothing" not in logs
+    # ttft is used by a placeholder, so it is no flag; a list is several arguments, never a shell's.
+    assert '"--ttft"' not in logs
+    assert '"--some_flag", "true", "a b"' in logs
+    assert "SEEN=yes-0.01" in logs
+    assert "SEEN=yes-0.02" in logs
+    assert "TTFT p50" in text
+    assert "4 passed" in text
+
+
+def test_a_crash_at_start_is_told_at_once_with_status_and_log(serving: Serving) -> None:
+    server = process("--print", "loading weights", "--die-after", "0.3", "--exit-code", "3")
+    server["command"] += ["--listen-after", "60"]
+    serving.write({**server, "startup_timeout": 60})
+    began = time.monotonic()
+    text = serving.run(status=1)
+    assert time.monotonic() - began < 15
+    assert HEADLINE.search(text)[1] == "server crashed at start"  # type: ignore[index]
+    assert "exit status 3" in text
+    assert "loading weights" in text
+    assert "inference server log (process" in text
+    assert "Traceback" not in text
+    assert "2 failed" in text
+
+
+def test_a_server_that_is_never_healthy_is_told_from_one_that_never_listens(
+    serving: Serving,
+) -> None:
+    one = {"parameters": {"ttft": [0.01]}}
+    serving.write(process("--never-healthy", startup_timeout=1.5), **one)
+    unhealthy = serving.run(status=1)
+    assert "server not ready in time" in unhealthy
+    assert "/health answered 503" in unhealthy
+    assert "after 1.5 s (startup_timeout)" in unhealthy
+    serving.write(process("--listen-after", "60", startup_timeout=1.5), **one)
+    assert "server refused connections" in serving.run("--autotune-fresh", status=1)
+
+
+def test_a_server_that_says_it_ran_out_of_memory_is_believed(serving: Serving) -> None:
+    said = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    serving.write(process("--print", said, "--die-after", "0.1", "--exit-code", "1"))
+    text = serving.run(status=1)
+    assert HEADLINE.search(text)[1] == "server ran out of memory"  # type: ignore[index]
+
+
+def test_a_server_that_dies_under_load_fails_the_trial_by_name(serving: Serving) -> None:
+    benchmark = {"num_concurrency": [2], "max_time_per_iteration": 60}
+    serving.write(
+        process("--die-after-requests", "20", "--exit-code", "9"),
+        parameters={"ttft": [0.01]},
+        benchmark=benchmark,
+    )
+    began = time.monotonic()
+    text = serving.run("-v", status=1)
+    assert time.monotonic() - began < 15
+    assert "server died: process" in text
+    assert "exit status 9" in text
+    assert "[ttft=0.01] failed: server died" in text
+
+
+def test_a_test_that_stumbles_over_a_dead_server_says_so(serving: Serving) -> None:
+    module = (
+        MODULE
+        + """
+
+def test_last(inference_server):
+    import os, signal, time
+    os.kill(int(inference_server.description.split()[1]), signal.SIGKILL)
+    time.sleep(0.5)
+    raise ConnectionError("it is gone")
+"""
+    )
+    serving.write(process(), module, parameters={"ttft": [0.01]})
+    text = serving.run("-v", status=1)
+    assert "server died (process" in text
+    assert "killed by signal 9); ConnectionError: it is gone" in text
+
+
+def test_a_program_that_is_not_there_ends_the_run_before_any_trial(serving: Serving) -> None:
+    serving.write({"command": ["no-such-engine", "--port", "{port}"]})
+    text = serving.run(status=4)
+    assert (
+        "ERROR: autotune.json: /served/server/command: there is no program 'no-such-engine'" in text
+    )
+
+
+def test_a_server_ends_with_its_children_even_if_it_ignores_the_request(serving: Serving) -> None:
+    server = process("--spawn-child", "--ignore-sigterm", stop_timeout=0.5)
+    serving.write(server, parameters={"ttft": [0.01]})
+    serving.run(status=0)
+    pids = [int(pid) for pid in re.findall(r"child (\d+)", serving.logs())]
+    assert pids
+    eventually(lambda: not any(map(is_running, pids)))
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["serial", "workers"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_no_server_outlives_a_run_that_is_stopped(
+    serving: Serving, how: signal.Signals, workers: list[str]
+) -> None:
+    benchmark = {"num_concurrency": [1], "max_time_per_iteration": 60}
+    serving.write(process("--spawn-child"), benchmark=benchmark)
+    run = serving.project.start(*workers)
+    eventually(lambda: "listening" in serving.logs(), 30)
+    pids = [int(pid) for pid in re.findall(r"child (\d+)", serving.logs())]
+    assert pids
+    if how is signal.SIGKILL:
+        kill(run)
+    else:
+        os.kill(run.pid, how)
+        assert run.wait(timeout=30) == 2, serving.output()
+    eventually(lambda: not any(map(is_running, pids)), 20)
+
+
+def test_a_server_is_reused_where_only_the_load_differs(serving: Serving) -> None:
+    module = """
+import pytest
+
+pytestmark = pytest.mark.autotune("served")
+
+
+def test_holds(trial, inference_server, load_test):
+    trial.report(load_test(inference_server, num_concurrency=[trial.params["clients"]]))
+"""
+    parameters = {"ttft": [0.01, 0.02], "clients": [1, 2, 3]}
+    server = process(reuse=True, flags={"clients": None})
+    serving.write(server, module, parameters=parameters)
+    serving.run(status=0)
+    assert serving.logs().count("listening on") == 2
+
+
+def test_two_workers_have_servers_of_their_own(serving: Serving) -> None:
+    serving.write(process(), parameters={"ttft": [0.01, 0.011, 0.012, 0.013, 0.014, 0.015]})
+    text = serving.run("-n", "2", status=0)
+    assert "12 passed" in text
+    ports = re.findall(r"listening on (\d+)", serving.logs())
+    assert len(ports) == 6
+
+
+def test_an_endpoint_that_is_already_up_is_used_and_left_running(serving: Serving) -> None:
+    import subprocess
+
+    from serving import SCRIPTED
+
+    from pytest_autotune.serving.ports import PortReservation
+
+    reservation = PortReservation()
+    other = subprocess.Popen([sys.executable, str(SCRIPTED), "--port", str(reservation.port)])
+    try:
+        url = f"http://127.0.0.1:{reservation.port}/v1"
+        serving.write({"url": url, "startup_timeout": 10})
+        assert "4 passed" in serving.run(status=0)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        reservation.release()
+
+
+def test_an_endpoint_that_is_not_up_is_refused_by_name(serving: Serving) -> None:
+    serving.write(
+        {"url": "http://127.0.0.1:9", "startup_timeout": 0.5}, parameters={"ttft": [0.01]}
+    )
+    text = serving.run(status=1)
+    assert "server refused connections: http://127.0.0.1:9" in text
+
+
+SECRET = "s3cr3t+word/with=signs"
+
+
+def test_secrets_appear_nowhere(serving: Serving) -> None:
+    module = (
+        MODULE
+        + """
+
+def test_leaks(inference_server, record_property):
+    import os, warnings
+    record_property("leak", os.environ["HF_TOKEN"])
+    print(os.environ["HF_TOKEN"], os.environ["PLAIN_NAME"])
+    environment = dict(os.environ)
+    assert environment["HF_TOKEN"] == inference_server.logs()
+"""
+    )
+    server = process(
+        *("--print-environment", "HF_TOKEN", "--print-environment", "PLAIN_NAME"),
+        *("--print-environment", "MY_PASSWORD", "--print-arguments"),
+        environment={"MY_PASSWORD": "literal-s3cr3t", "COPY": "${HF_TOKEN}"},
+        secrets=["PLAIN_NAME"],
+        api_key="${HF_TOKEN}",
+        arguments={"api-key": "argument-s3cr3t"},
+    )
+    serving.write(server, module)
+    text = serving.run(
+        "-v", "-rA", "--showlocals", "--junitxml=junit.xml", status=1,
+        HF_TOKEN=SECRET, PLAIN_NAME="plain-s3cr3t",
+    )  # fmt: skip
+    assert "HF_TOKEN=***" in serving.logs()
+    assert "PLAIN_NAME=***" in serving.logs()
+    assert "MY_PASSWORD=***" in serving.logs()
+    assert "HF_TOKEN" in text
+    found = [path for path in serving.path.rglob("*") if path.is_file()]
+    assert any(path.name == "junit.xml" for path in found)
+    assert any(path.name == "trials.journal" for path in found)
+    for path in found:
+        if path.name != "autotune.json":
+            content = path.read_bytes()
+            for secret in (SECRET, "plain-s3cr3t", "literal-s3cr3t", "argument-s3cr3t"):
+                assert secret.encode() not in content, path
