@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pytest_autotune.load.limits import Limit
 
 Endpoint = Literal["chat", "completions"]
+PATHS: Final[Mapping[Endpoint, str]] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +54,8 @@ class Job:
         assert known.issuperset(document), "a job is written and read by the same version"
         limits = tuple(Limit(**limit) for limit in document["limits"])
         return cls(**{**document, "limits": limits})
+
+
+def seed_number(job: Job) -> int:
+    """Return the seed as a number, for tools that want one."""
+    return zlib.crc32(job.seed.encode())

@@ -17,13 +17,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pytest_autotune.load.connection import Connection, Exchange
-from pytest_autotune.load.job import Job
+from pytest_autotune.load.job import PATHS, Job
 from pytest_autotune.load.limits import Tally
 from pytest_autotune.load.prompts import FileTokenizer, PromptSource, Tokenizer
 from pytest_autotune.load.statistics import ClientHealth, LevelRun, RequestRecord, percentile
 from pytest_autotune.load.traffic import Scenario, arrivals
 
-_PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _LAG_SECONDS: Final = 0.01
 _CHECK_SECONDS: Final = 0.1
 #: Bodies are made ahead, up to so many of them and so much memory.
@@ -50,7 +49,7 @@ class Prepared:
         self._made = 0
         split = urlsplit(job.url)
         lines = [
-            f"POST {split.path.rstrip('/')}{_PATHS[job.endpoint]} HTTP/1.1",
+            f"POST {split.path.rstrip('/')}{PATHS[job.endpoint]} HTTP/1.1",
             f"Host: {split.netloc.rpartition('@')[2]}",
             "Content-Type: application/json",
             "Accept: text/event-stream",

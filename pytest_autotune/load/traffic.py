@@ -7,6 +7,7 @@ both uniformly (least, most), and ``U(100,250)`` from 1 to 100 in and from 1 to 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -35,6 +36,13 @@ class Lengths:
         if self.kind == "normal":
             return max(1, round(rng.gauss(self.a, self.b)))
         return rng.randint(int(self.a), int(self.b))
+
+    @property
+    def stddev(self) -> float:
+        """The standard deviation, clipping aside."""
+        if self.kind == "uniform":
+            return (self.b - self.a) / math.sqrt(12)
+        return self.b
 
     @property
     def mean(self) -> float:

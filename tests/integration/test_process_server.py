@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project import Project, kill
@@ -65,7 +66,7 @@ def test_a_crash_at_start_is_told_at_once_with_status_and_log(serving: Serving) 
 def test_a_server_that_is_never_healthy_is_told_from_one_that_never_listens(
     serving: Serving,
 ) -> None:
-    one = {"parameters": {"ttft": [0.01]}}
+    one: dict[str, Any] = {"parameters": {"ttft": [0.01]}}
     serving.write(process("--never-healthy", startup_timeout=1.5), **one)
     unhealthy = serving.run(status=1)
     assert "server not ready in time" in unhealthy

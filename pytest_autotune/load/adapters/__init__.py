@@ -1,0 +1,129 @@
+"""Load generators that others made, run as they are installed, their results under our names.
+
+Metrics that a tool does not report are left out, never made up. How each was understood is
+tested against its real output.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pytest_autotune.errors import LoadTestError
+from pytest_autotune.load.adapters import aiperf, guidellm, vllm
+from pytest_autotune.load.job import Job
+from pytest_autotune.load.traffic import Scenario
+
+_POLL_SECONDS: Final = 0.2
+_TAIL: Final = 2000
+
+
+class Adapter(Protocol):
+    """A module of this package."""
+
+    PROGRAM: str
+    INSTALL: str
+
+    @staticmethod
+    def command(job: Job, scenario: Scenario, folder: Path) -> list[str]:
+        """Write what the tool reads to ``folder``, and return how to run it.
+
+        Raises ValueError saying what the tool cannot do.
+        """
+
+    @staticmethod
+    def environment(api_key: str | None) -> Mapping[str, str | None]:
+        """Return the variables to set, or with None to take away."""
+
+    @staticmethod
+    def read(folder: Path) -> dict[str, float]:
+        """Return the metrics of the results in ``folder``; raises ValueError for none."""
+
+
+ADAPTERS: Final[Mapping[str, Any]] = {"aiperf": aiperf, "guidellm": guidellm, "vllm": vllm}
+
+
+def run_installed(
+    name: str,
+    job: Job,
+    scenario: Scenario,
+    check: Callable[[], None],
+    mask: Callable[[str], str],
+) -> dict[str, float]:
+    """Run one level with the load generator ``name`` and return its metrics.
+
+    ``check`` is called all the while; what it raises ends the run. Raises
+    :class:`LoadTestError` where the tool is missing, cannot do what is asked, or fails.
+    """
+    adapter = ADAPTERS[name]
+    program = shutil.which(adapter.PROGRAM)
+    if program is None:
+        msg = f"benchmark.generator is {name!r}, but there is no {adapter.PROGRAM} on PATH: "
+        raise LoadTestError(msg + adapter.INSTALL)
+    if job.tokenizer is None:
+        msg = f"benchmark.generator {name!r} needs benchmark.model_tokenizer to make its prompts"
+        raise LoadTestError(msg)
+    # As our own requests: answers of the length asked for; a null takes the key away.
+    body = {"ignore_eos": True, **job.extra_body}
+    job = replace(job, extra_body={key: v for key, v in body.items() if v is not None})
+    with tempfile.TemporaryDirectory(prefix="autotune-load-") as scratch:
+        folder = Path(scratch)
+        try:
+            command = adapter.command(job, scenario, folder)
+            output = _run([program, *command[1:]], _environment(adapter, job), folder, check)
+        except ValueError as error:
+            msg = f"{name}: {error}"
+            raise LoadTestError(msg) from None
+        try:
+            metrics: dict[str, float] = adapter.read(folder)
+        except (ValueError, LookupError, TypeError) as error:
+            said = mask(output[-_TAIL:].strip())
+            msg = f"{name} gave no result that can be read ({error}); it said:\n{said}"
+            raise LoadTestError(msg) from None
+    return metrics
+
+
+def _environment(adapter: Any, job: Job) -> dict[str, str]:
+    bearer = job.headers.get("Authorization", "").removeprefix("Bearer ") or None
+    environment = dict(os.environ)
+    for name, value in adapter.environment(bearer).items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    return environment
+
+
+def _run(
+    command: list[str], environment: Mapping[str, str], folder: Path, check: Callable[[], None]
+) -> str:
+    """Run to the end and return what was printed; whatever interrupts us ends it, too."""
+    log = folder / "output.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a program that the spec names; argv, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                check()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return log.read_text("utf-8", "replace")
