@@ -286,6 +286,11 @@ class TuningSession:
     ) -> bool | None:
         """Draw a trial when a slot begins; pass over, without a trace, slots that got none."""
         slot = self._slots.get(item)
+        if self._servers is not None and (
+            slot is None or self._current is None or slot.study != self._current.study
+        ):
+            # A server that is kept for a next trial would disturb whatever comes instead.
+            self._servers.forget()
         if slot is None:
             return None
         if slot is not self._current:

@@ -18,6 +18,10 @@ _MAX_HEAD: Final = 65536
 _MAX_DETAIL: Final = 500
 _OK: Final = 200
 _DONE: Final = b"[DONE]"
+#: What an answer that makes no sense can raise while it is taken apart.
+_NONSENSE: Final = (
+    AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 _Reader: TypeAlias = Callable[[bytes, int, float], int]
 
 
@@ -142,7 +146,7 @@ class Connection(asyncio.Protocol):
                     self._rest = data[at:]
                     return
                 at = step
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except _NONSENSE as error:
             self._fail("bad response", f"{type(error).__name__}: {error}")
 
     # Readers: each takes what it can from ``data`` at ``at`` and returns how far it got,
@@ -177,7 +181,7 @@ class Connection(asyncio.Protocol):
         if "chunked" in headers.get("transfer-encoding", "").lower():
             self._read = self._read_chunk_size
         elif "content-length" in headers:
-            self._left = int(headers["content-length"])
+            self._left = _size(headers["content-length"].encode(), 10)
             self._read = self._read_counted
             if self._left == 0:
                 self._complete()
@@ -190,7 +194,7 @@ class Connection(asyncio.Protocol):
         end = data.find(b"\r\n", at)
         if end < 0:
             return -1
-        self._left = int(data[at:end].split(b";", 1)[0], 16)
+        self._left = _size(data[at:end].split(b";", 1)[0], 16)
         self._read = self._read_chunk if self._left else self._read_trailer
         return end + 2
 
@@ -260,13 +264,13 @@ class Connection(asyncio.Protocol):
             exchange.finished = True
             return
         document = json.loads(text)
-        if "error" in document:
+        if document.get("error"):
             exchange.fail("server error", _said(document))
             return
         usage = document.get("usage")
         if usage:
-            exchange.input_tokens = usage.get("prompt_tokens")
-            exchange.output_tokens = usage.get("completion_tokens")
+            exchange.input_tokens = _count(usage.get("prompt_tokens"))
+            exchange.output_tokens = _count(usage.get("completion_tokens"))
         choices = document.get("choices")
         if not choices:
             return
@@ -305,6 +309,20 @@ class Connection(asyncio.Protocol):
             exchange.done.set_result(None)
 
 
+def _size(text: bytes, base: int) -> int:
+    """Return a length; raise ValueError for what is none, a negative one included."""
+    size = int(text, base)
+    if size < 0:
+        msg = f"a length of {size}"
+        raise ValueError(msg)
+    return size
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, None for what is none."""
+    return value if isinstance(value, int) and value >= 0 else None
+
+
 def _delta(delta: Any) -> bool:
     """Tell whether a chat chunk carries output: text, reasoning or a tool call."""
     return bool(delta) and bool(
@@ -316,7 +334,7 @@ def _delta(delta: Any) -> bool:
 
 
 def _said(document: Mapping[str, Any]) -> str:
-    error = document.get("error", document)
+    error = document.get("error") or document
     message = error.get("message", error) if isinstance(error, Mapping) else error
     return message if isinstance(message, str) else json.dumps(message)
 
@@ -324,6 +342,6 @@ def _said(document: Mapping[str, Any]) -> str:
 def _said_in(body: bytes) -> str:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body.decode("utf-8", "replace").strip()
     return _said(document) if isinstance(document, Mapping) else str(document)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Final
 
 from pytest_autotune.errors import LoadTestError
@@ -19,6 +20,12 @@ from pytest_autotune.load.worker import read
 
 _CHECK_SECONDS: Final = 0.2
 _CHUNK: Final = 1 << 20
+#: Not by ``-m``, which would let a module of the tests' folder stand in for any other.
+_PROGRAM: Final = (
+    "import sys; "
+    f"sys.path = [{str(Path(__file__).parents[2])!r}, *filter(None, sys.path)]; "
+    "from pytest_autotune.load.worker import main; main()"
+)
 
 
 class Generator:
@@ -68,7 +75,7 @@ class Generator:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
             environment = {k: v for k, v in os.environ.items() if not k.startswith("COV_CORE_")}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pytest_autotune.load.worker"],
+                [sys.executable, "-c", _PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

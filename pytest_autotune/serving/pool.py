@@ -73,12 +73,12 @@ class ServerPool:
         Raises :class:`LaunchError` or :class:`ServerError`.
         """
         launch = _launch(spec, params, self._masker)
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            if kept.launch == launch and kept.exited() is None:
-                self.current = kept
-                return kept
-            kept.stop()
+        kept = self._kept
+        if kept is not None and kept.launch == launch and kept.exited() is None:
+            self._kept = None
+            self.current = kept
+            return kept
+        self.forget()
         server = self._start(launch, study, trial)
         # From here on it is somebody's to stop, whatever interrupts the wait.
         self.current = server
@@ -96,6 +96,12 @@ class ServerPool:
             self._kept = server
         else:
             server.stop()
+
+    def forget(self) -> None:
+        """End the server that is kept for a next trial, as there will be none like it."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.stop()
 
     def close(self) -> None:
         """End whatever runs."""

@@ -62,6 +62,12 @@ def _environment(launch: Launch) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif isinstance(launch.spec.gpus, list | tuple):
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(launch.spec.gpus)
+    elif isinstance(launch.spec.gpus, int):
+        # Who narrowed the choice for this process meant its servers, too.
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+        devices = [device for device in visible.split(",") if device.strip()]
+        devices = devices or [str(number) for number in range(launch.spec.gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: launch.spec.gpus])
     return environment
 
 

@@ -11,6 +11,7 @@ On the descriptor it writes the server's process id and, if it ends by itself, i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -20,6 +21,7 @@ import time
 from contextlib import suppress
 
 _POLL_SECONDS = 0.02
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
@@ -27,6 +29,7 @@ def main() -> int:
     grace, report = float(sys.argv[1]), int(sys.argv[2])
     command = sys.argv[4:]
     stopping: list[bool] = []
+    _adopt()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.append(True))
     read, write = os.pipe()
@@ -60,11 +63,27 @@ def _end_group(server: subprocess.Popen[bytes], grace: float) -> None:
     left = _signal_group(server.pid, signal.SIGTERM)
     while left and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        server.poll()
+        if server.poll() is not None:
+            _reap(server.pid)
         left = _signal_group(server.pid, 0)
     if left:
         _signal_group(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def _adopt() -> None:
+    """Become the parent of what a server leaves behind, where the system can (Linux).
+
+    Otherwise an orphan that has ended stays in its group until process 1 gets round to it.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap(group: int) -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from project import Project, kill
-from serving import MODULE, Serving, eventually, is_running, process
+from serving import MODULE, SPEC, Serving, eventually, is_running, process
 
 HEADLINE = re.compile(r"trial 0: (server [^:]*|image missing[^:]*):")
 
@@ -23,7 +23,9 @@ def serving(tmp_path: Path) -> Serving:
 
 
 def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: Serving) -> None:
-    server = process("--print-arguments", "{flags}", environment={"SEEN": "yes-{ttft}"})
+    server = process(
+        "--ttft", "0.01", "--print-arguments", "{flags}", environment={"SEEN": "yes-{ttft}"}
+    )
     server["command"] += ["--print-environment", "SEEN"]
     parameters = {
         "some_flag": [[True, "a b"]],
@@ -40,7 +42,7 @@ def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: S
     assert "absent" not in logs
     assert "nothing" not in logs
     # ttft is used by a placeholder, so it is no flag; a list is several arguments, never a shell's.
-    assert '"--ttft"' not in logs
+    assert logs.count('"--ttft"') == 2
     assert '"--some_flag", "true", "a b"' in logs
     assert "SEEN=yes-0.01" in logs
     assert "SEEN=yes-0.02" in logs
@@ -246,3 +248,61 @@ def test_leaks(inference_server, record_property):
             content = path.read_bytes()
             for secret in (SECRET, "plain-s3cr3t", "literal-s3cr3t", "argument-s3cr3t"):
                 assert secret.encode() not in content, path
+
+
+@pytest.mark.parametrize("when", ["start", "load"])
+def test_the_time_limit_of_a_trial_ends_server_and_load(serving: Serving, when: str) -> None:
+    server = process("--spawn-child", *(["--never-healthy"] if when == "start" else []))
+    benchmark = {"num_concurrency": [2], "max_time_per_iteration": 60}
+    optimization = {**SPEC["optimization"], "timeout_per_iteration": 2}
+    serving.write({**server, "startup_timeout": 60}, benchmark=benchmark, optimization=optimization)
+    began = time.monotonic()
+    text = serving.run(status=1)
+    assert time.monotonic() - began < 20
+    assert "trial 0: trial 0 ran longer than 2.0 s (timeout_per_iteration)" in text
+    assert "trial 1: trial 1 ran longer than 2.0 s (timeout_per_iteration)" in text
+    pids = [int(pid) for pid in re.findall(r"child (\d+)", serving.logs())]
+    assert len(pids) == 2
+    eventually(lambda: not any(map(is_running, pids)))
+
+
+def test_a_server_that_is_kept_does_not_outlast_its_study(serving: Serving) -> None:
+    module = """
+import os, pathlib, re
+import pytest
+
+
+@pytest.mark.autotune("served")
+def test_served(trial, inference_server):
+    pathlib.Path("pid").write_text(inference_server.description.split()[1])
+    trial.report({"mean_ttft": 1.0})
+
+
+def test_of_something_else():
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pathlib.Path("pid").read_text()), 0)
+"""
+    serving.write(process(reuse=True), module)
+    assert "3 passed" in serving.run(status=0)
+
+
+def test_nothing_is_left_open_where_warnings_are_errors(serving: Serving) -> None:
+    serving.write(process("--print", "hello"))
+    assert "4 passed" in serving.run("-W", "error", status=0)
+
+
+def test_a_client_that_was_the_bottleneck_makes_no_candidate(serving: Serving) -> None:
+    module = (
+        MODULE
+        + """
+
+@pytest.fixture(autouse=True, scope="module")
+def strict():
+    import pytest_autotune.load.loadtest as module
+    module.INVALID_CPU = 0.0
+"""
+    )
+    serving.write(process(), module, parameters={"ttft": [0.01]})
+    text = serving.run("-v", status=1)
+    assert "trial 0: level 1 is invalid: the load generator used" in text
+    assert "best     none" in text
