@@ -4,9 +4,10 @@ Against ``tests/scripted_server.py``, whose delays are known, with one core for 
 machine has two. Prints two tables:
 
 1. accuracy: error of TTFT and of end-to-end latency at concurrency 1, 16 and 64;
-2. ceiling: requests/s and tokens/s when the server does not wait at all, with the share of a core
-   that the client used; and peers on the same server, in the same run: clients written on aiohttp
-   and httpx (where installed), and load generators that are given by ``--peer``.
+2. ceiling: requests/s when the server does not wait at all, and tokens/s when every stream gets a
+   token a millisecond (so at most a thousand per stream), with the share of a core that the client
+   used; and peers on the same server, in the same run: clients written on aiohttp and httpx (where
+   installed), and load generators that are given by ``--peer`` (installed and on PATH).
 
 ::
 
@@ -227,17 +228,21 @@ def ceiling(peers: list[str], scratch: Path) -> None:
     if peers:
         tokenizer = word_tokenizer(scratch / "tokenizer")
         measures |= {name: installed(name, tokenizer) for name in peers}
-    print("\nCeiling: no delays, 64 tokens in; requests/s with 16 tokens out, tokens/s with 512")
+    print(
+        "\nCeiling: 64 tokens in; requests/s with 16 tokens out at once, tokens/s with 512 tokens"
+    )
+    print("out, one a millisecond; median of three")
     print(f"{'client':<16} {'concurrency':>12} {'requests/s':>11} {'ratio':>6} {'CPU':>5} "
           f"{'tokens/s':>10} {'ratio':>6} {'CPU':>5}")  # fmt: skip
-    with server("--ttft", "0", "--itl", "0") as url:
+    still, paced = server("--ttft", "0", "--itl", "0"), server("--ttft", "0", "--itl", "0.001")
+    with still as url, paced as paced_url:
         for concurrency in CONCURRENCIES:
             base: tuple[float, float] | None = None
             for name, measure in measures.items():
                 slow = name != "pytest-autotune"
                 try:
                     short = best(measure, url, concurrency, 600 if slow else 3000, 16)
-                    long = best(measure, url, concurrency, 48 if slow else 192, 512)
+                    long = best(measure, paced_url, concurrency, max(4, 2 * concurrency), 512)
                 except Exception as error:  # noqa: BLE001 - a peer that fails is a row, too
                     print(f"{name:<16} {concurrency:>12} failed: {str(error).splitlines()[0]}")
                     continue

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pytest_autotune.errors import LoadTestError
+from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.statistics import LevelRun
 from pytest_autotune.load.worker import read
@@ -74,14 +75,14 @@ class Generator:
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
             environment = {k: v for k, v in os.environ.items() if not k.startswith("COV_CORE_")}
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this package's own module
                 [sys.executable, "-c", _PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 env=environment,
                 # Ctrl-C is for pytest, which then ends this.
-                start_new_session=True,
+                **OWN_GROUP,
             )
         return self._process
 

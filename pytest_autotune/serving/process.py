@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pytest_autotune.errors import LaunchError
+from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.serving import supervisor
 from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
@@ -100,7 +101,7 @@ class ProcessServer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
-                start_new_session=True,
+                **OWN_GROUP,
             )  # fmt: skip
         except BaseException:
             os.close(reader)

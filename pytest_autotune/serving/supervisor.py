@@ -19,9 +19,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 _POLL_SECONDS = 0.02
 _PR_SET_CHILD_SUBREAPER = 36
+# As in pytest_autotune.groups, which says why; this file stands alone.
+OWN_GROUP: dict[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
 
 
 def main() -> int:
@@ -38,7 +43,7 @@ def main() -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     try:
         server = subprocess.Popen(  # noqa: S603 - what the user's spec says to run
-            command, stdin=subprocess.DEVNULL, start_new_session=True
+            command, stdin=subprocess.DEVNULL, **OWN_GROUP
         )
     except OSError as error:
         print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pytest_autotune.errors import SpecError
@@ -89,7 +90,7 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         endpoint=endpoint,
         task=None if known else task,
         model=block.get("model_name"),
-        tokenizer=block.get("model_tokenizer"),
+        tokenizer=_tokenizer(block.get("model_tokenizer"), origin),
         scenarios=tuple(
             _scenario(text, at("traffic_scenarios", index))
             for index, text in enumerate(block.get("traffic_scenarios") or [_DEFAULT_SCENARIO])
@@ -105,6 +106,14 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         api_key=block.get("api_key"),
         extra_body=block.get("additional_params", {}),
     )
+
+
+def _tokenizer(name: str | None, origin: Origin) -> str | None:
+    """Return a path from the spec's folder where there is one, else the name for the hub."""
+    if name is None:
+        return None
+    path = Path(origin.folder) / Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def _scenario(text: str, where: str) -> Scenario:

@@ -187,7 +187,9 @@ def test_an_endpoint_that_is_already_up_is_used_and_left_running(serving: Servin
     from pytest_autotune.serving.ports import PortReservation
 
     reservation = PortReservation()
-    other = subprocess.Popen([sys.executable, str(SCRIPTED), "--port", str(reservation.port)])
+    other = subprocess.Popen(
+        [sys.executable, str(SCRIPTED), "--port", str(reservation.port), "--ttft", "0.01"]
+    )
     try:
         url = f"http://127.0.0.1:{reservation.port}/v1"
         serving.write({"url": url, "startup_timeout": 10})

@@ -164,7 +164,7 @@ def test_a_tool_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_tool_needs_a_tokenizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(tmp_path, "vllm", "", monkeypatch)
-    with pytest.raises(LoadTestError, match="needs benchmark.model_tokenizer"):
+    with pytest.raises(LoadTestError, match=r"needs benchmark\.model_tokenizer"):
         run(replace(JOB, tokenizer=None))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pytest_autotune.errors import LoadTestError
+from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.load.adapters import aiperf, guidellm, vllm
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.traffic import Scenario
@@ -116,7 +117,7 @@ def _run(
             stderr=subprocess.STDOUT,
             env=dict(environment),
             cwd=folder,
-            start_new_session=True,
+            **OWN_GROUP,
         )
         try:
             while process.poll() is None:
