@@ -45,8 +45,9 @@ class Generator:
         process = self._started()
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(job.document()).encode() + b"\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # Why it has ended is found below.
+                process.stdin.write(json.dumps(job.document()).encode() + b"\n")
+                process.stdin.flush()
             answer = json.loads(self._line(process, check))
         except BaseException:
             # Whatever interrupts us, nobody must go on sending.

@@ -8,6 +8,7 @@ import gc
 import json
 import ssl
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,13 +29,20 @@ _CHECK_SECONDS: Final = 0.1
 #: Bodies are made ahead, up to so many of them and so much memory.
 _AHEAD: Final = 2048
 _AHEAD_BYTES: Final = 128 * 2**20
-#: A level without any success is given up after this many failures (or two per client).
-_HOPELESS: Final = 20
+#: How long a client waits after a failure, doubling from the first to the last.
+_FIRST_PAUSE: Final = 0.05
+_LAST_PAUSE: Final = 1.0
+#: A level is given up after this many failures in a row (or two per client) over this time.
+_HOPELESS_FAILURES: Final = 20
+_HOPELESS_SECONDS: Final = 2.0
 #: Open loop: when the backlog is looked at, and what makes it a hopeless one.
 _SATURATION_SECONDS: Final = 5.0
 _SATURATION_ARRIVALS: Final = 50
 _SATURATION_BACKLOG: Final = 32
 _SATURATION_SHARE: Final = 0.9
+_SATURATION_RISE: Final = 1.1
+#: Not before so many times the fastest request's latency.
+_SATURATION_SERVICES: Final = 4
 
 
 class Prepared:
@@ -144,7 +152,8 @@ class LevelRunner:
         self._issued = 0
         self._began = 0.0
         self._fastest = float("inf")
-        self._succeeded = 0
+        self._failures = 0
+        self._last_success = 0.0
         self._stopped = ""
         self._lags: list[float] = []
         self._backlogs: list[tuple[float, int, int]] = []
@@ -155,7 +164,7 @@ class LevelRunner:
         loop = asyncio.get_running_loop()
         watch = loop.create_task(self._watch())
         lag = loop.create_task(self._measure_lag())
-        self._began = perf_counter()
+        self._began = self._last_success = perf_counter()
         cpu = time.process_time()
         try:
             if self._job.request_rate is None:
@@ -184,9 +193,15 @@ class LevelRunner:
     # Closed and open loop
 
     async def _client(self) -> None:
+        pause = _FIRST_PAUSE
         while self._may_issue():
             self._issued += 1
-            await self._request(perf_counter())
+            if await self._request(perf_counter()):
+                pause = _FIRST_PAUSE
+            else:
+                # A server that refuses at once must not be asked a thousand times a second.
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
 
     def _may_issue(self) -> bool:
         job = self._job
@@ -197,7 +212,7 @@ class LevelRunner:
         )
 
     async def _arrive(self) -> None:
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[bool]] = set()
         for offset in self._due:
             due = self._began + offset
             wait = due - perf_counter()
@@ -215,13 +230,15 @@ class LevelRunner:
 
     # One request
 
-    async def _request(self, due: float) -> None:
+    async def _request(self, due: float) -> bool:
+        """Send one request and record it; tell whether it succeeded."""
         wanted, data = self._prepared.next()
         exchange = await self._attempt(due, wanted, data)
         if exchange.error == "stale":
             # The server closed an idle connection; any client sends again, once.
             exchange = await self._attempt(due, wanted, data)
         self._record(exchange)
+        return not exchange.error
 
     async def _attempt(self, due: float, wanted: int, data: bytes) -> Exchange:
         loop = asyncio.get_running_loop()
@@ -285,18 +302,11 @@ class LevelRunner:
         if not cut:
             self._tally(request)
         if ok:
-            self._succeeded += 1
+            self._failures, self._last_success = 0, now
             self._gaps.extend(b - a for a, b in pairwise(stamps))
             self._fastest = min(self._fastest, request.e2e_latency or self._fastest)
-        elif not cut and not self._due:
-            # A server that refuses at once must not be asked a thousand times a second.
-            self._pace_refusals()
-
-    def _pace_refusals(self) -> None:
-        failures = len(self._finished)
-        if self._succeeded == 0 and failures >= max(_HOPELESS, 2 * (self._job.concurrency or 0)):
-            last = self._finished[-1]
-            self._stop(f"none of {failures} requests succeeded ({last.error}: {last.detail})")
+        elif not cut:
+            self._failures += 1
 
     # What watches the level
 
@@ -304,7 +314,7 @@ class LevelRunner:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             if not self._stopped:
-                reason = self._lost() or self._saturated()
+                reason = self._lost() or self._saturated() or self._hopeless()
                 if reason:
                     self._stop(reason)
 
@@ -342,45 +352,72 @@ class LevelRunner:
         if metric not in {"ttft", "e2e_latency"}:
             return
         for exchange in self._running:
-            if exchange.sent:
-                first = exchange.stamps[0] if exchange.stamps and metric == "ttft" else now
-                yield first - (exchange.scheduled if self._due else exchange.sent)
+            if not exchange.sent or exchange.error:
+                continue
+            until = now
+            if exchange.stamps and metric == "ttft":
+                until = exchange.stamps[0]
+            elif exchange.stamps and exchange.finished:
+                until = exchange.stamps[-1]
+            yield until - (exchange.scheduled if self._due else exchange.sent)
 
     def _tally(self, request: RequestRecord) -> None:
         for tally in self._tallies:
             metric = tally.limit.metric
-            value = float(not request.ok) if metric == "error_rate" else getattr(request, metric)
+            if metric == "error_rate":
+                value: float | None = float(not request.ok)
+            else:
+                value = getattr(request, metric) if request.ok else None
             if value is not None:
                 tally.add(value)
+
+    def _hopeless(self) -> str:
+        """Tell whether the server has been failing every request for a while."""
+        enough = max(_HOPELESS_FAILURES, 2 * (self._job.concurrency or 0))
+        silent = perf_counter() - self._last_success
+        if self._failures < enough or silent < _HOPELESS_SECONDS:
+            return ""
+        last = next(r for r in reversed(self._finished) if r.error)
+        return f"{self._failures} requests in a row failed ({last.error}: {last.detail})"
 
     def _saturated(self) -> str:
         """Tell whether an open loop's backlog grows without end.
 
-        That is: over the second half of the time so far, clearly fewer requests were answered
-        than came, and the backlog is large and has at least doubled. A stable queue does
-        neither for long.
+        That is: in the last third of the time so far clearly fewer requests were answered than
+        came, no more per second than in the third before, and the backlog is large and has
+        doubled since half-time. While a level begins, the backlog grows as well, up to what a
+        server holds that keeps up; but then so does the rate of answers.
         """
         if self._job.request_rate is None:
             return ""
         now = perf_counter() - self._began
         backlog = len(self._running)
         self._backlogs.append((now, self._issued, backlog))
-        if now < _SATURATION_SECONDS or self._issued < _SATURATION_ARRIVALS:
-            return ""
-        then, issued, before = next(entry for entry in self._backlogs if entry[0] >= now / 2)
-        came = self._issued - issued
-        answered = came - (backlog - before)
         if (
-            backlog >= _SATURATION_BACKLOG
-            and backlog >= 2 * before
-            and answered < _SATURATION_SHARE * came
+            now < max(_SATURATION_SECONDS, _SATURATION_SERVICES * self._fastest)
+            or self._issued < _SATURATION_ARRIVALS
+            or backlog < _SATURATION_BACKLOG
         ):
-            seconds = max(now - then, 1e-9)
-            return (
-                f"saturated: {came / seconds:.3g} requests/s came, {answered / seconds:.3g} were "
-                f"answered, {backlog} are waiting"
-            )
-        return ""
+            return ""
+        one, half, two = (self._at(share * now) for share in (1 / 3, 1 / 2, 2 / 3))
+        came = self._issued - two[1]
+        answered = came - (backlog - two[2])
+        before = (two[1] - one[1]) - (two[2] - one[2])
+        if (
+            backlog < 2 * half[2]
+            or answered >= _SATURATION_SHARE * came
+            or answered > _SATURATION_RISE * before
+        ):
+            return ""
+        seconds = now - two[0]
+        return (
+            f"saturated: {came / seconds:.3g} requests/s came, {answered / seconds:.3g} were "
+            f"answered, {backlog} are waiting"
+        )
+
+    def _at(self, seconds: float) -> tuple[float, int, int]:
+        """Return time, arrivals and backlog of the first look from then on."""
+        return self._backlogs[bisect_left(self._backlogs, (seconds, 0, 0))]
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
