@@ -276,6 +276,8 @@ class TuningSession:
             scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
             publish_collection(self.context, self.collected.values(), scopes, errors)
         elif errors:
+            # Said once, as what ends the run.
+            self.errors.clear()
             raise pytest.UsageError("\n".join(errors))
 
     # Running

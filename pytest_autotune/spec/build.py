@@ -16,7 +16,7 @@ from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, S
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
-from pytest_autotune.spec.server import Layout, gpu_limit, layout, read_server
+from pytest_autotune.spec.server import gpu_limit, layout, read_server
 from pytest_autotune.spec.validation import nearest, shown
 
 _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
@@ -37,10 +37,16 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     server = read_server(document, origin)
     parallel = layout(server, document)
     slo = _slo(document.get("slo", {}), origin)
+    space = _restricted(
+        _space(parameters, document, origin),
+        dict(parallel.constraints()),
+        origin.at("parallel_config"),
+        notices,
+    )
     return Spec(
         name=name,
         origin=origin,
-        space=_space(parameters, document, origin, dict(parallel.constraints(None))),
+        space=space,
         slo=slo,
         server=server,
         layout=parallel,
@@ -61,42 +67,22 @@ def fit_to_machine(spec: Spec) -> Spec:
     if server is None or not server.explicit or server.backend == "url":
         return spec
     limit = gpu_limit(server, visible_gpus())
-    rules = {} if limit is None else dict(_gpu_rule(spec.layout, limit))
-    if not rules:
+    if limit is None:
         return spec
-    if not spec.space.parameters or not any(
-        name in spec.space.names or name in map(identifier, spec.space.names)
-        for name in spec.layout.names.values()
-    ):
-        needed = spec.layout.gpus({})
-        if limit is not None and needed > limit:
-            raise SpecError(_too_few_gpus(spec, limit))
-        return spec
-    extra = tuple(map(Expression.parse, rules))
-    space = replace(spec.space, constraints=(*spec.space.constraints, *extra))
-    try:
-        _require_points(space, spec.origin)
-    except SpecError:
-        assert limit is not None
-        raise SpecError(_too_few_gpus(spec, limit)) from None
-    notice = f"combinations that need more than {limit} GPUs are left out"
-    fitting = space.pool is not None and len(space.pool) == len(spec.space.pool or ())
-    return replace(spec, space=space, notices=(*spec.notices, *(() if fitting else (notice,))))
-
-
-def _gpu_rule(parallel: Layout, limit: int) -> Iterator[tuple[str, str]]:
-    return (rule for rule in parallel.constraints(limit) if rule[0].endswith(f"<= {limit}"))
-
-
-def _too_few_gpus(spec: Spec, limit: int) -> str:
-    assert spec.server is not None
-    engine = spec.server.preset.title if spec.server.preset is not None else "the server"
-    world = spec.layout.world_size
-    return (
-        f"{spec.server.at()}: {engine} needs {world} GPUs, at least 1, and every configuration "
-        f"needs more than the {limit} there are to use; lower parallel_config, or set server.gpus "
-        "('none' for an engine that runs on the CPU)"
+    engine = server.preset.title if server.preset is not None else "the server"
+    reason = (
+        f"{engine} needs {spec.layout.world_size} GPUs, at least 1, and there are {limit} to use"
     )
+    hint = "; lower parallel_config, or set server.gpus ('none' for an engine that runs on the CPU)"
+    rule = spec.layout.within(limit)
+    if rule is None:
+        if spec.layout.gpus({}) > limit:
+            msg = f"{server.at()}: {reason}{hint}"
+            raise SpecError(msg)
+        return spec
+    notices: list[str] = []
+    space = _restricted(spec.space, {rule: reason}, server.at(), notices, hint)
+    return replace(spec, space=space, notices=(*spec.notices, *notices))
 
 
 def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
@@ -195,12 +181,7 @@ def _expression(source: str, where: str) -> Expression:
         raise SpecError(msg) from None
 
 
-def _space(
-    parameters: tuple[Parameter, ...],
-    document: Mapping[str, Any],
-    origin: Origin,
-    engine_rules: Mapping[str, str],
-) -> Space:
+def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origin: Origin) -> Space:
     constraints = tuple(
         _expression(source, origin.at("constraints", index))
         for index, source in enumerate(document.get("constraints", ()))
@@ -225,30 +206,21 @@ def _space(
     # Asking the driver costs time, so only where an expression wants to know.
     if any("gpus" in expression.names for expression, _ in placed):
         variables["gpus"] = visible_gpus()
-    constraints += tuple(map(Expression.parse, engine_rules))
     try:
         space = Space(parameters=parameters, constraints=constraints, variables=variables)
     except SpecError as error:
         msg = f"{origin.at('parameters')}: {error}"
         raise SpecError(msg) from None
-    _require_points(space, origin, engine_rules)
+    _require_points(space, origin)
     return space
 
 
-def _require_points(
-    space: Space, origin: Origin, engine_rules: Mapping[str, str] | None = None
-) -> None:
+def _require_points(space: Space, origin: Origin) -> None:
     """Refuse a space whose constraints leave nothing, naming the ones that alone exclude all."""
     if not space.parameters:
         return
     try:
-        pool = space.pool
-        if pool is None:
-            import numpy as np
-
-            empty = space.draw(np.random.default_rng(0)) is None
-        else:
-            empty = len(pool) == 0
+        empty = _is_empty(space)
     except ExpressionError as error:
         msg = f"{_place_of(error, space, origin)}: {error}"
         raise SpecError(msg) from None
@@ -257,14 +229,38 @@ def _require_points(
             k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
         }
         given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
-        found = "" if pool is not None else " was found that"
+        found = "" if space.pool is not None else " was found that"
         msg = (
             f"{origin.at('constraints')}: no combination of the parameters{found} satisfies "
             f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
         )
-        if engine_rules:
-            msg += f": {'; '.join(engine_rules.values())}"
         raise SpecError(msg)
+
+
+def _is_empty(space: Space) -> bool:
+    if space.pool is not None:
+        return len(space.pool) == 0
+    import numpy as np
+
+    return space.draw(np.random.default_rng(0)) is None
+
+
+def _restricted(
+    space: Space, rules: Mapping[str, str], where: str, notices: list[str], hint: str = ""
+) -> Space:
+    """Leave out of ``space`` what breaks a rule (expression to its reason in words).
+
+    A rule that excludes nothing is not kept. Raises :class:`SpecError` where nothing is left.
+    """
+    for source, reason in rules.items() if space.parameters else ():
+        allowed = replace(space, constraints=(*space.constraints, Expression.parse(source)))
+        if _is_empty(allowed):
+            msg = f"{where}: no combination of the parameters is left: {reason}{hint}"
+            raise SpecError(msg)
+        if allowed.pool is None or len(allowed.pool) < len(space.pool or ()):
+            notices.append(f"combinations are left out, as {reason}")
+            space = allowed
+    return space
 
 
 def _place_of(error: ExpressionError, space: Space, origin: Origin) -> str:

@@ -344,14 +344,17 @@ class Layout:
         except ExpressionError:
             return 1
 
-    def constraints(self, limit: int | None) -> Iterator[tuple[str, str]]:
-        """Yield what a point must satisfy, in terms of parameters, with the reason in words."""
+    def constraints(self) -> Iterator[tuple[str, str]]:
+        """Yield the engine's rules in terms of parameters, each with the reason in words."""
         for source, message in self.rules:
             if _uses(source, self.names):
                 yield _in_parameters(source, self.names), message
-        if limit is not None:
-            source = _in_parameters(self.world_size, self.names)
-            yield f"({source}) <= {limit}", f"there are {limit} GPUs to use"
+
+    def within(self, gpus: int) -> str | None:
+        """Return the rule that no more than ``gpus`` are used, None where no parameter matters."""
+        if not _uses(self.world_size, self.names):
+            return None
+        return f"({_in_parameters(self.world_size, self.names)}) <= {gpus}"
 
 
 def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
