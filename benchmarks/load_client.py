@@ -128,7 +128,8 @@ async def closed_loop(
     async def client() -> None:
         nonlocal tokens
         for _ in left:
-            tokens += await one()
+            got = await one()  # Not in one line, which would add to what there was before.
+            tokens += got
 
     began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(client() for _ in range(concurrency)))

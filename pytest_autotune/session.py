@@ -444,8 +444,18 @@ class TuningSession:
 
         active = self._active
         assert active is not None, "fixtures run within a trial"
-        spec = active.study.plan.spec
-        return LoadTest(trial.spec, spec.benchmark, spec.slo, mask=self._masker)
+        plan = active.study.plan
+        server = plan.spec.server
+        # Every trial gets the same prompts, unless one server is to answer them all.
+        reused = server is not None and (server.reuse or server.backend == "url")
+        return LoadTest(
+            trial.spec,
+            plan.spec.benchmark,
+            plan.spec.slo,
+            objective=plan.objective,
+            stream=f"trial-{trial.number}" if reused else "",
+            mask=self._masker,
+        )
 
     def _add_server_log(self, report: pytest.TestReport) -> None:
         """Show how the server's log ends with what failed."""

@@ -15,14 +15,17 @@ from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.statistics import (
+    PERCENTILES,
     GoodputLimits,
     LevelRun,
     RequestRecord,
     error_classes,
     level_metrics,
+    percentile_of,
 )
 from pytest_autotune.load.traffic import Scenario
 from pytest_autotune.metrics import aggregate
+from pytest_autotune.objective import Objective
 from pytest_autotune.report.text import LEVEL_HEADER, level_row, number, quantity, table
 from pytest_autotune.slo import Compliance, check
 from pytest_autotune.spec.benchmark import BenchmarkSpec, LevelSearch, read_benchmark
@@ -176,17 +179,23 @@ def _notes_of(result: LevelResult) -> Iterator[str]:
 class LoadTest:
     """Puts a server under the load that the spec describes; call it with the server."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made by the fixture
         self,
         raw: Mapping[str, Any],
         benchmark: BenchmarkSpec,
         slo: SLO,
         *,
+        objective: Objective | None = None,
+        stream: str = "",
         mask: Callable[[str], str] = str,
     ) -> None:
+        """Prepare a test; ``stream`` tells apart tests that must not send the same prompts."""
         self._raw = raw
         self._benchmark = benchmark
         self._slo = slo
+        self._percentiles = _further_percentiles(slo, objective)
+        self._stream = stream
+        self._calls = 0
         self._mask = mask
         self._generator = Generator()
 
@@ -204,6 +213,7 @@ class LoadTest:
             Address(server.rstrip("/").removesuffix("/v1")) if isinstance(server, str) else server
         )
         spec = self._changed(changes)
+        self._calls += 1
         if spec.task is not None:
             msg = (
                 f"{spec.origin.at('benchmark', 'task')}: {spec.task!r} cannot be run; known: "
@@ -220,11 +230,8 @@ class LoadTest:
             print(_progress(result))  # noqa: T201 - pytest captures it with the test's output
             if self._slo.levels == "all" and not result.compliance.feasible:
                 left = len(list(_declared(spec))) - len(levels)
-                notes = (
-                    [f"{left} heavier levels were left out: the trial is infeasible"]
-                    if left
-                    else []
-                )
+                more = "1 heavier level was" if left == 1 else f"{left} heavier levels were"
+                notes = [f"{more} left out: the trial is infeasible"] if left else []
                 return LoadResult(levels, notes)
         return LoadResult(levels, _saturation(levels))
 
@@ -263,7 +270,16 @@ class LoadTest:
             endpoint=spec.endpoint,
             model=model,
             scenario="",
-            seed=str(spec.seed),
+            # A server's prefix cache may answer what it was asked before.
+            seed="/".join(
+                part
+                for part in (
+                    str(spec.seed),
+                    self._stream,
+                    f"call-{self._calls}" * (self._calls > 1),
+                )
+                if part
+            ),
             max_requests=spec.max_requests,
             max_time=spec.max_time,
             timeout=spec.request_timeout,
@@ -292,17 +308,20 @@ class LoadTest:
 
             metrics = run_installed(spec.generator, job, scenario, target.check_alive, self._mask)
             metrics |= _per_gpu(metrics, target.gpus)
-            return LevelResult(
-                level=level, metrics=metrics, compliance=check(self._slo, metrics, level.label)
-            )
+            return LevelResult(level=level, metrics=metrics, compliance=self._check(metrics, level))
         run = self._generator.run(job, target.check_alive)
         # A server that died while the last requests failed is the reason that they did.
         target.check_alive()
-        metrics = level_metrics(run, goodput=goodput_limits(self._slo), gpus=target.gpus)
+        metrics = level_metrics(
+            run,
+            goodput=goodput_limits(self._slo),
+            gpus=target.gpus,
+            percentiles=self._percentiles,
+        )
         return LevelResult(
             level=level,
             metrics=metrics,
-            compliance=check(self._slo, metrics, level.label),
+            compliance=self._check(metrics, level),
             ended_early=self._mask(run.ended_early),
             invalid=_invalid(level, run),
             warnings=tuple(_warnings(run, metrics, scenario)),
@@ -312,6 +331,19 @@ class LoadTest:
             },
             requests=run.requests,
         )
+
+    def _check(self, metrics: Mapping[str, float], level: Level) -> Compliance:
+        """Hold a level against the bounds that a load test can say something of.
+
+        A latency that no request gave counts as missing; the accuracy that a test reports by
+        itself does not.
+        """
+        ours = tuple(
+            bound
+            for bound in self._slo.bounds
+            if _metric_of(bound) is not None or any(name in metrics for name in bound.metrics)
+        )
+        return check(replace(self._slo, bounds=ours), metrics, level.label)
 
     def _strict(self, spec: BenchmarkSpec) -> bool:
         """Tell whether a soft miss loses a level, too: where the highest one is wanted."""
@@ -428,18 +460,31 @@ def goodput_limits(slo: SLO) -> GoodputLimits:
     for bound in slo.bounds:
         named = _metric_of(bound)
         if named is not None and bound.upper and named[0] in _LATENCIES:
-            metric = named[0]
+            metric, statistic = named
+            if statistic in {"min", "std"}:
+                continue  # Of no single request.
             loosest[metric] = max(loosest.get(metric, 0.0), bound.threshold)
     return GoodputLimits(**loosest)
 
 
 def _metric_of(bound: Bound) -> tuple[str, str] | None:
     """Return metric and statistic of a bound on something that requests are judged by."""
-    name = bound.metrics[-1]
     if bound.metrics[0] == "error_rate":
         return "error_rate", ""
-    statistic, _, metric = name.partition("_")
-    return (metric, statistic) if metric in _LATENCIES else None
+    for name in bound.metrics:
+        statistic, _, metric = name.partition("_")
+        if metric in _LATENCIES:
+            return metric, statistic
+    return None
+
+
+def _further_percentiles(slo: SLO, objective: Objective | None) -> frozenset[str]:
+    """Return the percentiles that the spec names and that are not measured anyway."""
+    names = [name for bound in slo.bounds for name in bound.metrics]
+    names += objective.metrics if objective is not None else ()
+    found = {name.partition("_")[0] for name in names}
+    usual = {f"p{whole}" for whole in PERCENTILES}
+    return frozenset(s for s in found if s not in usual and percentile_of(s) is not None)
 
 
 def _invalid(level: Level, run: LevelRun) -> str:

@@ -374,8 +374,11 @@ class LevelRunner:
     def _hopeless(self) -> str:
         """Tell whether the server has been failing every request for a while."""
         enough = max(_HOPELESS_FAILURES, 2 * (self._job.concurrency or 0))
-        silent = perf_counter() - self._last_success
-        if self._failures < enough or silent < _HOPELESS_SECONDS:
+        now = perf_counter()
+        if self._failures < enough or now - self._last_success < _HOPELESS_SECONDS:
+            return ""
+        # One that was not refused at once may yet succeed; its own time-out will tell.
+        if any(e.sent and (e.started or now - e.sent > _LAST_PAUSE) for e in self._running):
             return ""
         last = next(r for r in reversed(self._finished) if r.error)
         return f"{self._failures} requests in a row failed ({last.error}: {last.detail})"

@@ -136,8 +136,11 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
-def distribution(name: str, values: Iterable[float]) -> dict[str, float]:
-    """Return mean, min, max, standard deviation and percentiles under flat names; {} of none."""
+def distribution(name: str, values: Iterable[float], more: Iterable[str] = ()) -> dict[str, float]:
+    """Return mean, min, max, standard deviation and percentiles under flat names; {} of none.
+
+    ``more`` are further percentiles, such as ``p99.9``.
+    """
     ordered = sorted(values)
     if not ordered:
         return {}
@@ -149,13 +152,17 @@ def distribution(name: str, values: Iterable[float]) -> dict[str, float]:
         f"max_{name}": ordered[-1],
         f"std_{name}": spread,
     }
-    for whole in PERCENTILES:
-        result[f"p{whole}_{name}"] = percentile(ordered, whole / 100)
+    for statistic in (*(f"p{whole}" for whole in PERCENTILES), *more):
+        share = percentile_of(statistic)
+        assert share is not None
+        result[f"{statistic}_{name}"] = percentile(ordered, share)
     return result
 
 
-def level_metrics(run: LevelRun, *, goodput: GoodputLimits, gpus: int) -> dict[str, float]:
-    """Return the flat metrics of one level.
+def level_metrics(
+    run: LevelRun, *, goodput: GoodputLimits, gpus: int, percentiles: Iterable[str] = ()
+) -> dict[str, float]:
+    """Return the flat metrics of one level; of latencies also the further ``percentiles``.
 
     Latencies are of requests that succeeded (and, in a level that was ended early, of those
     that were cut, as lower bounds); rates are per second; ``…_per_gpu`` is divided by
@@ -167,12 +174,15 @@ def level_metrics(run: LevelRun, *, goodput: GoodputLimits, gpus: int) -> dict[s
     timed = [request for request in requests if request.ok or request.cut]
     failed = [request for request in requests if request.error and not request.cut]
     metrics: dict[str, float] = {}
-    metrics |= distribution("ttft", (r.ttft for r in timed if r.ttft is not None))
-    metrics |= distribution("tpot", (r.tpot for r in done if r.tpot is not None))
-    metrics |= distribution("itl", run.gaps)
-    metrics |= distribution(
-        "e2e_latency", (r.e2e_latency for r in timed if r.e2e_latency is not None)
-    )
+    latencies = {
+        "ttft": (r.ttft for r in timed if r.ttft is not None),
+        "tpot": (r.tpot for r in done if r.tpot is not None),
+        "itl": iter(run.gaps),
+        "e2e_latency": (r.e2e_latency for r in timed if r.e2e_latency is not None),
+    }
+    more = sorted(set(percentiles))
+    for name, values in latencies.items():
+        metrics |= distribution(name, values, more)
     counted = len(requests) - sum(request.cut for request in requests)
     duration = _duration(requests)
     rates = {
