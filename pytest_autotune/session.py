@@ -457,9 +457,12 @@ class TuningSession:
             mask=self._masker,
         )
 
-    def _add_server_log(self, report: pytest.TestReport) -> None:
+    def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
+        return None if self._servers is None else self._servers.of_trial(active.record.number)
+
+    def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
         """Show how the server's log ends with what failed."""
-        server = None if self._servers is None else self._servers.current
+        server = self._server_of(active)
         if server is None or server.log_file is None:
             return
         tail = server.logs(tail=_LOG_LINES)
@@ -560,20 +563,20 @@ class TuningSession:
             self._conclude(active, item, report, Outcome.PRUNED, reason=reason)
             _mark(report, Outcome.PRUNED, reason)
         elif report.failed:
-            self._add_server_log(report)
+            self._add_server_log(active, report)
             if isinstance(error, _PLAIN_ERRORS):
                 report.longrepr = f"trial {active.record.number}: {error}"
-            reason = self._reason(error)
+            reason = self._reason(active, error)
             self._conclude(active, item, report, Outcome.FAILED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:
             self._conclude(active, item, report, Outcome.FEASIBLE)
 
-    def _reason(self, error: BaseException | None) -> str:
+    def _reason(self, active: ActiveTrial, error: BaseException | None) -> str:
         """Return in a line why a trial failed; a dead server explains what else went wrong."""
         if isinstance(error, ServerError):
             return self._masker(error.headline)
         reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
-        server = None if self._servers is None else self._servers.current
+        server = self._server_of(active)
         ended = None if server is None else server.exited()
         if server is not None and ended is not None:
             reason = f"server died ({server.description}: {ended}); {reason}"

@@ -332,7 +332,7 @@ def _device_requests(launch: Launch) -> list[Any] | None:
     preset = launch.spec.preset
     if wanted is None:
         wanted = "all" if preset is not None and preset.gpus == "required" else "none"
-    if wanted in {"none", 0}:
+    if launch.spec.without_gpus or wanted == "none":
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     ids = [device.strip() for device in visible.split(",") if device.strip()]

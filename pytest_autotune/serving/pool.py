@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pytest_autotune.errors import LaunchError
+from pytest_autotune.errors import LaunchError, ServerCrashed
 from pytest_autotune.masking import Masker
 from pytest_autotune.serving.backend import Backend
 from pytest_autotune.serving.launch import Launch, make_launch
@@ -16,6 +16,8 @@ from pytest_autotune.serving.process import ProcessServer, check_command
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
+
+_ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 
 
 def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
@@ -63,7 +65,12 @@ class ServerPool:
         self._logs = logs
         self._masker = masker
         self._kept: InferenceServer | None = None
-        self.current: InferenceServer | None = None
+        self._current: InferenceServer | None = None
+        self._trial: int | None = None
+
+    def of_trial(self, trial: int) -> InferenceServer | None:
+        """Return the last server that was started for ``trial``, running or not."""
+        return self._current if self._trial == trial else None
 
     def acquire(
         self, spec: Spec, study: str, trial: int, params: Mapping[str, Any]
@@ -72,16 +79,28 @@ class ServerPool:
 
         Raises :class:`LaunchError` or :class:`ServerError`.
         """
+        self._current, self._trial = None, trial
         launch = _launch(spec, params, self._masker)
         kept = self._kept
         if kept is not None and kept.launch == launch and kept.exited() is None:
             self._kept = None
-            self.current = kept
+            self._current = kept
             return kept
         self.forget()
-        server = self._start(launch, study, trial)
+        try:
+            return self._started(launch, study, trial)
+        except ServerCrashed:
+            if not self._port_was_refused(launch):
+                raise
+            # A server that does not let others reuse its address cannot bind beside us.
+            return self._started(launch, study, trial, hold_port=False)
+
+    def _started(
+        self, launch: Launch, study: str, trial: int, *, hold_port: bool = True
+    ) -> InferenceServer:
+        server = self._start(launch, study, trial, hold_port=hold_port)
         # From here on it is somebody's to stop, whatever interrupts the wait.
-        self.current = server
+        self._current = server
         try:
             server.wait_ready()
         except BaseException:
@@ -89,9 +108,13 @@ class ServerPool:
             raise
         return server
 
+    def _port_was_refused(self, launch: Launch) -> bool:
+        said = "" if self._current is None else self._current.logs(tail=100)
+        return launch.backend == "process" and _ADDRESS_IN_USE.search(said) is not None
+
     def release(self, server: InferenceServer) -> None:
         """Take a server back from a trial: keep it if it may be reused, else end it."""
-        self.current = None
+        self._current = None
         if server.launch.spec.reuse and server.exited() is None:
             self._kept = server
         else:
@@ -105,26 +128,28 @@ class ServerPool:
 
     def close(self) -> None:
         """End whatever runs."""
-        for server in (self.current, self._kept):
+        for server in (self._current, self._kept):
             if server is not None:
                 server.stop()
-        self.current = self._kept = None
+        self._current = self._kept = None
 
-    def _start(self, launch: Launch, study: str, trial: int) -> InferenceServer:
+    def _start(self, launch: Launch, study: str, trial: int, *, hold_port: bool) -> InferenceServer:
         if launch.backend == "url":
             return InferenceServer(launch, UrlServer(launch), None, self._masker)
         log = LogFile(self._logs / _slug(study) / f"trial-{trial:03d}" / "server.log", self._masker)
         try:
-            backend = self._backend(launch, log, study, trial)
+            backend = self._backend(launch, log, study, trial, hold_port=hold_port)
         except BaseException:
             log.close()
             raise
         return InferenceServer(launch, backend, log, self._masker)
 
-    def _backend(self, launch: Launch, log: LogFile, study: str, trial: int) -> Backend:
+    def _backend(
+        self, launch: Launch, log: LogFile, study: str, trial: int, *, hold_port: bool
+    ) -> Backend:
         if launch.backend == "process":
             check_command(launch)
-            return ProcessServer(launch, log)
+            return ProcessServer(launch, log, hold_port=hold_port)
         from pytest_autotune.serving.docker import DockerServer, Identity
 
         return DockerServer(launch, log, Identity(project=self._project, study=study, trial=trial))

@@ -59,7 +59,7 @@ def _environment(launch: Launch) -> dict[str, str]:
             environment.pop(name, None)
         else:
             environment[name] = value
-    if launch.spec.gpus in {"none", 0}:
+    if launch.spec.without_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif isinstance(launch.spec.gpus, list | tuple):
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(launch.spec.gpus)
@@ -75,7 +75,8 @@ def _environment(launch: Launch) -> dict[str, str]:
 class ProcessServer:
     """A server in a process group of its own, under a supervisor."""
 
-    def __init__(self, launch: Launch, log: LogFile) -> None:
+    def __init__(self, launch: Launch, log: LogFile, *, hold_port: bool = True) -> None:
+        """Start it; the port is held for it unless it cannot bind beside us."""
         self._reservation = PortReservation(_HOST)
         self._log = log
         self._grace = launch.spec.stop_timeout
@@ -88,6 +89,8 @@ class ProcessServer:
         if command[0] in {"python", "python3"} and shutil.which(command[0]) is None:
             command[0] = sys.executable
         self.argv = command
+        if not hold_port:
+            self._reservation.release()
         reader, writer = os.pipe()
         try:
             self._supervisor = subprocess.Popen(  # noqa: S603 - our own file; argv, no shell

@@ -40,6 +40,7 @@ _ONLY: Final[Mapping[Backend, tuple[str, ...]]] = {
     "process": ("working_directory",),
     "url": ("url",),
 }  # fmt: skip
+_URL_SECONDS: Final = 10.0
 _HOST_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
 
@@ -91,6 +92,11 @@ class ServerSpec:
         """The folder that relative paths start from."""
         return Path(self.origin.folder)
 
+    @property
+    def without_gpus(self) -> bool:
+        """Whether the spec says that the server gets no GPU."""
+        return isinstance(self.gpus, str | int) and str(self.gpus) in {"none", "0"}
+
     def at(self, *parts: str | int) -> str:
         """Return ``file: /json/pointer`` of a value in the server block."""
         return self.origin.at("server", *parts)
@@ -114,6 +120,9 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     values = {key: value for key, value in block.items() if key not in {"preset", "backend"}}
     if preset is not None:
         values = _from_preset(preset, backend, document) | values
+    if backend == "url":
+        # It is up already, or somebody should know soon.
+        values.setdefault("startup_timeout", _URL_SECONDS)
     model = document.get("model", {}).get("id_or_path")
     spec = ServerSpec(
         origin=origin, backend=backend, preset=preset, model=model,
@@ -384,7 +393,7 @@ def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
 
     ``visible`` is how many this process sees.
     """
-    if spec is None or spec.backend == "url" or spec.gpus in {"none", 0}:
+    if spec is None or spec.backend == "url" or spec.without_gpus:
         return None
     if isinstance(spec.gpus, int):
         return spec.gpus

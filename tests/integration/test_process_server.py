@@ -308,3 +308,48 @@ def strict():
     text = serving.run("-v", status=1)
     assert "trial 0: level 1 is invalid: the load generator used" in text
     assert "best     none" in text
+
+
+def test_a_server_that_does_not_share_its_address_is_started_all_the_same(
+    serving: Serving,
+) -> None:
+    script = serving.path / "stubborn.py"
+    script.write_text(
+        "import http.server, sys\n"
+        "class Server(http.server.HTTPServer):\n"
+        "    allow_reuse_address = False\n"
+        "Server(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)"
+        ".serve_forever()\n"
+    )
+    module = """
+import pytest
+
+pytestmark = pytest.mark.autotune("served")
+
+
+def test_served(trial, inference_server):
+    trial.report({"mean_ttft": 1.0})
+"""
+    server = {"command": ["python3", str(script), "{port}", "{flags}"], "health": "/stubborn.py"}
+    serving.write(server, module)
+    assert "2 passed" in serving.run(status=0)
+
+
+def test_a_log_is_not_shown_for_another_trial(serving: Serving) -> None:
+    module = """
+import pytest
+
+pytestmark = pytest.mark.autotune("served")
+
+
+@pytest.fixture(scope="module")
+def picky(trial):
+    assert trial.params["ttft"] == 0.01, "picky"
+
+
+def test_served(picky, inference_server, trial):
+    raise AssertionError("as it should")
+"""
+    serving.write(process(), module)
+    text = serving.run(status=1)
+    assert text.count("inference server log") == 1

@@ -1,0 +1,99 @@
+"""What a launch becomes for the Docker SDK; the engine itself is tested elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_autotune.serving.docker import container_settings
+from pytest_autotune.serving.launch import Launch, make_launch
+from pytest_autotune.spec.loading import load_inline
+
+
+def launch(**server: Any) -> Launch:
+    document = {
+        "parameters": {"a": [1]},
+        "model": {"id_or_path": "m"},
+        "server": {"image": "i:1", "backend": "docker", **server},
+    }
+    spec = load_inline("x", document, "test")
+    assert spec.server is not None
+    return make_launch(spec.server, {"a": 1}, spec.layout)
+
+
+def test_by_default_nothing_is_shared_and_only_the_loopback_interface_is_open() -> None:
+    settings = container_settings(launch(), 8000)
+    assert settings == {
+        "detach": True,
+        "environment": {},
+        "init": True,
+        "ports": {"8000/tcp": ("127.0.0.1", None)},
+    }
+
+
+def test_everything_that_a_spec_can_say_arrives() -> None:
+    settings = container_settings(
+        launch(
+            volumes=["/usr:/host:ro", "named:/data"],
+            shm_size="8g",
+            ipc="host",
+            memory="2g",
+            cpus=1.5,
+            user="1000",
+            network="backend",
+            entrypoint=["serve"],
+            environment={"A": "{a}", "GONE": None},
+        ),
+        9000,
+    )
+    assert settings["ports"] == {"9000/tcp": ("127.0.0.1", None)}
+    assert settings["volumes"] == ["/usr:/host:ro", "named:/data"]
+    assert settings["shm_size"] == "8g"
+    assert settings["ipc_mode"] == "host"
+    # A limit with swap on top would be none.
+    assert settings["mem_limit"] == settings["memswap_limit"] == "2g"
+    assert settings["nano_cpus"] == 1_500_000_000
+    assert settings["user"] == "1000"
+    assert settings["network"] == "backend"
+    assert settings["entrypoint"] == ["serve"]
+    assert settings["environment"] == {"A": "1"}
+
+
+def test_on_the_hosts_network_nothing_is_published() -> None:
+    assert "ports" not in container_settings(launch(network="host"), 9000)
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted", "count", "ids"),
+    [
+        (None, "all", -1, None),
+        (None, 2, 2, None),
+        (None, ["GPU-1"], 0, ["GPU-1"]),
+        ("4,5,6", "all", 0, ["4", "5", "6"]),
+        ("4,5,6", 2, 0, ["4", "5"]),
+    ],
+)
+def test_gpus_are_requested_within_what_this_process_may_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, wanted: Any, count: int, ids: Any
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (request,) = container_settings(launch(gpus=wanted), 8000)["device_requests"]
+    assert request["Count"] == count
+    assert request["DeviceIDs"] == (ids or [])
+    assert request["Capabilities"] == [["gpu"]]
+
+
+@pytest.mark.parametrize("wanted", ["none", 0])
+def test_a_server_on_the_cpu_gets_no_gpus(wanted: Any) -> None:
+    assert "device_requests" not in container_settings(launch(gpus=wanted, preset="vllm"), 8000)
+
+
+def test_an_engine_that_needs_gpus_gets_all_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (request,) = container_settings(launch(preset="vllm"), 8000)["device_requests"]
+    assert request["Count"] == -1
