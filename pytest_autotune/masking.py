@@ -23,6 +23,8 @@ _SECRET_WORDS: Final = frozenset(
         "credential",
         "credentials",
         "key",
+        "keys",
+        "pass",
         "passphrase",
         "passwd",
         "password",
@@ -38,7 +40,8 @@ _HARMLESS_NAMES: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
 #: Values that would mask half of any text, unless a spec lists the name.
 _MIN_LENGTH: Final = 4
 _MIN_LINE: Final = 12
-_REFERENCE: Final = re.compile(r"\$\{\w+\}|\{\w+\}")
+#: Nothing but a reference, as a secret may well have braces in it.
+_REFERENCE: Final = re.compile(r"^\$?\{\w+\}$")
 _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
 
 
@@ -47,7 +50,10 @@ def is_secret_name(name: str) -> bool:
     if name in _HARMLESS_NAMES:
         return False
     words = re.split(r"[_\-.]|(?<=[a-z])(?=[A-Z])", name)
-    return any(word.lower() in _SECRET_WORDS for word in words)
+    return any(
+        word.lower() in _SECRET_WORDS or word.lower().endswith(("password", "passwd"))
+        for word in words
+    )
 
 
 def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _listed(document: Mapping[str, Any]) -> frozenset[str]:
 
 def _is_secret(name: str, value: Any, listed: frozenset[str]) -> bool:
     named = name in listed or is_secret_name(name)
-    return named and isinstance(value, str) and not _REFERENCE.search(value)
+    return named and isinstance(value, str) and not _REFERENCE.match(value)
 
 
 class Masker:
@@ -124,15 +130,34 @@ def _is_telling(value: str) -> bool:
 def _forms(value: str) -> Iterator[str]:
     for plain in {value, value.strip()}:
         yield plain
-        yield quote(plain, safe="")
-        yield quote_plus(plain)
+        yield quote(_bytes(plain), safe="")
+        yield quote_plus(_bytes(plain))
         yield json.dumps(plain)[1:-1]
         yield json.dumps(plain, ensure_ascii=False)[1:-1]
         yield repr(plain)[1:-1]
         if len(plain) >= _MIN_LINE:
-            # As HTTP basic authentication would show it, less the padding.
-            yield base64.b64encode(plain.encode()).decode().rstrip("=")
+            yield from _base64(_bytes(plain))
     lines = value.split("\n")
     if len(lines) > 1:
         # A key file is logged line by line.
         yield from (line.strip() for line in lines if len(line.strip()) >= _MIN_LINE)
+
+
+def _bytes(text: str) -> bytes:
+    """Return what a variable's text was made from; it need not have been UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _base64(value: bytes) -> Iterator[str]:
+    """Yield what base64 makes of ``value`` wherever it stands in a longer text.
+
+    As in HTTP's basic authentication, behind a user's name: three bytes are four characters, so
+    there are three ways, and those at both ends that mix with what is beside them are left out.
+    """
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + value).decode()
+        whole = (shift + len(value)) * 8 // 6
+        yield encoded[(0, 2, 3)[shift] : whole]

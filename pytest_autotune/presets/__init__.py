@@ -14,6 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pytest_autotune.errors import ExpressionError
+from pytest_autotune.spec.expressions import Expression
+
 #: The dimensions of ``parallel_config``; one that is absent counts as 1.
 PARALLEL: Final = ("tp", "pp", "dp", "dcp", "cp", "moe_tp", "moe_ep")
 #: The parts of ``quant_config``.
@@ -87,6 +90,9 @@ class Preset:
     @classmethod
     def read(cls, document: Mapping[str, Any], where: str) -> Preset:
         """Read a preset; raise :class:`PresetError` naming the key that is wrong."""
+        if not isinstance(document, Mapping):
+            msg = f"{where}: not a preset: it is no mapping"
+            raise PresetError(msg)
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(document) - known)
         if unknown:
@@ -104,10 +110,37 @@ class Preset:
                 else {value: _mapped(entry) for value, entry in mapping.items()}
                 for part, mapping in document.get("quant_config", {}).items()
             }
-            return cls(**values)
-        except (TypeError, AttributeError, KeyError) as error:
+            preset = cls(**values)
+            preset.check()
+        except (TypeError, AttributeError, KeyError, ValueError, ExpressionError) as error:
             msg = f"{where}: not a preset: {error}"
             raise PresetError(msg) from None
+        return preset
+
+    def check(self) -> None:
+        """Raise an error that says what is wrong with the preset's parts."""
+        for name in ("command", "quant_presets", "aliases", "environment"):
+            if not isinstance(getattr(self, name), Mapping):
+                msg = f"{name} is no mapping"
+                raise TypeError(msg)
+        for backend, arguments in self.command.items():
+            if not isinstance(arguments, list):
+                msg = f"command.{backend} is no list of arguments"
+                raise TypeError(msg)
+        for part in self.quant_presets.values():
+            if not isinstance(part, Mapping):
+                msg = "quant_presets maps names to mappings"
+                raise TypeError(msg)
+        expressions: list[tuple[str, tuple[str, ...]]] = [(self.world_size, PARALLEL)]
+        expressions += [(rule.require, PARALLEL) for rule in self.constraints]
+        expressions += [
+            (entry.when, (name,)) for name, entry in self.parallel_config.items() if entry.when
+        ]
+        for source, allowed in expressions:
+            foreign = Expression.parse(source).names.difference(allowed)
+            if foreign:
+                msg = f"{source!r} uses {min(foreign)!r}; known: {', '.join(allowed)}"
+                raise ValueError(msg)
 
 
 def _mapped(entry: Any) -> Mapped:

@@ -70,30 +70,13 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
     return PLACEHOLDER.sub(lambda match: text_of(values[match[1]]), text)
 
 
-def without_repeats(groups: Sequence[Sequence[str]]) -> list[str]:
-    """Join groups of arguments, each flag with its value, leaving out exact repeats."""
-    seen: dict[tuple[str, ...], None] = {}
-    for group in groups:
-        for part in _split(group):
-            seen.setdefault(part)
-    return [token for part in seen for token in part]
-
-
-def _split(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield each flag together with what follows it."""
+def parts_of(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield each flag of a preset's arguments together with what follows it."""
     part: list[str] = []
     for token in group:
-        if token.startswith("-") and part and not _is_number(token):
+        if token.startswith("-") and part:
             yield tuple(part)
             part = []
         part.append(token)
     if part:
         yield tuple(part)
-
-
-def _is_number(token: str) -> bool:
-    try:
-        float(token)
-    except ValueError:
-        return False
-    return True

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.presets import PARALLEL, QUANTIZED, Mapped
+from pytest_autotune.presets import PARALLEL, Mapped
 from pytest_autotune.serving.flags import (
     PLACEHOLDER,
     arguments,
     fill,
+    parts_of,
     placeholders,
     text_of,
-    without_repeats,
 )
 from pytest_autotune.spec.expressions import Expression, identifier
 from pytest_autotune.spec.server import (
+    MAPPED,
     Backend,
     Layout,
     ServerSpec,
@@ -74,7 +76,7 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
     Parameters that no placeholder uses become flags, in order: ``parallel_config`` and
     ``quant_config`` as the preset has them, others under their own names.
     """
-    values = {**params, **({"model": spec.model} if spec.model is not None else {})}
+    values = {**({"model": spec.model} if spec.model is not None else {}), **params}
     for name in list(values):
         values.setdefault(identifier(name), values[name])
     environment = {
@@ -95,7 +97,7 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
         api_key = expand_host_variables(api_key, spec.at("api_key"))
     return Launch(
         spec=spec,
-        argv=tuple(_with_flags(command, list(_flags(spec, params)))),
+        argv=tuple(_with_flags(command, _flags(spec, params))),
         environment=environment,
         image=image,
         volumes=volumes,
@@ -108,10 +110,15 @@ def _fill(
     spec: ServerSpec, text: str, values: Mapping[str, Any], where: tuple[str | int, ...]
 ) -> str:
     known = {**values, **{name: f"{{{name}}}" for name in _LATE}}
+    if spec.backend == "process":
+        known.setdefault("python", sys.executable)
     try:
         return fill(text, known)
     except KeyError as error:
         name = error.args[0]
+        if name == "flags":
+            msg = f"{spec.at(*where)}: {{flags}} must be an argument of its own"
+            raise LaunchError(msg) from None
         listed = ", ".join(sorted({*known, "flags"}))
         msg = (
             f"{spec.at(*where)}: {{{name}}} is no parameter of this trial"
@@ -137,7 +144,7 @@ def _environment_value(
 
 def _volume(spec: ServerSpec, volume: str, index: int) -> str:
     source, colon, target = volume.partition(":")
-    if not colon or not target.startswith("/"):
+    if not source or not colon or not target.startswith("/"):
         msg = (
             f"{spec.at('volumes', index)}: {volume!r} is not HOST:/CONTAINER or HOST:/CONTAINER:ro"
         )
@@ -162,8 +169,8 @@ def _used(spec: ServerSpec) -> frozenset[str]:
     return frozenset(map(identifier, placeholders(texts)))
 
 
-def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the arguments of the fixed flags, then of each parameter."""
+def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of the fixed flags, then of each parameter."""
     used = _used(spec)
     renamed = {identifier(name): flag for name, flag in spec.flags.items()}
 
@@ -174,16 +181,21 @@ def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> Iterator[list[str]]:
             flag=renamed.get(identifier(name)),
         )  # fmt: skip
 
-    for name, value in spec.arguments.items():
-        yield written(name, value)
+    tokens = [token for name, value in spec.arguments.items() for token in written(name, value)]
+    seen: set[tuple[str, ...]] = set()
     for name, value in params.items():
         key = identifier(name)
         if key in used or (key in renamed and renamed[key] is None):
             continue
-        if spec.preset is not None and key in {*PARALLEL, *QUANTIZED, "quant_config"}:
-            yield _mapped(spec, key, value)
+        if spec.preset is not None and key in MAPPED and key not in renamed:
+            # Two parts may say the same in the same words: once is enough.
+            found = dict.fromkeys(parts_of(_mapped(spec, key, value)))
+            parts = [part for part in found if part not in seen]
+            seen.update(parts)
+            tokens += [token for part in parts for token in part]
         else:
-            yield written(name, value)
+            tokens += written(name, value)
+    return tokens
 
 
 def _mapped(spec: ServerSpec, name: str, value: Any) -> list[str]:
@@ -208,9 +220,8 @@ def _arguments(entry: Mapped, name: str, value: Any) -> list[str]:
     return [fill(token, {"value": value}) for token in entry.arguments]
 
 
-def _with_flags(command: Sequence[str], flags: Sequence[Sequence[str]]) -> list[str]:
-    joined = without_repeats(flags)
+def _with_flags(command: Sequence[str], flags: Sequence[str]) -> list[str]:
     if FLAGS not in command:
-        return [*command, *joined]
+        return [*command, *flags]
     at = list(command).index(FLAGS)
-    return [*command[:at], *joined, *(part for part in command[at + 1 :] if part != FLAGS)]
+    return [*command[:at], *flags, *(part for part in command[at + 1 :] if part != FLAGS)]

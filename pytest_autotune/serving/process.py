@@ -33,16 +33,22 @@ def check_command(launch: Launch) -> None:
     if not folder.is_dir():
         msg = f"{launch.spec.at('working_directory')}: {folder} is no folder"
         raise LaunchError(msg)
-    found = (folder / program).exists() if os.sep in program else _which(launch, program)
-    if not found:
+    if _program(launch, program) is None:
         engine = launch.spec.preset
         hint = f"; install {engine.title} here" if engine is not None else ""
         msg = f"{launch.spec.at('command')}: there is no program {program!r} on PATH{hint}"
         raise LaunchError(msg)
 
 
-def _which(launch: Launch, program: str) -> bool:
-    return shutil.which(program, path=_environment(launch).get("PATH")) is not None
+def _program(launch: Launch, program: str) -> str | None:
+    """Return the program's path: as given, on the server's PATH, or beside this interpreter."""
+    if os.sep in program:
+        path = working_directory(launch) / program
+        return str(path) if path.exists() else None
+    beside = str(Path(sys.executable).parent)
+    path_variable = _environment(launch).get("PATH", os.defpath)
+    # Whoever runs .venv/bin/pytest without having activated it means that environment.
+    return shutil.which(program, path=os.pathsep.join((path_variable, beside)))
 
 
 def working_directory(launch: Launch) -> Path:
@@ -86,8 +92,7 @@ class ProcessServer:
         self._oom_kills = _oom_kills()
         self.base_url = f"http://{_HOST}:{self._reservation.port}"
         command = launch.command(_HOST, self._reservation.port)
-        if command[0] in {"python", "python3"} and shutil.which(command[0]) is None:
-            command[0] = sys.executable
+        command[0] = _program(launch, command[0]) or command[0]
         self.argv = command
         if not hold_port:
             self._reservation.release()

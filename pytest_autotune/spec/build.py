@@ -16,7 +16,7 @@ from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, S
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
-from pytest_autotune.spec.server import gpu_limit, layout, read_server
+from pytest_autotune.spec.server import gpu_limit, layout, quant_conflicts, read_server
 from pytest_autotune.spec.validation import nearest, shown
 
 _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
@@ -39,7 +39,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     slo = _slo(document.get("slo", {}), origin)
     space = _restricted(
         _space(parameters, document, origin),
-        dict(parallel.constraints()),
+        {**dict(parallel.constraints()), **dict(quant_conflicts(server, document))},
         origin.at("parallel_config"),
         notices,
     )
@@ -122,7 +122,8 @@ def _declarations(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for name, declared in document.get("parameters", {}).items():
         yield ("parameters", name), name, declared
     for name, declared in document.get("parallel_config", {}).items():
-        yield ("parallel_config", name), name, _as_list(declared)
+        # JSON counts 2.0 as an integer; no engine does.
+        yield ("parallel_config", name), name, [int(value) for value in _as_list(declared)]
     quantization = document.get("quant_config", {})
     if isinstance(quantization, Mapping):
         for name, declared in quantization.items():
@@ -254,7 +255,12 @@ def _restricted(
     """
     for source, reason in rules.items() if space.parameters else ():
         allowed = replace(space, constraints=(*space.constraints, Expression.parse(source)))
-        if _is_empty(allowed):
+        try:
+            empty = _is_empty(allowed)
+        except ExpressionError as error:
+            msg = f"{where}: {error} ({reason})"
+            raise SpecError(msg) from None
+        if empty:
             msg = f"{where}: no combination of the parameters is left: {reason}{hint}"
             raise SpecError(msg)
         if allowed.pool is None or len(allowed.pool) < len(space.pool or ()):

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.presets import (
     PARALLEL,
+    QUANTIZED,
     WORLD_SIZE,
     Mapped,
     Preset,
@@ -24,6 +26,8 @@ from pytest_autotune.spec.expressions import Expression, identifier
 from pytest_autotune.spec.model import Origin
 from pytest_autotune.spec.validation import did_you_mean, shown
 
+#: Parameters that a preset writes in its own way, wherever they are declared.
+MAPPED: Final = frozenset({*PARALLEL, *QUANTIZED, "quant_config"})
 Backend = Literal["docker", "process", "url"]
 _MODES: Final[Mapping[str, Backend]] = {
     "docker": "docker",
@@ -41,6 +45,8 @@ _ONLY: Final[Mapping[Backend, tuple[str, ...]]] = {
     "url": ("url",),
 }  # fmt: skip
 _URL_SECONDS: Final = 10.0
+#: Placeholders of a command that are no parameters.
+_RESERVED: Final = frozenset({"flags", "host", "port", "python"})
 _HOST_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
 
@@ -216,7 +222,15 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         if size is not None and not _SIZE.match(str(size)):
             msg = f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g"
             raise SpecError(msg)
-    wants_model = any("{model}" in part for part in spec.command)
+    parameters = {identifier(name) for name in document.get("parameters", {})}
+    clash = sorted(parameters & _RESERVED) if spec.backend != "url" else []
+    if clash:
+        msg = (
+            f"{spec.origin.at('parameters', clash[0])}: {clash[0]!r} has a meaning in "
+            "server.command; rename it"
+        )
+        raise SpecError(msg)
+    wants_model = any("{model}" in part for part in spec.command) and "model" not in parameters
     if wants_model and spec.model is None and spec.explicit:
         msg = f"{spec.at('command')}: uses {{model}}, but model.id_or_path is not given"
         raise SpecError(msg)
@@ -250,27 +264,73 @@ def _check_mapped(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         raise SpecError(msg)
     if spec.preset is None:
         return
-    entries = [
-        ("parallel_config", name, value, parallel_entry(spec.preset, name, value))
-        for name, declared in document.get("parallel_config", {}).items()
-        for value in _listed(declared)
-    ]
-    if isinstance(quantized, Mapping):
-        entries += [
-            ("quant_config", part, value, quant_entry(spec.preset, part, value))
-            for part, declared in quantized.items()
-            for value in _listed(declared)
-        ]
-    elif quantized:
-        for value in _listed(quantized):
+    for block, name, value in _mapped_values(document):
+        if name == "quant_config":
             quant_parts(spec.preset, value, spec.origin.at("quant_config"))
-    for block, name, value, entry in entries:
+            continue
+        entry = (parallel_entry if name in PARALLEL else quant_entry)(spec.preset, name, value)
         if entry.unsupported:
             msg = (
                 f"{spec.origin.at(block, name)}: {spec.preset.title} cannot do {name} = "
                 f"{shown(value)}: {entry.unsupported}"
             )
             raise SpecError(msg)
+
+
+def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield block, name and every listed value of what a preset writes in its own way."""
+    quantized = document.get("quant_config", {})
+    blocks: dict[str, Mapping[str, Any]] = {
+        "parameters": {
+            name: declared
+            for name, declared in document.get("parameters", {}).items()
+            if name in MAPPED
+        },
+        "parallel_config": document.get("parallel_config", {}),
+        "quant_config": quantized
+        if isinstance(quantized, Mapping)
+        else {"quant_config": quantized},
+    }
+    for block, entries in blocks.items():
+        for name, declared in entries.items():
+            if isinstance(declared, Mapping):
+                values = declared.get("values", declared.get("choices", ()))
+                declared = [*values, *(declared[k] for k in ("low", "high") if k in declared)]  # noqa: PLW2901
+            for value in _listed(declared):
+                yield block, name, value
+
+
+def quant_conflicts(
+    spec: ServerSpec | None, document: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield what two parts must not be together, as they set one flag to different values."""
+    if spec is None or spec.preset is None or spec.backend == "url":
+        return
+    declared: dict[str, list[Any]] = {}
+    for _, name, value in _mapped_values(document):
+        if name in QUANTIZED:
+            declared.setdefault(name, []).append(value)
+    for one, other in combinations(declared, 2):
+        for left, right in product(declared[one], declared[other]):
+            flag = _shared_flag(
+                quant_entry(spec.preset, one, left), quant_entry(spec.preset, other, right)
+            )
+            if flag:
+                yield (
+                    f"{one} != {left!r} or {other} != {right!r}",
+                    f"{spec.preset.title} has one {flag} for {one} {left} and {other} {right}",
+                )
+
+
+def _shared_flag(one: Mapped, other: Mapped) -> str:
+    ours, theirs = (dict(_pairs(entry.arguments)) for entry in (one, other))
+    return next((f for f in ours if f in theirs and ours[f] != theirs[f]), "")
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    at = [index for index, token in enumerate(arguments) if token.startswith("-")]
+    for begin, end in pairwise([*at, len(arguments)]):
+        yield arguments[begin], tuple(arguments[begin + 1 : end])
 
 
 def _listed(declared: Any) -> list[Any]:
@@ -320,31 +380,42 @@ def parallel_names(spec: ServerSpec | None, document: Mapping[str, Any]) -> dict
     Besides ``parallel_config`` that is a plain parameter with the name of the engine's flag.
     """
     found = {name: name for name in document.get("parallel_config", {}) if name in PARALLEL}
-    aliases = spec.preset.aliases if spec is not None and spec.preset is not None else {}
-    for dimension, spellings in aliases.items():
-        wanted = {identifier(spelling) for spelling in spellings}
+    if spec is not None:
         for name in document.get("parameters", {}):
-            if identifier(name) in wanted:
+            dimension = _dimension(spec, name)
+            if dimension is not None:
                 found.setdefault(dimension, identifier(name))
     return found
+
+
+def _dimension(spec: ServerSpec, name: str) -> str | None:
+    """Return the parallel dimension that a flag sets, by our name for it or the engine's."""
+    key = identifier(name)
+    if key in PARALLEL:
+        return key
+    aliases = spec.preset.aliases if spec.preset is not None else {}
+    return next((d for d, names in aliases.items() if key in map(identifier, names)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What a server's parallel layout must satisfy.
 
-    ``world_size`` and ``rules`` (expression and message) are over ``names``, which says what
-    parameter stands for which dimension.
+    ``world_size`` and ``rules`` (expression and message) are over dimensions; ``names`` says
+    what parameter stands for which, ``fixed`` what size those have that the spec fixes.
     """
 
     names: Mapping[str, str]
     world_size: str
+    fixed: Mapping[str, int] = field(default_factory=dict)
     rules: tuple[tuple[str, str], ...] = ()
 
     def scope(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return every dimension's size for the parameters of a trial, 1 where it has none."""
         given = {identifier(name): value for name, value in params.items()}
-        return {name: given.get(self.names.get(name, ""), 1) for name in PARALLEL}
+        return {
+            name: given.get(self.names.get(name, ""), self.fixed.get(name, 1)) for name in PARALLEL
+        }
 
     def gpus(self, params: Mapping[str, Any]) -> int:
         """Return how many GPUs a trial uses, at least 1."""
@@ -357,13 +428,19 @@ class Layout:
         """Yield the engine's rules in terms of parameters, each with the reason in words."""
         for source, message in self.rules:
             if _uses(source, self.names):
-                yield _in_parameters(source, self.names), message
+                yield self._in_parameters(source), message
 
     def within(self, gpus: int) -> str | None:
         """Return the rule that no more than ``gpus`` are used, None where no parameter matters."""
         if not _uses(self.world_size, self.names):
             return None
-        return f"({_in_parameters(self.world_size, self.names)}) <= {gpus}"
+        return f"({self._in_parameters(self.world_size)}) <= {gpus}"
+
+    def _in_parameters(self, source: str) -> str:
+        """Write a rule over dimensions as one over parameters, sizes for what there is none of."""
+        pattern = re.compile(rf"\b({'|'.join(PARALLEL)})\b")
+        sizes = {name: str(self.fixed.get(name, 1)) for name in PARALLEL}
+        return pattern.sub(lambda match: self.names.get(match[1], sizes[match[1]]), source)
 
 
 def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
@@ -371,8 +448,17 @@ def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
     preset = spec.preset if spec is not None else None
     source = preset.world_size if preset is not None else WORLD_SIZE
     rules = preset.constraints if preset is not None else ()
+    arguments = spec.arguments if spec is not None else {}
+    fixed = {
+        dimension: value
+        for name, value in arguments.items()
+        if spec is not None
+        and (dimension := _dimension(spec, name)) is not None
+        and isinstance(value, int)
+    }
     return Layout(
         names=parallel_names(spec, document),
+        fixed=fixed,
         world_size=source,
         rules=tuple((rule.require, rule.message) for rule in rules),
     )
@@ -380,12 +466,6 @@ def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
 
 def _uses(source: str, names: Mapping[str, str]) -> bool:
     return any(name in names for name in Expression.parse(source).names)
-
-
-def _in_parameters(source: str, names: Mapping[str, str]) -> str:
-    """Write a rule over dimensions as one over parameters, 1 for what there is none of."""
-    pattern = re.compile(rf"\b({'|'.join(PARALLEL)})\b")
-    return pattern.sub(lambda match: names.get(match[1], "1"), source)
 
 
 def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -66,7 +67,9 @@ def run_installed(
     :class:`LoadTestError` where the tool is missing, cannot do what is asked, or fails.
     """
     adapter = ADAPTERS[name]
-    program = shutil.which(adapter.PROGRAM)
+    # On PATH, or installed beside this interpreter.
+    places = (os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent))
+    program = shutil.which(adapter.PROGRAM, path=os.pathsep.join(places))
     if program is None:
         msg = f"benchmark.generator is {name!r}, but there is no {adapter.PROGRAM} on PATH: "
         raise LoadTestError(msg + adapter.INSTALL)
