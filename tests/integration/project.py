@@ -86,6 +86,7 @@ class Project:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
             )
 
     def environment(self) -> dict[str, str]:
@@ -110,6 +111,11 @@ class Project:
     def trials(self) -> list[tuple[str, str, float | None]]:
         """What must be equal between two runs of the same seed."""
         return [(json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records()]
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background, of which the outer run may be one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from project import Project
+from project import Project, kill
 
 SCRIPTED = Path(__file__).parent.parent / "scripted_server.py"
 MODULE = """
@@ -51,6 +52,7 @@ class Serving:
     """A folder with a study of servers."""
 
     project: Project
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -68,6 +70,16 @@ class Serving:
         text = self.output()
         assert status is None or found == status, text
         return text
+
+    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
+        """Start pytest; it is ended with the test."""
+        self.started.append(self.project.start(*args, **environment))
+        return self.started[-1]
+
+    def stop(self) -> None:
+        """End what a test left running, because it failed."""
+        for process in self.started:
+            kill(process)
 
     def output(self) -> str:
         return (self.path / "started.log").read_text()

@@ -51,8 +51,10 @@ class Engine:
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Serving:
-    return Serving(Project(tmp_path))
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    found = Serving(Project(tmp_path))
+    yield found
+    found.stop()
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_after_a_kill_the_next_run_removes_ours_and_only_ours(
     )
     try:
         serving.write(engine.server(), benchmark=LONG)
-        run = serving.project.start(*workers)
+        run = serving.start(*workers)
         wait_for_load(serving, engine)
         kill(run)
         left = engine.containers()
@@ -192,7 +194,7 @@ def test_after_a_kill_the_next_run_removes_ours_and_only_ours(
 
 def test_a_living_run_of_the_same_project_is_left_alone(serving: Serving, engine: Engine) -> None:
     serving.write(engine.server(), benchmark=LONG)
-    first = serving.project.start()
+    first = serving.start()
     try:
         wait_for_load(serving, engine)
         (one,) = engine.containers()
@@ -238,7 +240,7 @@ def test_dies(trial, inference_server):
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_removes_the_container(serving: Serving, engine: Engine) -> None:
     serving.write(engine.server(), benchmark=LONG)
-    run = serving.project.start()
+    run = serving.start()
     wait_for_load(serving, engine)
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=40) == 2, serving.output()

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ HEADLINE = re.compile(r"trial 0: (server [^:]*|image missing[^:]*):")
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Serving:
-    return Serving(Project(tmp_path))
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    found = Serving(Project(tmp_path))
+    yield found
+    found.stop()
 
 
 def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: Serving) -> None:
@@ -142,7 +145,7 @@ def test_no_server_outlives_a_run_that_is_stopped(
 ) -> None:
     benchmark = {"num_concurrency": [1], "max_time_per_iteration": 60}
     serving.write(process("--spawn-child"), benchmark=benchmark)
-    run = serving.project.start(*workers)
+    run = serving.start(*workers)
     eventually(lambda: "listening" in serving.logs(), 30)
     pids = [int(pid) for pid in re.findall(r"child (\d+)", serving.logs())]
     assert pids
