@@ -41,7 +41,7 @@ _HARMLESS_NAMES: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
 _MIN_LENGTH: Final = 4
 _MIN_LINE: Final = 12
 #: Nothing but a reference, as a secret may well have braces in it.
-_REFERENCE: Final = re.compile(r"^\$?\{\w+\}$")
+_REFERENCE: Final = re.compile(r"^\$?\{[\w.-]+\}$")
 _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
 
 

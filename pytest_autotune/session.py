@@ -43,6 +43,7 @@ from pytest_autotune.slots import (
 from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.storage import check_database
 from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
 from pytest_autotune.study import Plan, Stop, Study, Wait
@@ -445,12 +446,16 @@ class TuningSession:
         active = self._active
         assert active is not None, "fixtures run within a trial"
         plan = active.study.plan
+        benchmark = plan.spec.benchmark
+        if benchmark.api_key is not None:
+            where = benchmark.origin.at("benchmark", "api_key")
+            self._masker.learn_value(expand_host_variables(benchmark.api_key, where))
         server = plan.spec.server
         # Every trial gets the same prompts, unless one server is to answer them all.
         reused = server is not None and (server.reuse or server.backend == "url")
         return LoadTest(
             trial.spec,
-            plan.spec.benchmark,
+            benchmark,
             plan.spec.slo,
             objective=plan.objective,
             stream=f"trial-{trial.number}" if reused else "",

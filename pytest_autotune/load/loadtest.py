@@ -28,7 +28,12 @@ from pytest_autotune.metrics import aggregate
 from pytest_autotune.objective import Objective
 from pytest_autotune.report.text import LEVEL_HEADER, level_row, number, quantity, table
 from pytest_autotune.slo import Compliance, check
-from pytest_autotune.spec.benchmark import BenchmarkSpec, LevelSearch, read_benchmark
+from pytest_autotune.spec.benchmark import (
+    MEASURED,
+    BenchmarkSpec,
+    LevelSearch,
+    read_benchmark,
+)
 from pytest_autotune.spec.model import SLO, Bound
 from pytest_autotune.spec.server import expand_host_variables
 
@@ -341,7 +346,7 @@ class LoadTest:
         ours = tuple(
             bound
             for bound in self._slo.bounds
-            if _metric_of(bound) is not None or any(name in metrics for name in bound.metrics)
+            if any(name in metrics or MEASURED.search(name) for name in bound.metrics)
         )
         return check(replace(self._slo, bounds=ours), metrics, level.label)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -64,7 +65,7 @@ class FileTokenizer:
             read = Backend.from_file if file.is_file() else Backend.from_pretrained
             self._backend: Any = read(str(file) if file.is_file() else name)
         except Exception as error:  # noqa: BLE001 - all that the package raises for a bad file
-            msg = f"{name!r} cannot be loaded: {str(error).splitlines()[0]}"
+            msg = f"{name!r} cannot be loaded: {_first_line(error)}"
             raise ValueError(msg) from None
         special = {
             number
@@ -82,6 +83,10 @@ class FileTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
         return str(self._backend.decode(list(ids)))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_plain(text: str) -> bool:
@@ -116,7 +121,7 @@ def _fitted(tokenizer: Tokenizer, tokens: int, rng: random.Random) -> str:
     Neighbours may merge or split when a text is encoded again, so it takes a few rounds.
     """
     ids = rng.choices(tokenizer.ordinary, k=tokens)
-    best, distance = "", tokens + 1
+    best, distance = "", math.inf
     for _ in range(_TRIES):
         text = tokenizer.decode(ids)
         encoded = tokenizer.encode(text)

@@ -44,7 +44,7 @@ def arguments(  # noqa: PLR0913 - a value, and how the engine wants it written
     list are left out; a mapping is JSON.
     """
     spelled = flag or flag_name(name, style)
-    if value is None or value == []:
+    if value is None or (isinstance(value, list | tuple) and not value):
         return []
     if value is True:
         return [spelled]

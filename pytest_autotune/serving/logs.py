@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-#: Progress bars have lines without end; a secret that is cut in two could not be seen.
+#: Progress bars have lines without end, which are written in pieces.
 _MAX_LINE: Final = 65536
+_MAX_SECRET: Final = 8192
 TAIL_LINES: Final = 100
 
 
@@ -35,8 +36,10 @@ class LogFile:
             for line in lines:
                 self._put(line)
             if len(self._rest) > _MAX_LINE:
-                self._put(self._rest)
-                self._rest = ""
+                # Its end is kept back, as a secret may be half there.
+                masked = self._mask(self._rest)
+                self._put(masked[:-_MAX_SECRET])
+                self._rest = masked[-_MAX_SECRET:]
 
     def close(self) -> None:
         """Write what is left of the last line. May be called twice."""
@@ -49,15 +52,13 @@ class LogFile:
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the last lines, at most a hundred."""
         with self._lock:
-            return "\n".join(
-                [*self._tail, *([self._mask(self._rest)] if self._rest else [])][-lines:]
-            )
+            found = [*self._tail, *([self._mask(self._rest)] if self._rest else [])]
+            return "\n".join(found[max(0, len(found) - lines) :])
 
     def text(self) -> str:
         """Return all of it so far."""
         with self._lock:
-            rest = self._mask(self._rest)
-            return self.path.read_text("utf-8") + rest
+            return self.path.read_text("utf-8") + self._mask(self._rest)
 
     def _put(self, line: str) -> None:
         masked = self._mask(line.rstrip("\r"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,11 @@ _ENDPOINT_OF_TASK: Final[Mapping[str, Endpoint]] = {
 }
 _DEFAULT_SCENARIO: Final = "D(128,128)"
 _DEFAULT_SECONDS: Final = 30.0
+#: Metrics that a load test gives.
+MEASURED: Final = re.compile(
+    r"(^|_)(ttft|tpot|itl|e2e_latency|error_rate|success_rate|goodput(_ratio)?|\w*throughput)"
+    r"(_per_gpu)?$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +98,10 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         model=block.get("model_name"),
         tokenizer=_tokenizer(block.get("model_tokenizer"), origin),
         scenarios=tuple(
-            _scenario(text, at("traffic_scenarios", index))
-            for index, text in enumerate(block.get("traffic_scenarios") or [_DEFAULT_SCENARIO])
+            dict.fromkeys(
+                _scenario(text, at("traffic_scenarios", index))
+                for index, text in enumerate(block.get("traffic_scenarios") or [_DEFAULT_SCENARIO])
+            )
         ),
         concurrency=closed,
         request_rate=opened,
@@ -131,7 +139,10 @@ def _levels(declared: Any, slo: SLO, where: str) -> tuple[float, ...] | LevelSea
     if low > high:
         msg = f"{where}: low {shown(low)} is above high {shown(high)}"
         raise SpecError(msg)
-    if not slo.bounds:
-        msg = f"{where}: a search for the highest level that meets the SLO needs an SLO"
+    if not any(MEASURED.search(name) for bound in slo.bounds for name in bound.metrics):
+        msg = (
+            f"{where}: a search for the highest level that meets the SLO needs an SLO on "
+            "something that a load test measures, such as ttft or error_rate"
+        )
         raise SpecError(msg)
     return LevelSearch(low=low, high=high)

@@ -39,10 +39,12 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     slo = _slo(document.get("slo", {}), origin)
     space = _restricted(
         _space(parameters, document, origin),
-        {**dict(parallel.constraints()), **dict(quant_conflicts(server, document))},
+        dict(parallel.constraints()),
         origin.at("parallel_config"),
         notices,
     )
+    conflicts = dict(quant_conflicts(server, document))
+    space = _restricted(space, conflicts, origin.at("quant_config"), notices)
     return Spec(
         name=name,
         origin=origin,

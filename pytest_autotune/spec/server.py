@@ -266,7 +266,8 @@ def _check_mapped(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         return
     for block, name, value in _mapped_values(document):
         if name == "quant_config":
-            quant_parts(spec.preset, value, spec.origin.at("quant_config"))
+            where = ("parameters", name) if block == "parameters" else (name,)
+            quant_parts(spec.preset, value, spec.origin.at(*where))
             continue
         entry = (parallel_entry if name in PARALLEL else quant_entry)(spec.preset, name, value)
         if entry.unsupported:
@@ -282,9 +283,9 @@ def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]
     quantized = document.get("quant_config", {})
     blocks: dict[str, Mapping[str, Any]] = {
         "parameters": {
-            name: declared
+            identifier(name): declared
             for name, declared in document.get("parameters", {}).items()
-            if name in MAPPED
+            if identifier(name) in MAPPED
         },
         "parallel_config": document.get("parallel_config", {}),
         "quant_config": quantized

@@ -213,6 +213,7 @@ def test_an_endpoint_that_is_not_up_is_refused_by_name(serving: Serving) -> None
 
 
 SECRET = "s3cr3t+word/with=signs"
+KINDS = ("plain", "literal", "argument", "login")
 
 
 def test_secrets_appear_nowhere(serving: Serving) -> None:
@@ -223,7 +224,7 @@ def test_secrets_appear_nowhere(serving: Serving) -> None:
 def test_leaks(inference_server, record_property):
     import os, warnings
     record_property("leak", os.environ["HF_TOKEN"])
-    print(os.environ["HF_TOKEN"], os.environ["PLAIN_NAME"])
+    print(os.environ["HF_TOKEN"], os.environ["PLAIN_NAME"], os.environ["LOGIN"])
     environment = dict(os.environ)
     assert environment["HF_TOKEN"] == inference_server.logs()
 """
@@ -236,10 +237,10 @@ def test_leaks(inference_server, record_property):
         api_key="${HF_TOKEN}",
         arguments={"api-key": "argument-s3cr3t"},
     )
-    serving.write(server, module)
+    serving.write(server, module, benchmark={**SPEC["benchmark"], "api_key": "${LOGIN}"})
     text = serving.run(
         "-v", "-rA", "--showlocals", "--junitxml=junit.xml", status=1,
-        HF_TOKEN=SECRET, PLAIN_NAME="plain-s3cr3t",
+        HF_TOKEN=SECRET, PLAIN_NAME="plain-s3cr3t", LOGIN="login-s3cr3t",
     )  # fmt: skip
     assert "HF_TOKEN=***" in serving.logs()
     assert "PLAIN_NAME=***" in serving.logs()
@@ -251,7 +252,7 @@ def test_leaks(inference_server, record_property):
     for path in found:
         if path.name != "autotune.json":
             content = path.read_bytes()
-            for secret in (SECRET, "plain-s3cr3t", "literal-s3cr3t", "argument-s3cr3t"):
+            for secret in (SECRET, *(f"{kind}-s3cr3t" for kind in KINDS)):
                 assert secret.encode() not in content, path
 
 

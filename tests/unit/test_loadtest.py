@@ -24,6 +24,7 @@ from pytest_autotune.load.loadtest import (
     highest,
     limits,
 )
+from pytest_autotune.objective import Objective
 from pytest_autotune.records import Outcome
 from pytest_autotune.slo import check_bound
 from pytest_autotune.spec.model import Bound
@@ -314,6 +315,22 @@ def test_the_same_seed_sends_the_same_requests(server: Scripted, make: MakeTest)
     assert prompts[0] == prompts[1] != prompts[2]
 
 
+def test_no_call_repeats_the_prompts_of_another(server: Scripted) -> None:
+    spec = make_spec(parameters={"a": [1]}, benchmark={**LOAD, "max_requests_per_iteration": 1})
+    seen = []
+    for stream in ("", "trial-0", "trial-1", "trial-0"):
+        test = LoadTest(spec.raw, spec.benchmark, spec.slo, stream=stream)
+        try:
+            for _ in range(2):
+                test(server.url)
+                seen.append(str(server.last()["body"]["messages"]))
+        finally:
+            test.close()
+    # A server that is used again may remember them; only the same calls send the same.
+    assert len(set(seen[:6])) == 6
+    assert seen[6:] == seen[2:4]
+
+
 def test_warm_up_is_as_many_requests_as_there_are_clients(server: Scripted, make: MakeTest) -> None:
     block = {key: value for key, value in LOAD.items() if key != "warmup_requests"}
     spec = make_spec(parameters={"a": [1]}, benchmark={**block, "num_concurrency": [3]})
@@ -428,6 +445,30 @@ def test_every_statistic_that_a_spec_may_bound_is_measured(
     assert result.levels[0].met
 
 
+@pytest.mark.parametrize("metric", ["itl", "tpot", "ttft", "latency"])
+def test_a_level_without_an_answer_meets_no_bound_on_latency(
+    server: Scripted, make: MakeTest, metric: str
+) -> None:
+    block = {
+        "num_concurrency": search(6, 8),
+        "additional_params": {"scripted": {"status": 500}},
+    }
+    slo = [{"metric": metric, "statistic": "p90", "max": 10.0}]
+    result = make(block, slo=slo)(server.url)
+    assert result["max_compliant_concurrency"] == 0
+    assert not result.levels[0].met
+
+
+def test_a_percentile_of_the_objective_is_measured(server: Scripted) -> None:
+    spec = make_spec(parameters={"a": [1]}, benchmark=LOAD)
+    objective = Objective.parse("minimize:p99.9_ttft")
+    test = LoadTest(spec.raw, spec.benchmark, spec.slo, objective=objective)
+    try:
+        assert "p99.9_ttft" in test(server.url).metrics
+    finally:
+        test.close()
+
+
 def test_an_error_rate_is_a_bound_like_any_other(server: Scripted, make: MakeTest) -> None:
     test = make(
         {"additional_params": {"scripted": {"status": 500}}, "num_concurrency": [6, 7]},
@@ -483,9 +524,10 @@ def test_secrets_are_masked_in_all_that_is_said(server: Scripted, make: MakeTest
 
 def test_saturation_is_noted(start: Start, make: MakeTest) -> None:
     server = start("--capacity", "1", "--ttft", "0.05")
-    test = make({"num_concurrency": [1, 4], "max_requests_per_iteration": 10})
+    # With two there is always one that waits.
+    test = make({"num_concurrency": [2, 8], "max_requests_per_iteration": 10})
     (note,) = test(server.url).notes
-    assert note.startswith("saturated from concurrency 1: ")
+    assert note.startswith("saturated from concurrency 2: ")
 
 
 def test_growing_throughput_is_no_saturation(server: Scripted, make: MakeTest) -> None:

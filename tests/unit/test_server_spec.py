@@ -729,6 +729,20 @@ def test_parts_of_a_quantization_never_contradict_each_other(name: str) -> None:
     assert not contradictions[:3]
 
 
+def test_parts_that_contradict_each_other_are_refused_or_not_searched() -> None:
+    keys: dict[str, Any] = {"server": {"preset": "sglang"}, "model": MODEL}
+    refused = refusal(quant_config={"gemm_dtype": "fp8", "moe_dtype": "mxfp4"}, **keys)
+    assert refused.startswith("task.json: /quant_config: ")
+    assert "SGLang has one --quantization for gemm_dtype fp8 and moe_dtype mxfp4" in refused
+    searched = {"gemm_dtype": ["auto", "fp8"], "moe_dtype": ["auto", "fp8", "mxfp4"]}
+    spec = load(quant_config=searched, **keys)
+    left = {tuple(point.values()) for point in points(spec.space)}
+    assert left == {
+        ("auto", "auto"), ("auto", "fp8"), ("auto", "mxfp4"), ("fp8", "auto"), ("fp8", "fp8"),
+    }  # fmt: skip
+    assert any("SGLang has one --quantization" in notice for notice in spec.notices)
+
+
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
@@ -815,12 +829,26 @@ def test_a_fixed_flag_of_the_layout_counts_as_well(*, fixed: bool) -> None:
     assert launch.gpus == 4
 
 
+def test_fixed_flags_obey_the_rules_of_an_engine() -> None:
+    server = {"preset": "sglang", "arguments": {"tp-size": 3}}
+    assert "dp must divide tp" in refusal(server=server, model=MODEL, parallel_config={"dp": 2})
+    spec = load(server=server, model=MODEL, parallel_config={"dp": [1, 2, 3]})
+    assert [point["dp"] for point in points(spec.space)] == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("llama.cpp", {"dp": [1, 2]}), ("vllm", {"gemm_dtype": ["auto", "nonsense"]})],
+    [
+        ("llama.cpp", {"dp": [1, 2]}),
+        ("vllm", {"gemm_dtype": ["auto", "nonsense"]}),
+        ("vllm", {"gemm-dtype": ["auto", "nonsense"]}),
+        ("llama.cpp", {"moe-ep": [1, 2]}),
+        ("sglang", {"moe_tp": {"type": "integer", "low": 1, "high": 2}}),
+        ("tensorrt-llm", {"quant-config": ["default", "nonsense"]}),
+    ],
 )
 def test_a_plain_parameter_that_an_engine_cannot_do_is_no_crash(
-    name: str, parameters: dict[str, list[Any]]
+    name: str, parameters: dict[str, Any]
 ) -> None:
     try:
         spec = load(server={"preset": name}, model=MODEL, parameters=parameters)
