@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from scripted import Scripted, refusing_port, serve
 
 from pytest_autotune.errors import InvalidMeasurementError, LoadTestError, SLOViolation, SpecError
+from pytest_autotune.evaluation import Level
 from pytest_autotune.load import loadtest
 from pytest_autotune.load.loadtest import (
     Address,
+    LevelResult,
     LoadResult,
     LoadTest,
     goodput_limits,
@@ -26,7 +28,7 @@ from pytest_autotune.load.loadtest import (
 )
 from pytest_autotune.objective import Objective
 from pytest_autotune.records import Outcome
-from pytest_autotune.slo import check_bound
+from pytest_autotune.slo import Compliance, check_bound
 from pytest_autotune.spec.model import Bound
 from pytest_autotune.trial import Trial
 
@@ -381,7 +383,7 @@ def test_heavier_levels_are_left_out_once_a_hard_bound_is_broken(
     start: Start, make: MakeTest
 ) -> None:
     server = start("--capacity", "1", "--ttft", "0.03")
-    test = make({"num_concurrency": [1, 6, 12, 24]}, slo=[ttft("p90", 0.1)])
+    test = make({"num_concurrency": [1, 6, 12, 24]}, slo=[ttft("p90", 0.13)])
     result = test(server.url)
     assert loads_of(result) == [1, 6]
     assert result.levels[0].met
@@ -392,8 +394,8 @@ def test_heavier_levels_are_left_out_once_a_hard_bound_is_broken(
 
 @pytest.mark.parametrize("policy", ["filter", "max"])
 def test_other_policies_want_to_know_all_levels(start: Start, make: MakeTest, policy: str) -> None:
-    server = start("--capacity", "1", "--ttft", "0.02")
-    slo = {"metrics": [ttft("p90", 0.07)], "levels": policy}
+    server = start("--capacity", "1", "--ttft", "0.03")
+    slo = {"metrics": [ttft("p90", 0.13)], "levels": policy}
     result = make({"num_concurrency": [1, 6, 8]}, slo=slo)(server.url)
     assert loads_of(result) == [1, 6, 8]
     assert [level.met for level in result.levels] == [True, False, False]
@@ -522,12 +524,26 @@ def test_secrets_are_masked_in_all_that_is_said(server: Scripted, make: MakeTest
         assert "ttft max" not in said
 
 
-def test_saturation_is_noted(start: Start, make: MakeTest) -> None:
-    server = start("--capacity", "1", "--ttft", "0.05")
-    # With two there is always one that waits.
-    test = make({"num_concurrency": [2, 8], "max_requests_per_iteration": 10})
-    (note,) = test(server.url).notes
-    assert note.startswith("saturated from concurrency 2: ")
+@pytest.mark.parametrize(
+    ("throughputs", "note"),
+    [
+        ((100.0, 101.0), "saturated from concurrency 1: 100 tokens/s, and 101 at 2"),
+        ((100.0, 180.0, 150.0), "saturated from concurrency 2: 180 tokens/s, and 150 at 4"),
+        ((100.0, 180.0, 300.0), None),
+        ((0.0, 0.0), None),
+        ((100.0,), None),
+    ],
+)
+def test_saturation_is_noted(throughputs: Sequence[float], note: str | None) -> None:
+    levels = [
+        LevelResult(
+            level=Level(concurrency=2**at, metrics={}),
+            metrics={"total_throughput": throughput},
+            compliance=Compliance(),
+        )
+        for at, throughput in enumerate(throughputs)
+    ]
+    assert loadtest._saturation(levels) == ([] if note is None else [note])
 
 
 def test_growing_throughput_is_no_saturation(server: Scripted, make: MakeTest) -> None:
@@ -676,9 +692,9 @@ def search(low: float, high: float) -> dict[str, Any]:
 
 
 def test_a_search_finds_what_a_server_has_room_for(start: Start, make: MakeTest) -> None:
-    server = start("--capacity", "4", "--ttft", "0.06")
+    server = start("--capacity", "4", "--ttft", "0.1")
     block = {"num_concurrency": search(2, 32), "max_requests_per_iteration": 10}
-    result = make(block, slo=[ttft("p90", 0.1)])(server.url)
+    result = make(block, slo=[ttft("p90", 0.19)])(server.url)
     assert result["max_compliant_concurrency"] == 4
     assert loads_of(result) == [2, 4]
     assert all(level.met for level in result.levels)
@@ -692,9 +708,9 @@ def test_a_search_finds_what_a_server_has_room_for(start: Start, make: MakeTest)
 def test_a_search_may_look_for_a_rate(start: Start, make: MakeTest) -> None:
     # Answers 200 requests/s.
     server = start("--capacity", "1", "--ttft", "0.005")
-    block = {"request_rate": search(120, 960), "max_requests_per_iteration": 60}
-    result = make(block, slo=[ttft("p90", 0.06)])(server.url)
-    assert 120 <= result["max_compliant_request_rate"] <= 480
+    block = {"request_rate": search(240, 1920), "max_requests_per_iteration": 60}
+    result = make(block, slo=[ttft("p90", 0.15)])(server.url)
+    assert 240 <= result["max_compliant_request_rate"] < 960
     assert result.levels[-1].request_rate == result["max_compliant_request_rate"]
     assert all(level.met for level in result.levels)
     assert any(note.startswith("highest request rate that meets") for note in result.notes)
