@@ -102,6 +102,7 @@ class Masker:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
+        self._compiled = 0
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, environment: Mapping[str, str], listed: Iterable[str] = ()) -> None:
@@ -109,12 +110,22 @@ class Masker:
         listed = frozenset(listed)
         for name, value in environment.items():
             if name in listed or (is_secret_name(name) and _is_telling(value)):
-                self.learn_value(value)
+                self._add(value)
+        self._compile()
 
     def learn_value(self, value: str) -> None:
         """Remember one secret."""
+        self._add(value)
+        self._compile()
+
+    def _add(self, value: str) -> None:
         if value.strip():
             self._forms.update(_forms(value))
+
+    def _compile(self) -> None:
+        """Renew the pattern if there is anything new: every trial teaches what it knows."""
+        if len(self._forms) > self._compiled:
+            self._compiled = len(self._forms)
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 

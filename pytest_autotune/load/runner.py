@@ -341,9 +341,10 @@ class LevelRunner:
 
     def _lost(self) -> str:
         now = perf_counter()
+        at_most = self._at_most(now)
         for tally in self._tallies:
             known = tally.with_more(self._so_far(tally.limit.metric, now))
-            if tally.limit.lost(known, self._at_most(now)):
+            if tally.limit.lost(known, at_most):
                 return f"{tally.limit.label} is lost whatever follows, after {known.count} requests"
         return ""
 

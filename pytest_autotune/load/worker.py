@@ -13,7 +13,7 @@ import os
 import queue
 import sys
 import threading
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple, fields
 from typing import Any, Final
 
 from pytest_autotune.load.job import Job
@@ -33,7 +33,7 @@ def document(run: LevelRun) -> dict[str, Any]:
         "requests": [astuple(request) for request in run.requests],
         "gaps": [round(gap, 7) for gap in run.gaps[::step]],
         "ended_early": run.ended_early,
-        "client": astuple(run.client),
+        "client": asdict(run.client),
     }
 
 
@@ -46,11 +46,7 @@ def read(document: dict[str, Any]) -> LevelRun:
         ],
         gaps=document["gaps"],
         ended_early=document["ended_early"],
-        client=ClientHealth(
-            **dict(
-                zip((field.name for field in fields(ClientHealth)), document["client"], strict=True)
-            )
-        ),
+        client=ClientHealth(**document["client"]),
     )
 
 
