@@ -7,7 +7,7 @@ own. To add an engine, copy the closest file: the keys are those of :class:`Pres
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -17,6 +17,10 @@ from typing import Any, Final, Literal
 from pytest_autotune.errors import ExpressionError
 from pytest_autotune.spec.expressions import Expression
 
+#: How parameters are written as flags: their names, one that is false, and lists.
+FlagStyle = Literal["as_given", "dashes", "underscores"]
+FalseStyle = Literal["omit", "no-"]
+ListStyle = Literal["spaces", "commas", "repeat", "json"]
 #: The dimensions of ``parallel_config``; one that is absent counts as 1.
 PARALLEL: Final = ("tp", "pp", "dp", "dcp", "cp", "moe_tp", "moe_ep")
 #: The parts of ``quant_config``.
@@ -57,7 +61,7 @@ class Mapped:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One engine. ``flags`` and ``lists`` are styles of :mod:`pytest_autotune.serving.flags`.
+    """One engine. ``flags``, ``false`` and ``lists`` say how parameters are written.
 
     ``world_size`` and the rules are expressions over :data:`PARALLEL`; ``gpus`` says whether
     the engine can do without.
@@ -71,9 +75,9 @@ class Preset:
     image: str | None = None
     tag: str | None = None
     entrypoint: Sequence[str] | None = None
-    flags: Literal["dashes", "underscores", "as_given"] = "as_given"
-    false: Literal["omit", "no-"] = "omit"
-    lists: Literal["spaces", "commas", "repeat", "json"] = "spaces"
+    flags: FlagStyle = "as_given"
+    false: FalseStyle = "omit"
+    lists: ListStyle = "spaces"
     gpus: Literal["required", "optional"] = "optional"
     shm_size: str | None = None
     ipc: str | None = None
@@ -148,6 +152,18 @@ def _mapped(entry: Any) -> Mapped:
         return Mapped(arguments=tuple(entry))
     arguments = tuple(entry.get("arguments", ()))
     return Mapped(**{**entry, "arguments": arguments})
+
+
+def parts_of(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield each flag of a preset's arguments together with what follows it."""
+    part: list[str] = []
+    for token in group:
+        if token.startswith("-") and part:
+            yield tuple(part)
+            part = []
+        part.append(token)
+    if part:
+        yield tuple(part)
 
 
 def names() -> tuple[str, ...]:

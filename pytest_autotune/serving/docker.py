@@ -11,11 +11,10 @@ import getpass
 import hashlib
 import os
 import platform
-import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +27,7 @@ from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
+from pytest_autotune.study import slug
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -63,8 +63,7 @@ class Identity:
 
     def name(self) -> str:
         """Return a container name that nobody else has."""
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.study).strip("-.")[:40] or "study"
-        return f"autotune-{slug}-{self.trial:03d}-{uuid.uuid4().hex[:8]}"
+        return f"autotune-{slug(self.study)}-{self.trial:03d}-{uuid.uuid4().hex[:8]}"
 
 
 def project_digest(folder: str) -> str:
@@ -225,12 +224,6 @@ class DockerServer:
             return f"http://{_LOOPBACK}:9"
         return f"http://{_LOOPBACK}:{published[0]['HostPort']}"
 
-    @property
-    def container_id(self) -> str:
-        """The container's full id."""
-        assert self._container is not None
-        return str(self._container.id)
-
     def exited(self) -> Exit | None:
         """Tell how it ended, None while it runs."""
         if not self._gone.is_set():
@@ -352,11 +345,11 @@ def _short(error: BaseException) -> str:
     return " ".join(text.split())[:300]
 
 
-def check_engine(launches: Mapping[str, str]) -> None:
-    """Make sure the engine answers and every image of ``launches`` (image to policy) is here."""
+def check_engine(image: str | None, policy: str) -> None:
+    """Make sure the engine answers and ``image``, if it is known yet, is here."""
     client = connect()
     try:
-        for image, policy in launches.items():
+        if image is not None:
             ensure_image(client, image, policy)
     finally:
         client.close()

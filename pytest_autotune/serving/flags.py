@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-FlagStyle = Literal["as_given", "dashes", "underscores"]
-FalseStyle = Literal["omit", "no-"]
-ListStyle = Literal["spaces", "commas", "repeat", "json"]
+from pytest_autotune.presets import FalseStyle, FlagStyle, ListStyle
 
 #: ``{name}``; other braces are text, as in JSON, and ``${NAME}`` is the environment's.
 PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -68,15 +66,3 @@ def placeholders(texts: Iterator[str] | Sequence[str]) -> frozenset[str]:
 def fill(text: str, values: Mapping[str, Any]) -> str:
     """Replace every placeholder; raise KeyError with the name of one that has no value."""
     return PLACEHOLDER.sub(lambda match: text_of(values[match[1]]), text)
-
-
-def parts_of(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield each flag of a preset's arguments together with what follows it."""
-    part: list[str] = []
-    for token in group:
-        if token.startswith("-") and part:
-            yield tuple(part)
-            part = []
-        part.append(token)
-    if part:
-        yield tuple(part)

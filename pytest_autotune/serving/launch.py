@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.presets import PARALLEL, Mapped
+from pytest_autotune.presets import PARALLEL, Mapped, parts_of
 from pytest_autotune.serving.flags import (
     PLACEHOLDER,
     arguments,
     fill,
-    parts_of,
     placeholders,
     text_of,
 )

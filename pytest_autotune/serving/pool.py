@@ -16,6 +16,7 @@ from pytest_autotune.serving.process import ProcessServer, check_command
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.study import slug
 
 _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 
@@ -36,7 +37,7 @@ def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
         assert launch.image is not None
         fixed = launch.spec.image == launch.image
         try:
-            check_engine({launch.image: launch.spec.pull} if fixed else {})
+            check_engine(launch.image if fixed else None, launch.spec.pull)
         except EngineError as error:
             msg = f"{launch.spec.at('image')}: {error}"
             raise LaunchError(msg) from None
@@ -136,7 +137,7 @@ class ServerPool:
     def _start(self, launch: Launch, study: str, trial: int, *, hold_port: bool) -> InferenceServer:
         if launch.backend == "url":
             return InferenceServer(launch, UrlServer(launch), None, self._masker)
-        log = LogFile(self._logs / _slug(study) / f"trial-{trial:03d}" / "server.log", self._masker)
+        log = LogFile(self._logs / slug(study) / f"trial-{trial:03d}" / "server.log", self._masker)
         try:
             backend = self._backend(launch, log, study, trial, hold_port=hold_port)
         except BaseException:
@@ -167,7 +168,3 @@ def reap(project: Path) -> int:
         return docker.reap(client, str(project))
     finally:
         client.close()
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-.") or "study"

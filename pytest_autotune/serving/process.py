@@ -84,7 +84,6 @@ class ProcessServer:
     def __init__(self, launch: Launch, log: LogFile, *, hold_port: bool = True) -> None:
         """Start it; the port is held for it unless it cannot bind beside us."""
         self._reservation = PortReservation(_HOST)
-        self._log = log
         self._grace = launch.spec.stop_timeout
         self._exit: Exit | None = None
         self._pid: int | None = None
@@ -130,11 +129,6 @@ class ProcessServer:
         """The process, for people."""
         return f"process {self._pid or self._supervisor.pid}"
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, which leads its group; None until it is known."""
-        return self._pid
-
     def exited(self) -> Exit | None:
         """Tell how it ended, None while it runs."""
         if self._exit is None and self._supervisor.poll() is not None:
@@ -160,8 +154,9 @@ class ProcessServer:
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             self._supervisor.wait()
-        if self._pid is not None:
-            # Only where the supervisor itself was killed is anything left.
+        if self._pid is not None and self._supervisor.returncode != 0:
+            # Only where the supervisor itself was killed is anything left; otherwise the
+            # number may be somebody else's by now.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
         self._pump.join(1.0)

@@ -102,7 +102,7 @@ class InferenceServer:
         """Raise :class:`ServerDied` or :class:`ServerOutOfMemory` if it has ended."""
         ended = self._backend.exited()
         if ended is not None:
-            raise self._error(ended, ServerDied, "")
+            raise self._error(ended, ServerDied)
 
     def stop(self) -> None:
         """End it and everything it started. May be called twice."""
@@ -125,7 +125,7 @@ class InferenceServer:
             if answer is None:
                 self.startup_seconds = time.monotonic() - began
                 return
-            if not answer.startswith("refused"):
+            if answer != "refused":
                 listened, said = True, answer
             if time.monotonic() > deadline:
                 break
@@ -142,10 +142,10 @@ class InferenceServer:
     def _check_start(self) -> None:
         ended = self._backend.exited()
         if ended is not None:
-            raise self._error(ended, ServerCrashed, "")
+            raise self._error(ended, ServerCrashed)
 
-    def _error(self, ended: Exit, kind: type[ServerError], more: str) -> ServerError:
-        detail = f"{self.description}: {ended}{more}"
+    def _error(self, ended: Exit, kind: type[ServerError]) -> ServerError:
+        detail = f"{self.description}: {ended}"
         tail = self._tail()
         if ended.out_of_memory:
             limit = self.launch.spec.memory
@@ -169,21 +169,12 @@ class InferenceServer:
             connection.request("GET", path, headers=dict(self.headers))
             response = connection.getresponse()
             response.read()
-        except ConnectionRefusedError:
-            return "refused"
         except (OSError, HTTPException) as error:
             # A published port accepts before the server in the container listens.
-            return f"refused: {type(error).__name__}" if _is_reset(error) else _said(error)
+            reset = isinstance(error, ConnectionError)
+            return "refused" if reset else f"failed ({type(error).__name__}: {error})"
         finally:
             connection.close()
         if 200 <= response.status < 300:  # noqa: PLR2004 - success
             return None
         return f"answered {response.status} {response.reason}"
-
-
-def _is_reset(error: BaseException) -> bool:
-    return isinstance(error, ConnectionError) or type(error).__name__ == "RemoteDisconnected"
-
-
-def _said(error: BaseException) -> str:
-    return f"failed ({type(error).__name__}: {error})"

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pytest_autotune.errors import SpecError
+from pytest_autotune.load.job import Endpoint
 from pytest_autotune.load.traffic import Scenario
 from pytest_autotune.spec.model import SLO, Origin
 from pytest_autotune.spec.validation import shown
 
-Endpoint = Literal["chat", "completions"]
 _ENDPOINT_OF_TASK: Final[Mapping[str, Endpoint]] = {
     "text-to-text": "chat",
     "chat": "chat",

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise, product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,12 +15,16 @@ from pytest_autotune.presets import (
     PARALLEL,
     QUANTIZED,
     WORLD_SIZE,
+    FalseStyle,
+    FlagStyle,
+    ListStyle,
     Mapped,
     Preset,
     PresetError,
     canonical_name,
     load,
     names,
+    parts_of,
 )
 from pytest_autotune.spec.expressions import Expression, identifier
 from pytest_autotune.spec.model import Origin
@@ -84,9 +88,9 @@ class ServerSpec:
     api_key: str | None = None
     startup_timeout: float = 600.0
     stop_timeout: float = 10.0
-    flag_style: Literal["as_given", "dashes", "underscores"] = "as_given"
-    false_flags: Literal["omit", "no-"] = "omit"
-    list_style: Literal["spaces", "commas", "repeat", "json"] = "spaces"
+    flag_style: FlagStyle = "as_given"
+    false_flags: FalseStyle = "omit"
+    list_style: ListStyle = "spaces"
     flags: Mapping[str, str | None] = field(default_factory=dict)
     secrets: Sequence[str] = ()
     reuse: bool = False
@@ -324,14 +328,10 @@ def quant_conflicts(
 
 
 def _shared_flag(one: Mapped, other: Mapped) -> str:
-    ours, theirs = (dict(_pairs(entry.arguments)) for entry in (one, other))
+    ours, theirs = (
+        {flag: values for flag, *values in parts_of(entry.arguments)} for entry in (one, other)
+    )
     return next((f for f in ours if f in theirs and ours[f] != theirs[f]), "")
-
-
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    at = [index for index, token in enumerate(arguments) if token.startswith("-")]
-    for begin, end in pairwise([*at, len(arguments)]):
-        yield arguments[begin], tuple(arguments[begin + 1 : end])
 
 
 def _listed(declared: Any) -> list[Any]:

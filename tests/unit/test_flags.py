@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.presets import FlagStyle, ListStyle
 from pytest_autotune.serving.flags import (
-    FlagStyle,
-    ListStyle,
     arguments,
     fill,
     flag_name,
