@@ -65,8 +65,7 @@ class Serving:
 
     def run(self, *args: str, status: int | None = None, **environment: str) -> str:
         """Run pytest to its end and return what it printed."""
-        process = self.project.start(*args, **environment)
-        found = process.wait(timeout=120)
+        found = self.start(*args, **environment).wait(timeout=120)
         text = self.output()
         assert status is None or found == status, text
         return text
@@ -79,7 +78,8 @@ class Serving:
     def stop(self) -> None:
         """End what a test left running, because it failed."""
         for process in self.started:
-            kill(process)
+            if process.poll() is None:
+                kill(process)
 
     def output(self) -> str:
         return (self.path / "started.log").read_text()
