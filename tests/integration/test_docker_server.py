@@ -94,13 +94,22 @@ def test_seen(trial, inference_server):
     }
     parameters["several"] = [["a", "b; touch /tmp/shell"]]
     serving.write(
-        engine.server("--print-environment", "MARK", environment={"MARK": "m-{ttft}"}, cpus=1.5),
+        # With a delay, or the load generator would be the bottleneck and the level invalid.
+        engine.server(
+            "--itl",
+            "0.005",
+            "--print-environment",
+            "MARK",
+            environment={"MARK": "m-{ttft}"},
+            cpus=1.5,
+        ),
         module,
         parameters=parameters,
     )
     text = serving.run("-v", "-rP", status=0)
     seen = [json.loads(line) for line in re.findall(r"^seen: (.*)$", text, re.MULTILINE)]
-    common = ["--host", "0.0.0.0", "--port", "8000", "--print-environment", "MARK"]
+    common = ["--host", "0.0.0.0", "--port", "8000", "--itl", "0.005"]
+    common += ["--print-environment", "MARK"]
     rest = ["--enable-it", "--several", "a", "b; touch /tmp/shell"]
     # The environment's template uses ttft, so it is no flag.
     assert seen == [[*common, *rest], [*common, *rest]]
