@@ -1,6 +1,6 @@
 """Fixtures for all tests: real engines where there are any, and a promise about skipping.
 
-``AUTOTUNE_REQUIRE=docker,postgres`` turns a missing engine from a skip into a failure.
+``AUTOTUNE_REQUIRE=docker,postgres,cc`` turns a missing engine from a skip into a failure.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""NVIDIA devices: which there are, and how they are doing."""

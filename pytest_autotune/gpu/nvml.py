@@ -1,0 +1,381 @@
+"""The NVIDIA management library (NVML), typed: which devices there are and how they are doing.
+
+It needs the driver and the extra ``gpu`` (nvidia-ml-py). Every function here raises
+:class:`NvmlUnavailable` where either is missing, and where a device is asked for that is not
+there or no longer answers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pytest_autotune.errors import AutotuneError
+
+#: What each status of NVML (and so each exit status of nvidia-smi) means to the user.
+_REASONS: Final[Mapping[int, str]] = {
+    4: "this user may not use the NVIDIA driver; check the permissions of /dev/nvidia*",
+    9: "the NVIDIA driver is not loaded; load its kernel module (modprobe nvidia), or give the "
+    "container its GPUs",
+    12: "there is no library of the NVIDIA driver (libnvidia-ml.so.1); install the driver, or "
+    "give the container its GPUs",
+    18: "the NVIDIA driver and its library are of different versions (driver was updated?); "
+    "reboot or reload the kernel module",
+}
+
+#: Invalid argument, not supported, no permission, not found, no such function, no data, version
+#: of the argument, deprecated, not ready, unknown: what cards, virtual cards, MIG instances and
+#: drivers answer about what they cannot tell.
+_NO_ANSWER: Final = frozenset({2, 3, 4, 6, 13, 21, 25, 26, 27, 999})
+
+#: No permission, no external power, interrupt lost, fallen off the bus, needs a reset: such a
+#: device says nothing of the others.
+_UNUSABLE: Final = frozenset({4, 8, 11, 15, 16})
+
+_INVALID_ARGUMENT: Final = 2
+_NOT_FOUND: Final = 6
+
+#: NVML's sensors and clock domains, by the numbers of its interface.
+_DIE: Final = 0
+_GRAPHICS, _SM, _MEMORY = 0, 1, 2
+
+#: Why clocks are lower than they could be, by NVML's bits. Left out is bit 0: the device is idle.
+_THROTTLE: Final[Mapping[int, str]] = {
+    0x002: "application clocks",
+    0x004: "power cap",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "thermal (software)",
+    0x040: "thermal (hardware)",
+    0x080: "power brake",
+    0x100: "display clocks",
+}
+
+#: The reasons in :attr:`Reading.throttle` that make a measurement unreliable. A power cap is
+#: not among them: it is the normal state of a card under heavy load.
+DISTURBING: Final[frozenset[str]] = frozenset(
+    {"hardware slowdown", "thermal (hardware)", "thermal (software)", "power brake"}
+)
+
+
+class NvmlUnavailable(AutotuneError):
+    """NVML, or the device asked for, is not there; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mig:
+    """An instance of a device in MIG mode.
+
+    ``memory`` is in bytes, 0 if unknown; the instances' numbers are None if unknown.
+    """
+
+    uuid: str
+    name: str
+    memory: int
+    gpu_instance: int | None
+    compute_instance: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A device.
+
+    ``index`` is the driver's (in the order of PCI addresses), ``memory`` in bytes, 0 if it has
+    none of its own. ``mig`` are its MIG instances, where MIG mode is on.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+    pci_bus: str
+    mig: tuple[Mig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """The driver's version, and the newest CUDA version that it serves (``12.8``)."""
+
+    version: str
+    cuda: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a device is doing; None is what it does not tell.
+
+    ``power`` is in watts (on newer cards an average over the last second), ``energy`` in joules
+    since the driver was loaded, clocks in MHz, ``temperature`` in degrees Celsius,
+    ``memory_used`` in bytes, ``utilization`` in percent of the time. ``throttle`` says why clocks
+    are lower than they could be: "power cap", "thermal (hardware)" and the like.
+    """
+
+    power: float | None = None
+    energy: float | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    temperature: int | None = None
+    throttle: frozenset[str] = frozenset()
+    memory_used: int | None = None
+    utilization: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that computes on a device, and the bytes it holds there, None if unknown.
+
+    In a container ``pid`` may be that of the host.
+    """
+
+    pid: int
+    memory: int | None
+
+
+def explain(status: int) -> str | None:
+    """Return what a status of NVML means and what to do, or None if there is nothing to say."""
+    return _REASONS.get(status)
+
+
+class _Library:
+    """NVML as this process has initialised it, at most once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tried = False
+        self._failure = ""
+
+    def open(self) -> Any:
+        try:
+            import pynvml
+        except ImportError:
+            msg = "nvidia-ml-py is not installed; pip install 'pytest-autotune[gpu]'"
+            raise NvmlUnavailable(msg) from None
+        with self._lock:
+            if not self._tried:
+                try:
+                    pynvml.nvmlInit()
+                except pynvml.NVMLError as error:
+                    self._failure = _words(error)
+                self._tried = True
+        if self._failure:
+            raise NvmlUnavailable(self._failure)
+        return pynvml
+
+
+_library = _Library()
+
+
+def _forget() -> None:
+    global _library  # noqa: PLW0603 - one per process is the point
+    _library = _Library()
+
+
+# NVML must be initialised by the process that uses it, and the lock may be held by a thread
+# that the child does not have.
+os.register_at_fork(after_in_child=_forget)
+
+
+def _words(error: Any) -> str:
+    return explain(error.value) or f"NVML failed: {error}"
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """Give the module pynvml, initialised, and turn what it raises into our words."""
+    pynvml = _library.open()
+    try:
+        yield pynvml
+    except pynvml.NVMLError as error:
+        raise NvmlUnavailable(_words(error)) from None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+class _Device:
+    """A device or MIG instance that can be asked for what it may not tell."""
+
+    def __init__(self, pynvml: Any, *handles: Any) -> None:
+        self._pynvml = pynvml
+        self._handles = handles
+
+    @classmethod
+    def find(cls, pynvml: Any, uuid: str) -> _Device:
+        """Return the device; of a MIG instance, its device answers what it does not itself."""
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as error:
+            if error.value in {_INVALID_ARGUMENT, _NOT_FOUND}:
+                msg = f"no NVIDIA device has the UUID {uuid}"
+                raise NvmlUnavailable(msg) from None
+            raise
+        if not uuid.startswith("MIG-"):
+            return cls(pynvml, handle)
+        return cls(pynvml, handle, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+
+    def itself(self) -> _Device:
+        """Return the device without that behind it."""
+        return _Device(self._pynvml, self._handles[0])
+
+    def ask(self, *calls: tuple[Any, ...]) -> Any:
+        """Return the first answer to one of ``calls`` (name, argument...), None without any."""
+        for handle in self._handles:
+            for name, *arguments in calls:
+                function = getattr(self._pynvml, name, None)
+                if function is None:
+                    continue
+                try:
+                    return function(handle, *arguments)
+                except self._pynvml.NVMLError as error:
+                    if error.value not in _NO_ANSWER:
+                        raise
+        return None
+
+    def memory(self) -> Any:
+        """Return what is ``total`` and ``used``, in bytes, or None."""
+        # The second version does not count as used what the driver keeps for itself.
+        return self.ask(
+            ("nvmlDeviceGetMemoryInfo", self._pynvml.nvmlMemory_v2),
+            ("nvmlDeviceGetMemoryInfo",),
+        )
+
+    def total_memory(self) -> int:
+        memory = self.memory()
+        return 0 if memory is None else int(memory.total)
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Return the devices that this process may use, by index.
+
+    Left out are those that do not work or that this user has no permission for.
+    """
+    found = []
+    with _nvml() as pynvml:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                gpu = Gpu(
+                    index=index,
+                    uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+                    name=_text(pynvml.nvmlDeviceGetName(handle)),
+                    memory=_Device(pynvml, handle).total_memory(),
+                    pci_bus=_text(pynvml.nvmlDeviceGetPciInfo(handle).busId),
+                    mig=_mig(pynvml, handle),
+                )
+            except pynvml.NVMLError as error:
+                if error.value not in _UNUSABLE:
+                    raise
+            else:
+                found.append(gpu)
+    return tuple(found)
+
+
+def _mig(pynvml: Any, handle: Any) -> tuple[Mig, ...]:
+    device = _Device(pynvml, handle)
+    mode = device.ask(("nvmlDeviceGetMigMode",))
+    if mode is None or not mode[0]:
+        return ()
+    found = []
+    for slot in range(device.ask(("nvmlDeviceGetMaxMigDeviceCount",)) or 0):
+        # Slots of instances that were taken away stay empty, with others after them.
+        instance = device.ask(("nvmlDeviceGetMigDeviceHandleByIndex", slot))
+        if instance is not None:
+            mig = _Device(pynvml, instance)
+            found.append(
+                Mig(
+                    uuid=_text(pynvml.nvmlDeviceGetUUID(instance)),
+                    name=_text(pynvml.nvmlDeviceGetName(instance)),
+                    memory=mig.total_memory(),
+                    gpu_instance=mig.ask(("nvmlDeviceGetGpuInstanceId",)),
+                    compute_instance=mig.ask(("nvmlDeviceGetComputeInstanceId",)),
+                )
+            )
+    return tuple(found)
+
+
+def driver() -> Driver:
+    """Return the driver's version and that of CUDA."""
+    with _nvml() as pynvml:
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        return Driver(
+            version=_text(pynvml.nvmlSystemGetDriverVersion()),
+            cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        )
+
+
+def read(uuid: str) -> Reading:
+    """Return how the device or MIG instance is doing.
+
+    What NVML does not tell of an instance is that of its whole device.
+    """
+    with _nvml() as pynvml:
+        device = _Device.find(pynvml, uuid)
+        power = device.ask(("nvmlDeviceGetPowerUsage",))
+        energy = device.ask(("nvmlDeviceGetTotalEnergyConsumption",))
+        reasons = device.ask(
+            ("nvmlDeviceGetCurrentClocksEventReasons",),
+            # As it was called before driver 535.
+            ("nvmlDeviceGetCurrentClocksThrottleReasons",),
+        )
+        memory = device.memory()
+        utilization = device.ask(("nvmlDeviceGetUtilizationRates",))
+        return Reading(
+            power=None if power is None else power / 1e3,
+            energy=None if energy is None else energy / 1e3,
+            sm_clock=device.ask(("nvmlDeviceGetClockInfo", _SM)),
+            memory_clock=device.ask(("nvmlDeviceGetClockInfo", _MEMORY)),
+            temperature=device.ask(
+                ("nvmlDeviceGetTemperature", _DIE),
+                # Its successor; the other one is to go with CUDA 14.
+                ("nvmlDeviceGetTemperatureV", _DIE),
+            ),
+            throttle=frozenset(name for bit, name in _THROTTLE.items() if (reasons or 0) & bit),
+            memory_used=None if memory is None else int(memory.used),
+            utilization=None if utilization is None else int(utilization.gpu),
+        )
+
+
+def processes(uuid: str) -> tuple[Process, ...]:
+    """Return the processes that compute on the device or MIG instance, none where unsupported.
+
+    Those that only draw are left out.
+    """
+    with _nvml() as pynvml:
+        found = (
+            _Device.find(pynvml, uuid)
+            .itself()
+            .ask(
+                ("nvmlDeviceGetComputeRunningProcesses_v3",),
+                ("nvmlDeviceGetComputeRunningProcesses_v2",),
+            )
+        )
+        return tuple(Process(pid=each.pid, memory=each.usedGpuMemory) for each in found or ())
+
+
+def clocks_policy(uuid: str) -> str:
+    """Return what was set for the device's clocks and power, as a short text to compare.
+
+    For example "application clocks 1980/2619 MHz, power limit 700 W, persistence on", without
+    the parts that it does not support. Locked clocks cannot be asked for.
+    """
+    with _nvml() as pynvml:
+        device = _Device.find(pynvml, uuid)
+        graphics, memory = (
+            device.ask(("nvmlDeviceGetApplicationsClock", domain))
+            for domain in (_GRAPHICS, _MEMORY)
+        )
+        limit = device.ask(("nvmlDeviceGetPowerManagementLimit",))
+        persistence = device.ask(("nvmlDeviceGetPersistenceMode",))
+    parts = []
+    if graphics is not None and memory is not None:
+        parts.append(f"application clocks {graphics}/{memory} MHz")
+    if limit is not None:
+        parts.append(f"power limit {limit / 1e3:g} W")
+    if persistence is not None:
+        parts.append(f"persistence {'on' if persistence else 'off'}")
+    return ", ".join(parts)
