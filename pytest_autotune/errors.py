@@ -68,6 +68,18 @@ class LoadTestError(UserError):
     """A load test cannot be run as asked; the message says what to do."""
 
 
+class BenchmarkError(UserError):
+    """A callable cannot be timed as asked; the message says what to do."""
+
+
+class LeaseError(UserError):
+    """No GPU can be had: there is none, or none came free in time."""
+
+
+class TooFewGpusError(AutotuneError):
+    """A trial needs more GPUs than it can have, which says nothing of other trials."""
+
+
 class InvalidMeasurementError(AutotuneError):
     """What was measured is the load generator, not the server, so it says nothing of a trial."""
 

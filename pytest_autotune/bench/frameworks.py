@@ -1,0 +1,274 @@
+"""The GPU frameworks whose kernels can be timed. None is imported that is not in use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any, Final, Literal, TypeAlias
+
+from pytest_autotune.bench.device import Device
+from pytest_autotune.errors import BenchmarkError
+
+Backend: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
+BACKENDS: Final[tuple[Backend, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
+
+
+class TorchDevice:
+    """PyTorch, and Triton, which launches on its streams. ROCm builds answer to the same names."""
+
+    name = "torch"
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def synchronize(self) -> None:
+        """Wait for the current device."""
+        self._torch.cuda.synchronize()
+
+    def event(self) -> Any:
+        """Return an event that can be timed."""
+        return self._torch.cuda.Event(enable_timing=True)
+
+    def record(self, event: Any) -> None:
+        """Record on the current stream."""
+        event.record()
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Return seconds."""
+        return float(start.elapsed_time(end)) / 1e3
+
+    def flusher(self, size: int) -> Callable[[], None]:
+        """Return a function that zeroes a buffer."""
+        buffer = self._torch.empty(size // 4, dtype=self._torch.int32, device="cuda")
+        flush: Callable[[], None] = buffer.zero_
+        return flush
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture a CUDA graph, as PyTorch's documentation does it."""
+        cuda = self._torch.cuda
+        # Whatever is set up on a first call must not be part of the graph.
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            work()
+        cuda.current_stream().wait_stream(side)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            work()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def reset_peak_memory(self) -> None:
+        """Reset the allocator's peak."""
+        self._torch.cuda.reset_peak_memory_stats()
+
+    def peak_memory(self) -> int | None:
+        """Return the allocator's peak, which counts inputs that are still held."""
+        return int(self._torch.cuda.max_memory_allocated())
+
+
+class CupyDevice:
+    """CuPy."""
+
+    name = "cupy"
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+
+    def synchronize(self) -> None:
+        """Wait for the current device."""
+        self._cupy.cuda.runtime.deviceSynchronize()
+
+    def event(self) -> Any:
+        """Return an event that can be timed."""
+        return self._cupy.cuda.Event()
+
+    def record(self, event: Any) -> None:
+        """Record on the current stream."""
+        event.record()
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Return seconds."""
+        return float(self._cupy.cuda.get_elapsed_time(start, end)) / 1e3
+
+    def flusher(self, size: int) -> Callable[[], None]:
+        """Return a function that zeroes a buffer."""
+        buffer = self._cupy.empty(size, dtype=self._cupy.uint8)
+        return partial(buffer.fill, 0)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture a CUDA graph on a stream of its own."""
+        stream = self._cupy.cuda.Stream(non_blocking=True)
+        self.synchronize()
+        with stream:
+            work()
+            stream.synchronize()
+            stream.begin_capture()
+            work()
+            graph = stream.end_capture()
+        replay: Callable[[], None] = graph.launch
+        return replay
+
+    def reset_peak_memory(self) -> None:
+        """Give back what the pool holds and nobody uses, so that it starts small."""
+        self._cupy.get_default_memory_pool().free_all_blocks()
+
+    def peak_memory(self) -> int | None:
+        """Return the size of the pool, which does not shrink by itself."""
+        return int(self._cupy.get_default_memory_pool().total_bytes())
+
+
+class NumbaDevice:
+    """Numba's CUDA target."""
+
+    name = "numba"
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+
+    def synchronize(self) -> None:
+        """Wait for the current context."""
+        self._cuda.synchronize()
+
+    def event(self) -> Any:
+        """Return an event that can be timed."""
+        return self._cuda.event()  # timed, unless told otherwise
+
+    def record(self, event: Any) -> None:
+        """Record on the default stream."""
+        event.record()
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Return seconds."""
+        return float(start.elapsed_time(end)) / 1e3
+
+    def flusher(self, size: int) -> Callable[[], None]:
+        """Return a function that zeroes a buffer."""
+        import numpy as np
+
+        buffer = self._cuda.device_array(size, dtype=np.uint8)
+
+        def flush() -> None:
+            buffer[:] = 0
+
+        return flush
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Refuse: Numba has no graphs."""
+        del work
+        msg = "graph=True needs PyTorch, Triton or CuPy: Numba cannot capture CUDA graphs"
+        raise BenchmarkError(msg)
+
+    def reset_peak_memory(self) -> None:
+        """Do nothing: Numba keeps no such figure."""
+
+    def peak_memory(self) -> int | None:
+        """Return None."""
+        return None
+
+
+def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
+    """Return the device that calls are timed on, None where it is the host's clock.
+
+    ``values`` are what a call took and returned. Unless ``backend`` names one, the framework
+    whose device arrays are among them; and where no arrays are, one that has a device in use.
+    Raises :class:`BenchmarkError` for a backend that is not there.
+    """
+    if backend not in BACKENDS:
+        msg = f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}"
+        raise BenchmarkError(msg)
+    if backend in {"host", "jax"}:
+        return None
+    if backend != "auto":
+        return _named(backend)
+    elsewhere = False
+    for value in _flat(values):
+        found = _device_of(value)
+        if found == "host":
+            elsewhere = True
+        elif found is not None:
+            return _MAKERS[found]()
+    if elsewhere:
+        return None
+    return next((_MAKERS[name]() for name in _MAKERS if _in_use(name)), None)
+
+
+def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
+    """Return a function that waits for JAX's asynchronous results, None where there is no JAX.
+
+    ``values`` returns what the last call returned.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return None
+
+    def wait() -> None:
+        jax.block_until_ready(values())
+
+    return wait
+
+
+def _named(backend: Backend) -> Device:
+    module = "numba.cuda" if backend == "numba" else backend
+    if module not in sys.modules:
+        msg = f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
+        raise BenchmarkError(msg)
+    if not _has_device(backend):
+        msg = f"backend {backend!r}: {module} finds no device"
+        raise BenchmarkError(msg)
+    return _MAKERS[backend]()
+
+
+def _flat(values: Iterable[object]) -> Iterator[object]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        elif isinstance(value, dict):
+            yield from _flat(value.values())
+        else:
+            yield value
+
+
+def _device_of(value: object) -> Backend | None:
+    """Return where an array lives, None for what is no array."""
+    package = type(value).__module__.partition(".")[0]
+    if package == "torch" and hasattr(value, "is_cuda"):
+        return "torch" if value.is_cuda else "host"
+    if package == "cupy" and hasattr(value, "device"):
+        return "cupy"
+    if package in {"numba", "numba_cuda"} and hasattr(value, "copy_to_host"):
+        return "numba"
+    if package in {"jax", "jaxlib", "numpy"} and hasattr(value, "dtype"):
+        return "host"
+    return None
+
+
+def _module(name: str) -> ModuleType | None:
+    return sys.modules.get(name)
+
+
+def _in_use(backend: Backend) -> bool:
+    """Tell whether a framework has begun to use a device, without making it begin."""
+    torch, cupy = _module("torch"), _module("cupy")
+    if backend == "torch":
+        return torch is not None and bool(torch.cuda.is_initialized())
+    if backend == "cupy":
+        return cupy is not None and cupy.get_default_memory_pool().total_bytes() > 0
+    return _module("numba.cuda") is not None and _has_device("numba")
+
+
+def _has_device(backend: Backend) -> bool:
+    if backend == "torch":
+        return bool(sys.modules["torch"].cuda.is_available())
+    if backend == "cupy":
+        return bool(sys.modules["cupy"].cuda.is_available())
+    return bool(sys.modules["numba.cuda"].is_available())
+
+
+_MAKERS: Final[Mapping[Backend, Callable[[], Device]]] = {
+    "torch": lambda: TorchDevice(sys.modules["torch"]),
+    "cupy": lambda: CupyDevice(sys.modules["cupy"]),
+    "numba": lambda: NumbaDevice(sys.modules["numba.cuda"]),
+}

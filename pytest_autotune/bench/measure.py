@@ -1,0 +1,271 @@
+"""Measure one callable: first call, warm-up, samples, and once more if something disturbed it."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final, Literal, Protocol
+
+from pytest_autotune.bench.device import Device, DeviceTimer, GraphTimer
+from pytest_autotune.bench.frameworks import Backend, device_for, wait_for
+from pytest_autotune.bench.host import HostTimer, affinity
+from pytest_autotune.bench.measurement import Measurement
+from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
+from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
+from pytest_autotune.bench.work import Arguments, Work
+from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.report.text import quantity
+
+#: A round of warming up lasts at least this long, in calls and in seconds.
+_ROUND_CALLS: Final = 3
+_ROUND_SECONDS: Final = 0.025
+#: Times that fall by less than this from one round to the next do not fall.
+_STABLE: Final = 0.02
+#: Tracing allocations slows a call down; one that takes longer is not traced (seconds).
+_TRACED_SECONDS: Final = 2.0
+#: Energy counters move in steps of up to 100 ms, so many calls are needed for one (seconds).
+_ENERGY_SECONDS: Final = 1.0
+#: Before something is measured again that was disturbed.
+_REST_SECONDS: Final = 1.0
+
+
+class Watched(Protocol):
+    """What was seen of the devices while something was measured."""
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """Why what was measured meanwhile should not be believed, in words."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else to know."""
+
+    @property
+    def energy(self) -> float | None:
+        """Joules used, None where no device tells."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was read of the devices, under flat names."""
+
+
+#: Watches devices in a ``with`` block; what was seen is complete at its end.
+Watch = Callable[[], AbstractContextManager[Watched]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timers:
+    """How a callable is timed, chosen after its first call."""
+
+    timer: HostTimer | DeviceTimer | GraphTimer
+    description: str
+    device: Device | None
+
+
+def measure(  # noqa: PLR0913 - each has a default that suits
+    function: Callable[..., object],
+    *arguments: object,
+    inputs: Callable[[], Arguments] | Sequence[Arguments] | None = None,
+    metric: str = "e2e_latency",
+    backend: Backend = "auto",
+    graph: bool = False,
+    cold_cache: bool | None = None,
+    width: float = 0.02,
+    confidence: float = 0.95,
+    max_time: float = 2.0,
+    warmup_time: float = 0.5,
+    flop: float | None = None,
+    bytes_moved: float | None = None,
+    peak: Literal["measured"] | Mapping[str, float] | None = None,
+    energy: bool = False,
+    race: Race | None = None,
+    watch: Watch | None = None,
+) -> Measurement:
+    """Time ``function(*arguments)`` until the interval of its median is narrow, or time is up.
+
+    ``inputs`` are several tuples of arguments to take in turn, or a function that makes one, so
+    that no cache answers. ``backend`` is where the time is taken: the host's clock, or events
+    of the GPU framework that is found in use. On a GPU the caches are flushed before each call
+    unless ``cold_cache`` is False, and ``graph`` replays calls as a CUDA graph, which leaves the
+    host out of it (with warm caches unless ``cold_cache`` is True). On the host caches stay warm
+    unless it is.
+
+    ``width`` is what the interval at ``confidence`` is to have as a share of the median;
+    ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up.
+
+    ``flop`` and ``bytes_moved`` are the work of a call; ``peak`` is what the machine can do,
+    ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
+    call is measured where the device tells it.
+
+    Raises :class:`BenchmarkError` for what cannot be measured so.
+    """
+    goal = _goal(width, confidence, max_time)
+    for name, value in (("flop", flop), ("bytes_moved", bytes_moved)):
+        if value is not None and not value > 0:
+            msg = f"{name}={value!r}: give the work of one call, a positive number"
+            raise BenchmarkError(msg)
+    peaks = Peaks() if peak is None or peak == "measured" else stated_peaks(peak)
+    work = Work.of(function, arguments, inputs)
+    device, first = _first_call(work, backend)
+    timers = _timers(work, device, first, graph=graph, cold_cache=cold_cache)
+    memory = _peak_memory(work, device, first)
+    typical = warm_up(timers.timer, warmup_time)
+    sampling, seen, repeated = _sample(timers.timer, goal, race, watch)
+    used = _energy(work, device, watch, typical) if energy and watch is not None else None
+    if peak == "measured":
+        peaks = measured_peaks(device)
+    host_times = timers.timer.host_times if isinstance(timers.timer, DeviceTimer) else []
+    found = Measurement(
+        metric=metric,
+        samples=sampling.samples,
+        interval=sampling.interval,
+        ending=sampling.ending,
+        seconds=sampling.seconds,
+        timer=timers.description,
+        calls_per_sample=timers.timer.loops,
+        overhead=timers.timer.overhead(),
+        host_time=median(host_times) if host_times else None,
+        peak_memory=memory,
+        energy=used,
+        flop=flop,
+        bytes_moved=bytes_moved,
+        peak_flop_rate=peaks.flop_rate,
+        peak_bandwidth=peaks.bandwidth,
+        width=width,
+        repeated=repeated,
+        disturbances=() if seen is None else seen.disturbances,
+        remarks=() if seen is None else seen.remarks,
+        telemetry={} if seen is None else seen.metrics,
+    )
+    return replace(
+        found,
+        compile_time=max(first - found.median, 0.0),
+        remarks=(*found.remarks, *_launch_bound(found, graph=graph)),
+    )
+
+
+def _first_call(work: Work, backend: Backend) -> tuple[Device | None, float]:
+    """Make the first call; return what it ran on, and the seconds it took."""
+    begin = time.perf_counter()
+    result = work.first()
+    device = device_for(backend, (*work.sets[0], result))
+    wait = wait_for(lambda: result) if device is None else device.synchronize
+    if wait is not None:
+        wait()
+    return device, time.perf_counter() - begin
+
+
+def _goal(width: float, confidence: float, max_time: float) -> Goal:
+    if not 0 < width < 1:
+        msg = f"width={width!r}: give a share of the median between 0 and 1, such as 0.02"
+        raise BenchmarkError(msg)
+    if not 0.5 <= confidence < 1:  # noqa: PLR2004 - of a coin
+        msg = f"confidence={confidence!r}: give a probability from 0.5 to below 1, such as 0.95"
+        raise BenchmarkError(msg)
+    if not max_time > 0:
+        msg = f"max_time={max_time!r}: give a positive number of seconds"
+        raise BenchmarkError(msg)
+    return Goal(width=width, confidence=confidence, max_time=max_time)
+
+
+def _timers(
+    work: Work, device: Device | None, first: float, *, graph: bool, cold_cache: bool | None
+) -> _Timers:
+    if device is None:
+        if graph:
+            msg = "graph=True: the function used no GPU that could capture a CUDA graph"
+            raise BenchmarkError(msg)
+        host = HostTimer(work, wait=wait_for(work.last), cold_cache=bool(cold_cache))
+        if first < _ROUND_SECONDS:
+            host.calibrate()
+        return _Timers(timer=host, description=f"the host's clock ({affinity()})", device=None)
+    if graph:
+        cold = bool(cold_cache)
+        probe = DeviceTimer(work, device, cold_cache=False)
+        estimate = min(probe.batch(_ROUND_CALLS))
+        replay = GraphTimer(work, device, cold_cache=cold, estimate=estimate)
+        return _Timers(
+            timer=replay, description=f"events of {device.name} around a CUDA graph", device=device
+        )
+    cold = cold_cache is None or cold_cache
+    return _Timers(
+        timer=DeviceTimer(work, device, cold_cache=cold),
+        description=f"events of {device.name}",
+        device=device,
+    )
+
+
+def warm_up(timer: HostTimer | DeviceTimer | GraphTimer, max_time: float) -> float:
+    """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
+    began = time.perf_counter()
+    previous = float("inf")
+    count = _ROUND_CALLS
+    while True:
+        begin = time.perf_counter()
+        latest = median(timer.batch(count))
+        now = time.perf_counter()
+        if latest >= previous * (1 - _STABLE) or now - began >= max_time:
+            return latest
+        previous = latest
+        if now - begin < _ROUND_SECONDS:
+            count = min(int(count * _ROUND_SECONDS / max(now - begin, 1e-6)) + 1, 10 * count)
+
+
+def _sample(
+    timer: HostTimer | DeviceTimer | GraphTimer, goal: Goal, race: Race | None, watch: Watch | None
+) -> tuple[Sampling, Watched | None, bool]:
+    """Sample, and once more if something disturbed it; tell what was seen, and if it was twice."""
+    if watch is None:
+        return sample(timer, goal, race), None, False
+    with watch() as seen:
+        sampling = sample(timer, goal, race)
+    if not seen.disturbances:
+        return sampling, seen, False
+    # What made it hot, or somebody's short job, may be over then.
+    time.sleep(_REST_SECONDS)
+    with watch() as seen:
+        sampling = sample(timer, goal, race)
+    return sampling, seen, True
+
+
+def _peak_memory(work: Work, device: Device | None, first: float) -> int | None:
+    if device is not None:
+        device.synchronize()
+        device.reset_peak_memory()
+        work()
+        device.synchronize()
+        return device.peak_memory()
+    if first > _TRACED_SECONDS or tracemalloc.is_tracing():
+        return None
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _energy(work: Work, device: Device | None, watch: Watch, typical: float) -> float | None:
+    """Return joules per call, of calls one after another."""
+    each = max(1, int(_ENERGY_SECONDS / 10 / max(typical, 1e-6)))
+    run, calls = work.bound(each), 0
+    with watch() as seen:
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < _ENERGY_SECONDS:
+            run()
+            if device is not None:
+                device.synchronize()
+            calls += each
+    return None if seen.energy is None else seen.energy / calls
+
+
+def _launch_bound(found: Measurement, *, graph: bool) -> tuple[str, ...]:
+    """Say where the host could not keep up with the device."""
+    if graph or found.host_time is None or found.host_time <= found.median:
+        return ()
+    needs, runs = (quantity("time", value) for value in (found.host_time, found.median))
+    return (f"the host needs {needs} to launch what runs for {runs}; see graph=True",)

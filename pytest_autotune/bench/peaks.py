@@ -1,0 +1,100 @@
+"""What the machine can do at most, to tell what share of it a kernel reaches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from pytest_autotune.bench.device import Device, DeviceTimer
+from pytest_autotune.bench.work import Work
+from pytest_autotune.errors import BenchmarkError
+
+_KEYS: Final = ("tflop_per_s", "gb_per_s")
+#: Large enough to reach the peak, small enough to take no time.
+_DEVICE_SIDE, _DEVICE_BYTES = 8192, 2**30
+_HOST_SIDE, _HOST_BYTES = 1536, 2**28
+_REPEATS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """FLOP and bytes per second, None where not known."""
+
+    flop_rate: float | None = None
+    bandwidth: float | None = None
+
+
+def stated_peaks(peak: object) -> Peaks:
+    """Read ``{"tflop_per_s": …, "gb_per_s": …}``; raise :class:`BenchmarkError`."""
+    if not isinstance(peak, Mapping) or not set(peak) <= set(_KEYS) or not peak:
+        msg = f"peak={peak!r}: give 'measured', or a mapping with {' and '.join(_KEYS)}"
+        raise BenchmarkError(msg)
+    for key, value in peak.items():
+        if not isinstance(value, int | float) or not value > 0:
+            msg = f"peak[{key!r}]={value!r} is not a positive number"
+            raise BenchmarkError(msg)
+    tflop, gigabytes = peak.get("tflop_per_s"), peak.get("gb_per_s")
+    return Peaks(
+        flop_rate=None if tflop is None else tflop * 1e12,
+        bandwidth=None if gigabytes is None else gigabytes * 1e9,
+    )
+
+
+def measured_peaks(device: Device | None) -> Peaks:
+    """Measure a large matrix product and a large copy, the fastest of some repeats.
+
+    With PyTorch in bfloat16 on the device; on the host with NumPy in float32. Once a process.
+    Raises :class:`BenchmarkError` for a framework that this is not written for.
+    """
+    if device is None:
+        return _host_peaks()
+    if device.name != "torch":
+        msg = f"peak='measured' needs PyTorch or the host, not {device.name}; state the peak"
+        raise BenchmarkError(msg)
+    import torch
+
+    return _torch_peaks(device, torch)
+
+
+@cache
+def _host_peaks() -> Peaks:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, _HOST_SIDE, _HOST_SIDE), dtype=np.float32)
+    product = np.empty_like(a)
+    source = np.ones(_HOST_BYTES // 2, dtype=np.uint8)
+    target = np.empty_like(source)
+    multiply = _fastest(lambda: np.matmul(a, b, out=product))
+    copy = _fastest(lambda: np.copyto(target, source))
+    return Peaks(flop_rate=2 * _HOST_SIDE**3 / multiply, bandwidth=2 * source.nbytes / copy)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _torch_peaks(device: Device, torch: Any) -> Peaks:
+    a, b = (
+        torch.randn(_DEVICE_SIDE, _DEVICE_SIDE, dtype=torch.bfloat16, device="cuda")
+        for _ in range(2)
+    )
+    source = torch.ones(_DEVICE_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def fastest(run: Callable[[], object]) -> float:
+        timer = DeviceTimer(Work(run, [()]), device, cold_cache=False)
+        timer.batch(_REPEATS)
+        return min(timer.batch(_REPEATS))
+
+    multiply = fastest(lambda: torch.matmul(a, b))
+    copy = fastest(lambda: target.copy_(source))
+    return Peaks(flop_rate=2 * _DEVICE_SIDE**3 / multiply, bandwidth=2 * _DEVICE_BYTES / copy)

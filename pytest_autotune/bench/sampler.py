@@ -1,0 +1,152 @@
+"""How long to measure: until the median is known well enough, or the time is up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias
+
+from pytest_autotune.bench.statistics import Interval, median_interval, median_lower_bound
+
+#: Why sampling ended.
+Ending: TypeAlias = Literal["interval", "time", "samples", "race"]
+
+#: What is taken whatever it costs.
+LEAST_SAMPLES: Final = 3
+#: The first look of a race: seven samples above the median have a chance of 1 in 128.
+_RACE_SAMPLES: Final = 7
+#: A race is decided on no less than this, as a disturbance by something else on the machine
+#: passes sooner, as a rule (seconds).
+_RACE_SECONDS: Final = 0.5
+#: Looks are taken at sample counts that grow by this factor, so that there are few of them.
+_GROWTH: Final = 1.5
+#: Who stops at a moment of his choice is wrong more often than each look by itself: at 95 % such
+#: intervals covered the median in 93 to 95 % of simulated runs. Asking each look for this much
+#: less error brings that to 95 % and above (``benchmarks/timing.py`` prints it).
+_LOOK_SHARE: Final = 0.7
+_MAX_BATCH: Final = 200
+#: A batch lasts about this long, so that time limits are kept (seconds).
+_BATCH_SECONDS: Final = 0.1
+
+
+class Timer(Protocol):
+    """Takes samples of one callable."""
+
+    def batch(self, count: int) -> list[float]:
+        """Return ``count`` samples, in seconds per call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """A time to beat, in seconds per call.
+
+    A candidate is out once its median is above ``limit`` with an error of at most ``alpha``
+    over all looks together; so of those that are as fast as the limit at most that share is
+    lost.
+    """
+
+    limit: float
+    alpha: float = 0.01
+
+    def lost(self, samples: Sequence[float], look: int) -> bool:
+        """Tell whether the samples so far settle it, at the ``look``-th look (from 1).
+
+        The error is spent on looks beforehand, so that nothing in the samples can choose among
+        them: four fifths on the first, the rest as 1 / (k (k - 1)), which adds up to 1.
+        """
+        share = 0.8 if look == 1 else 0.2 / (look * (look - 1))
+        bound = median_lower_bound(samples, self.alpha * share)
+        return bound is not None and bound > self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """When to stop.
+
+    ``width`` is the relative width that the interval of the median is to have at
+    ``confidence``; ``max_time`` is in seconds.
+    """
+
+    width: float = 0.02
+    confidence: float = 0.95
+    min_time: float = 0.1
+    max_time: float = 2.0
+    min_samples: int = 10
+    max_samples: int = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What was sampled: seconds per call in the order they were taken, and why it ended.
+
+    ``seconds`` is how long it took in all.
+    """
+
+    samples: tuple[float, ...]
+    interval: Interval
+    ending: Ending
+    seconds: float
+
+
+def sample(
+    timer: Timer,
+    goal: Goal,
+    race: Race | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Sampling:
+    """Sample until ``goal`` is reached, the time is up, or the race is lost.
+
+    At least three samples are taken, however long they last.
+    """
+    began = clock()
+    samples: list[float] = []
+    for look, count in enumerate(_looks(goal), 1):
+        while len(samples) < count:
+            spent = clock() - began
+            if spent >= goal.max_time and len(samples) >= LEAST_SAMPLES:
+                return _ended("time", samples, goal, spent)
+            samples += timer.batch(_batch(len(samples), count, spent, goal))
+        spent = clock() - began
+        if (
+            count >= goal.min_samples
+            and spent >= min(goal.min_time, goal.max_time)
+            and _interval(samples, goal).relative_width <= goal.width
+        ):
+            return _ended("interval", samples, goal, spent)
+        if race is not None and spent >= _RACE_SECONDS and race.lost(samples, look):
+            return _ended("race", samples, goal, spent)
+    return _ended("samples", samples, goal, clock() - began)
+
+
+def _looks(goal: Goal) -> Iterator[int]:
+    """Yield the sample counts at which to look, the last one the largest allowed."""
+    if goal.min_samples > _RACE_SAMPLES:
+        yield _RACE_SAMPLES
+    count = goal.min_samples
+    while count < goal.max_samples:
+        yield count
+        count = math.ceil(count * _GROWTH)
+    yield goal.max_samples
+
+
+def _batch(taken: int, wanted: int, spent: float, goal: Goal) -> int:
+    """Return how many samples to take at once: up to the next look, but not for long."""
+    most = min(wanted - taken, _MAX_BATCH)
+    if not taken:
+        return min(most, LEAST_SAMPLES)
+    each = max(spent / taken, 1e-9)
+    return max(1, min(most, int(min(_BATCH_SECONDS, goal.max_time - spent) / each)))
+
+
+def _interval(samples: Sequence[float], goal: Goal) -> Interval:
+    return median_interval(samples, 1 - (1 - goal.confidence) * _LOOK_SHARE)
+
+
+def _ended(ending: Ending, samples: Sequence[float], goal: Goal, spent: float) -> Sampling:
+    found = _interval(samples, goal)
+    interval = Interval(
+        low=found.low, high=found.high, confidence=min(found.confidence, goal.confidence)
+    )
+    return Sampling(samples=tuple(samples), interval=interval, ending=ending, seconds=spent)
