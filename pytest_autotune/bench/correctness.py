@@ -1,0 +1,209 @@
+"""Is a kernel right? Held against a reference in double precision, on inputs made anew."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from pytest_autotune.bench import compilation
+from pytest_autotune.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    AnyArray: TypeAlias = npt.NDArray[Any]
+
+#: Largest relative error that is taken for rounding, by the type of the kernel's result. They
+#: leave room for sums of some thousand terms; a wrong result is off by much more.
+TOLERANCES: Final[Mapping[str, float]] = {
+    "float64": 1e-10,
+    "complex128": 1e-10,
+    "float32": 1e-4,
+    "complex64": 1e-4,
+    "float16": 1e-2,
+    "bfloat16": 2e-2,
+    "float8_e4m3fn": 0.15,
+    "float8_e4m3fnuz": 0.15,
+    "float8_e5m2": 0.3,
+    "float8_e5m2fnuz": 0.3,
+}
+_SHOWN: Final = 5
+
+
+class WrongResultError(AssertionError):
+    """A kernel's result is not what the reference says."""
+
+
+def assert_matches(  # noqa: PLR0913 - three of them have defaults
+    kernel: Callable[..., object],
+    reference: Callable[..., object],
+    inputs: Callable[[np.random.Generator], tuple[Any, ...]],
+    *,
+    rounds: int = 3,
+    tolerance: float | None = None,
+    seed: int | None = None,
+) -> float:
+    """Compare ``kernel(*inputs(rng))`` with ``reference`` and return the largest relative error.
+
+    ``inputs`` makes the arguments from a random generator, anew for each of ``rounds``, so that
+    nothing can be right by having been seen before. The reference gets the same ones, floating
+    point arrays in double precision. Arrays may be NumPy's, PyTorch's, CuPy's, JAX's or Numba's;
+    a kernel may return several.
+
+    The error of an element is ``|a - e| / max(|e|, rms(e))``: relative, but not to values next
+    to zero. It may be ``tolerance``, by default what rounding comes to in the type of the
+    result; whole numbers must be equal. A NaN never passes, nor does an infinity that the
+    reference does not have in the same place.
+
+    What the first call took beyond the others counts as compilation (see :mod:`.compilation`).
+
+    Raises :class:`WrongResultError`, an AssertionError, which names the seed that makes the same
+    inputs again.
+    """
+    import numpy as np
+
+    if rounds < 1:
+        msg = f"rounds={rounds!r}: one at least is needed"
+        raise BenchmarkError(msg)
+    worst = 0.0
+    times: list[float] = []
+    for number in range(rounds):
+        used = secrets.randbits(32) if seed is None else seed + number
+        arguments = inputs(np.random.default_rng(used))
+        if not isinstance(arguments, tuple):
+            msg = f"inputs must return a tuple of arguments, not {type(arguments).__name__}"
+            raise BenchmarkError(msg)
+        # First, as a kernel may write to what it gets.
+        expected = _outputs(reference(*map(_doubled, arguments)))
+        begin = time.perf_counter()
+        actual = _outputs(kernel(*arguments))
+        times.append(time.perf_counter() - begin)
+        if len(actual) != len(expected):
+            msg = f"the kernel returns {len(actual)} arrays, the reference {len(expected)}"
+            raise WrongResultError(msg)
+        for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+            which = f"result {index}, " if len(actual) > 1 else ""
+            worst = max(worst, _compare(ours, theirs, tolerance, f"{which}seed={used}"))
+    compilation.add(times[0], min(times[1:], default=0.0))
+    return worst
+
+
+def _compare(actual: object, expected: object, tolerance: float | None, where: str) -> float:
+    import numpy as np
+
+    kind = _dtype(actual)
+    ours, theirs = as_numpy(actual), as_numpy(expected)
+    if ours.shape != theirs.shape:
+        msg = f"wrong shape: {ours.shape}, and the reference has {theirs.shape} ({where})"
+        raise WrongResultError(msg)
+    if not ours.size:
+        return 0.0
+    allowed = tolerance
+    if allowed is None:
+        if kind in TOLERANCES:
+            allowed = TOLERANCES[kind]
+        elif np.issubdtype(ours.dtype, np.inexact):
+            msg = f"there is no default tolerance for {kind}; give tolerance="
+            raise BenchmarkError(msg)
+        else:
+            allowed = 0.0
+    if ours.dtype.kind in "biu" and theirs.dtype.kind in "biu":
+        # As they are: the largest whole numbers have no double.
+        errors = (ours != theirs).astype(np.float64)
+    else:
+        wide = np.complex128 if np.iscomplexobj(ours) or np.iscomplexobj(theirs) else np.float64
+        errors = _errors(ours.astype(wide), theirs.astype(wide))
+    # Not "any above": a NaN is above nothing.
+    wrong = ~(errors <= allowed)
+    if wrong.any():
+        raise WrongResultError(_report(ours, theirs, errors, allowed, where))
+    return float(errors.max())
+
+
+def _errors(ours: AnyArray, theirs: AnyArray) -> AnyArray:
+    import numpy as np
+
+    finite = np.abs(theirs[np.isfinite(theirs)])
+    # Scaled, so that squares of large numbers do not overflow.
+    largest = float(finite.max()) if finite.size else 0.0
+    rms = largest * float(np.sqrt(np.mean((finite / largest) ** 2))) if largest else 0.0
+    with np.errstate(all="ignore"):
+        scale = np.maximum(np.abs(theirs), rms)
+        errors = np.abs(ours - theirs) / np.where(scale > 0, scale, 1.0)
+        same_infinity = np.isinf(theirs) & (ours == theirs)
+        return np.where(same_infinity, 0.0, np.where(np.isfinite(ours), errors, np.nan))
+
+
+def _report(ours: AnyArray, theirs: AnyArray, errors: AnyArray, allowed: float, where: str) -> str:
+    import numpy as np
+
+    wrong = ~(errors <= allowed)
+    count = int(wrong.sum())
+    unusable = int((~np.isfinite(ours) & wrong).sum())
+    worst = "" if unusable == count else f", by up to {np.nanmax(errors[wrong]):.3g}"
+    off = f"{count} of {ours.size} elements are off by more than {allowed:g}{worst}"
+    lines = [f"{off} (relative error; {where})"]
+    if unusable:
+        lines.append(f"  {unusable} of them are NaN or infinite")
+    for place in np.argwhere(wrong)[:_SHOWN]:
+        at = tuple(int(i) for i in place)
+        lines.append(f"  at {list(at)}: {ours[at]!s}, and the reference says {theirs[at]!s}")
+    return "\n".join(lines)
+
+
+def _outputs(result: object) -> Sequence[object]:
+    if result is None:
+        msg = "a kernel that returns nothing cannot be compared; return what it wrote"
+        raise BenchmarkError(msg)
+    return result if isinstance(result, list | tuple) else (result,)
+
+
+def _dtype(value: object) -> str:
+    """Return the name of an array's type: ``float32``, ``bfloat16``."""
+    import numpy as np
+
+    kind = getattr(value, "dtype", None)
+    return np.asarray(value).dtype.name if kind is None else str(kind).rpartition(".")[2]
+
+
+def as_numpy(value: Any) -> AnyArray:
+    """Return an array of any framework as NumPy's, types that NumPy lacks in double precision."""
+    import numpy as np
+
+    package = type(value).__module__.partition(".")[0]
+    if package == "torch":
+        plain = value.detach().cpu().resolve_conj().resolve_neg()
+        known = plain.dtype.is_complex or _dtype(plain) in {"float32", "float64", "float16"}
+        if plain.dtype.is_floating_point and not known:
+            plain = plain.double()
+        return np.asarray(plain.numpy())
+    if package == "cupy":
+        return np.asarray(value.get())
+    if hasattr(value, "copy_to_host"):
+        return np.asarray(value.copy_to_host())
+    found = np.asarray(value)
+    # JAX's small types are extensions that NumPy can hold but hardly compute with.
+    if found.dtype.kind == "V" or found.dtype.name not in np.sctypeDict:
+        found = found.astype(np.float64)
+    return found
+
+
+def _doubled(value: Any) -> Any:
+    """Return a floating point array in double precision, anything else as a copy or as it is."""
+    import numpy as np
+
+    package = type(value).__module__.partition(".")[0]
+    if package == "torch":
+        return value.double() if value.dtype.is_floating_point else value.clone()
+    if not hasattr(value, "dtype"):
+        return value
+    if package in {"jax", "jaxlib"} or hasattr(value, "copy_to_host"):
+        # JAX has no double precision unless it is switched on for the whole process.
+        value = as_numpy(value)
+    if package == "cupy":
+        return value.astype("float64") if value.dtype.kind == "f" else value.copy()
+    floating = value.dtype.kind == "f" or value.dtype.name.startswith(("bfloat", "float"))
+    return value.astype(np.float64) if floating else np.array(value)
