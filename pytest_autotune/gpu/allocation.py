@@ -1,0 +1,161 @@
+"""Which GPUs a trial gets, and what this process can still be given once CUDA has started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pytest_autotune.errors import LeaseError, TooFewGpusError
+from pytest_autotune.gpu.leases import Desk, Lease
+from pytest_autotune.gpu.pool import VISIBLE, Device, caller_pool, entries, show, show_callers
+
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+#: What CUDA opens and NVML does not.
+_CUDA_DEVICE: Final = "/dev/nvidia-uvm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """How many GPUs a trial needs, or which ones; None for all there are.
+
+    ``required`` tells that it cannot run without.
+    """
+
+    count: int | None = 1
+    named: tuple[str, ...] = ()
+    required: bool = False
+
+
+NONE: Final = Need(count=0)
+
+
+def cuda_started() -> bool:
+    """Tell whether CUDA runs in this process: from then on it sees no other devices."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return True
+    with suppress(OSError):
+        for path in _DESCRIPTORS.iterdir():
+            with suppress(OSError):
+                if str(path.readlink()) == _CUDA_DEVICE:
+                    return True
+    return False
+
+
+class Allocator:
+    """The leases of one process, one at a time.
+
+    ``share`` are the devices that it takes first: its part of the pool, beside other workers.
+    """
+
+    def __init__(
+        self,
+        share: Sequence[Device] | None,
+        *,
+        timeout: float,
+        on_wait: Callable[[str], None],
+        started: Callable[[], bool] = cuda_started,
+    ) -> None:
+        self._share = share
+        self._timeout = timeout
+        self._on_wait = on_wait
+        self._started = started
+        self._desk: Desk | None = None
+        self._lease: Lease | None = None
+        self._need: Need | None = None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """What is leased at the moment."""
+        return () if self._lease is None else self._lease.devices
+
+    @property
+    def has_no_share(self) -> bool:
+        """Whether there are GPUs, but none is this worker's to begin with."""
+        return self._share is not None and not self._share and bool(caller_pool().devices)
+
+    def check(self, need: Need) -> None:
+        """Raise :class:`LeaseError` where there is no GPU for a need that cannot do without."""
+        pool = caller_pool()
+        if need.required and not pool.devices:
+            msg = f"the fixture 'gpu' needs one, and there is no GPU: {pool.problem}"
+            raise LeaseError(msg)
+
+    def fits(self, need: Need) -> bool:
+        """Tell whether what is held, if anything is, will do for ``need``."""
+        return self._lease is None or self._need == need
+
+    def take(self, need: Need, purpose: str) -> Lease | None:
+        """Lease what a trial needs, and make it the only devices that are visible.
+
+        What is held already and fits is kept. None where nothing is needed, or where there is
+        no GPU and the need is not one that is required. Raises :class:`LeaseError` where there
+        is none or none comes free in time, and :class:`TooFewGpusError` where this trial needs
+        more than others may.
+        """
+        pool = caller_pool()
+        if self._lease is not None and self._need == need:
+            return replace(self._lease, waited=0.0)
+        self.release()
+        if need.count == 0 and not need.named:
+            return None
+        if not pool.devices:
+            self.check(need)
+            return None
+        candidates, count = self._candidates(need)
+        if self._desk is None:
+            self._desk = Desk()
+        self._lease = self._desk.acquire(
+            candidates, count, purpose=purpose, timeout=self._timeout, on_wait=self._on_wait
+        )
+        self._need = need
+        show(pool.environment(self._lease.devices))
+        return self._lease
+
+    def release(self) -> None:
+        """Give back what is leased."""
+        lease, self._lease, self._need = self._lease, None, None
+        if lease is None:
+            return
+        if not self._started():
+            # Otherwise what is visible is what CUDA knows here: the next lease must be of it.
+            show_callers()
+        lease.release()
+
+    def _candidates(self, need: Need) -> tuple[Sequence[Device], int]:
+        pool = caller_pool()
+        if need.named:
+            named = pool.named(need.named)
+            if named is None:
+                msg = (
+                    f"GPUs {', '.join(need.named)} are asked for, and there are: "
+                    f"{', '.join(device.visible for device in pool.devices)}"
+                )
+                raise LeaseError(msg)
+            return named, len(named)
+        usable: Sequence[Device] = pool.devices
+        count = len(usable) if need.count is None else need.count
+        if self._started():
+            # Code of this process uses the first devices it sees, and CUDA sees what was visible
+            # when it started.
+            seen = os.environ.get(VISIBLE)
+            visible = None if seen is None else entries(seen)
+            usable = [d for d in pool.devices if visible is None or d.visible in visible][:count]
+            if len(usable) < count:
+                msg = (
+                    f"the trial needs {count} GPUs, but CUDA was started in this process when "
+                    f"{len(usable)} were visible ({VISIBLE}={seen}), which cannot be changed; "
+                    "run such trials alone, or in processes of their own"
+                )
+                raise TooFewGpusError(msg)
+            return usable, count
+        if count > len(usable):
+            msg = f"the trial needs {count} GPUs, and there are {len(usable)} to use"
+            raise TooFewGpusError(msg)
+        first = self._share or ()
+        return (*first, *(device for device in usable if device not in first)), count

@@ -1,0 +1,288 @@
+"""Exclusive leases on GPUs, among all processes and users of one machine.
+
+A lease is a file lock for each device, so the kernel ends it with its holder, however that dies.
+Several devices are taken all at once or not at all, and who waits holds none: so nobody waits for
+somebody who waits for him. Who waits stands in a line, in which a large request is not overtaken
+for ever by small ones.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.errors import LeaseError
+from pytest_autotune.gpu.pool import Device
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+#: Where the locks are. All users of a machine must mean the same folder, so not ``TMPDIR``.
+FOLDER_VARIABLE: Final = "AUTOTUNE_GPU_LOCKS"
+_FOLDER: Final = Path("/tmp/pytest-autotune-gpus")  # noqa: S108 - shared on purpose
+_POLL_SECONDS: Final = 0.1
+_OPEN_TO_ALL: Final = 0o666
+_UNUSABLE: Final = re.compile(r"[^A-Za-z0-9-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who has a device. ``since`` is in seconds since the epoch."""
+
+    pid: int
+    user: str
+    purpose: str
+    since: float
+
+    def __str__(self) -> str:
+        """Say who it is."""
+        return f"pid {self.pid} ({self.user}, {self.purpose})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Devices that nobody else has until :meth:`release`."""
+
+    devices: tuple[Device, ...]
+    waited: float = 0.0
+    _locks: tuple[BaseFileLock, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self.devices)
+
+    @property
+    def visible(self) -> str:
+        """What ``CUDA_VISIBLE_DEVICES`` is while they are leased."""
+        return ",".join(device.visible for device in self.devices)
+
+    def release(self) -> None:
+        """Give the devices back. May be called twice."""
+        for lock in self._locks:
+            lock.release()
+
+
+class Desk:
+    """The machine's leases, in a folder that all its users can write to."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or _FOLDER)
+        self._line = self._folder / "line"
+        try:
+            for path in (self._folder, self._line):
+                _make_shared(path)
+        except OSError as error:
+            msg = (
+                f"GPU leases: cannot use the folder {self._folder}: {error.strerror}; "
+                f"make it writable for all who use the GPUs, or name another by {FOLDER_VARIABLE}"
+            )
+            raise LeaseError(msg) from None
+
+    def acquire(
+        self,
+        candidates: Sequence[Device],
+        count: int,
+        *,
+        purpose: str,
+        timeout: float,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> Lease:
+        """Lease ``count`` of the ``candidates``, those first that come first.
+
+        ``on_wait`` is told, once, why it has to wait. Raises :class:`LeaseError` where that
+        lasts longer than ``timeout`` seconds.
+        """
+        assert 0 < count <= len(candidates)
+        lease = self._attempt(candidates, count, purpose, None)
+        if lease is not None:
+            return lease
+        began = time.monotonic()
+        with self._stand_in_line(candidates, count) as ticket:
+            told = False
+            while True:
+                lease = self._attempt(candidates, count, purpose, ticket)
+                waited = time.monotonic() - began
+                if lease is not None:
+                    return Lease(devices=lease.devices, waited=waited, _locks=lease._locks)  # noqa: SLF001
+                if waited > timeout:
+                    msg = (
+                        f"no {_gpus(count)} came free within {timeout:g} s "
+                        f"(--autotune-gpu-timeout): {self.describe(candidates)}"
+                    )
+                    raise LeaseError(msg)
+                if not told:
+                    on_wait(f"waiting for {_gpus(count)}: {self.describe(candidates)}")
+                    told = True
+                time.sleep(_POLL_SECONDS)
+
+    def describe(self, devices: Sequence[Device]) -> str:
+        """Say who has which of the devices."""
+        with self._mutex():
+            holders = [(device, self._holder(device)) for device in devices]
+        parts = []
+        for device, holder in holders:
+            if holder is not None:
+                lasted = time.time() - holder.since
+                parts.append(f"{device} is held by {holder} since {max(lasted, 0):.0f} s")
+        return "; ".join(parts) or "all are spoken for by others in the line"
+
+    # The lock files
+
+    def _lock(self, path: Path) -> BaseFileLock:
+        from filelock import FileLock
+
+        # Made beforehand, because the process's umask would keep others out.
+        with suppress(FileExistsError):
+            descriptor = os.open(
+                path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, _OPEN_TO_ALL
+            )
+            os.fchmod(descriptor, _OPEN_TO_ALL)
+            os.close(descriptor)
+        return FileLock(path, mode=_OPEN_TO_ALL)
+
+    def _taken(self, path: Path) -> BaseFileLock | None:
+        """Take a lock, if nobody has it."""
+        from filelock import Timeout
+
+        lock = self._lock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        except PermissionError as error:
+            msg = (
+                f"GPU leases: {path} cannot be opened ({error.strerror}): it was made by another "
+                f"user, for himself; remove it, or name another folder by {FOLDER_VARIABLE}"
+            )
+            raise LeaseError(msg) from None
+        return lock
+
+    @contextmanager
+    def _mutex(self) -> Iterator[None]:
+        with self._lock(self._folder / "desk.lock"):
+            yield
+
+    def _path(self, device_key: str) -> Path:
+        return self._folder / f"{_UNUSABLE.sub('_', device_key)}.lock"
+
+    def _attempt(
+        self, candidates: Sequence[Device], count: int, purpose: str, ticket: Path | None
+    ) -> Lease | None:
+        """Take the devices if they are free and nobody before us in the line wants them."""
+        by_key = {device.key: device for device in candidates}
+        with self._mutex():
+            ahead = self._ahead(ticket)
+            wanted = {*by_key, *(key for request in ahead for key in request["keys"])}
+            free = {key: lock for key in wanted if (lock := self._taken(self._path(key)))}
+            granted: list[str] = []
+            try:
+                reserved: set[str] = set()
+                for request in ahead:
+                    open_to_it = [k for k in request["keys"] if k in free and k not in reserved]
+                    # Fewer than it needs are kept for it, too: others will come free.
+                    reserved.update(open_to_it[: request["count"]])
+                ours = [key for key in by_key if key in free and key not in reserved]
+                if len(ours) >= count:
+                    granted = ours[:count]
+                    for key in granted:
+                        self._sign(key, purpose)
+            finally:
+                for key, lock in free.items():
+                    if key not in granted:
+                        lock.release()
+            if not granted:
+                return None
+        return Lease(
+            devices=tuple(by_key[key] for key in granted),
+            _locks=tuple(free[key] for key in granted),
+        )
+
+    # Who has what
+
+    def _sign(self, key: str, purpose: str) -> None:
+        document = {
+            "pid": os.getpid(),
+            "user": getpass.getuser(),
+            "purpose": purpose,
+            "since": time.time(),
+        }
+        target = self._path(key).with_suffix(".json")
+        draft = target.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(document), "utf-8")
+        draft.replace(target)
+
+    def _holder(self, device: Device) -> Holder | None:
+        path = self._path(device.key)
+        lock = self._taken(path)
+        if lock is not None:
+            lock.release()
+            return None
+        try:
+            return Holder(**json.loads(path.with_suffix(".json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Holder(pid=0, user="unknown", purpose="unknown", since=time.time())
+
+    # The line
+
+    @contextmanager
+    def _stand_in_line(self, candidates: Sequence[Device], count: int) -> Iterator[Path]:
+        with self._mutex():
+            ticket = self._line / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.lock"
+            # Read by others once they see the lock, so written first.
+            request = {"keys": [device.key for device in candidates], "count": count}
+            ticket.with_suffix(".json").write_text(json.dumps(request), "utf-8")
+            lock = self._taken(ticket)
+        assert lock is not None, "nobody else knows its name"
+        try:
+            yield ticket
+        finally:
+            _remove(ticket)
+            lock.release()
+
+    def _ahead(self, ticket: Path | None) -> list[Mapping[str, Any]]:
+        """Return the requests before ``ticket``, all of them for one without a ticket."""
+        found = []
+        for path in sorted(self._line.glob("*.lock")):
+            if path == ticket:
+                break
+            dead = self._taken(path)
+            if dead is not None:
+                _remove(path)
+                dead.release()
+                continue
+            with suppress(OSError, ValueError):
+                found.append(json.loads(path.with_suffix(".json").read_text("utf-8")))
+        return found
+
+
+def _make_shared(path: Path) -> None:
+    """Make a folder for everybody. Not sticky: Linux lets nobody open others' files in such."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if not path.is_dir() or path.is_symlink():
+            raise NotADirectoryError(20, "is no folder") from None
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "it is not writable for this user") from None
+        return
+    path.chmod(0o777)
+
+
+def _remove(ticket: Path) -> None:
+    for path in (ticket, ticket.with_suffix(".json")):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _gpus(count: int) -> str:
+    return "GPU" if count == 1 else f"{count} GPUs"

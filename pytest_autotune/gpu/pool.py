@@ -1,0 +1,238 @@
+"""Which GPUs this run may use: what its caller left visible."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pytest_autotune.gpu.inventory import Inventory
+    from pytest_autotune.gpu.nvml import Gpu
+
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+ORDER: Final = "CUDA_DEVICE_ORDER"
+#: The order that NVML and nvidia-smi number devices in. CUDA's own puts the fastest first.
+_PCI_ORDER: Final = "PCI_BUS_ID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A GPU, or a MIG instance of one.
+
+    ``key`` is the same for every process of this machine: its UUID where that is known.
+    ``visible`` is how the caller names it in ``CUDA_VISIBLE_DEVICES``. ``memory`` is in bytes,
+    0 where it is not known.
+    """
+
+    key: str
+    visible: str
+    uuid: str | None = None
+    name: str = ""
+    memory: int = 0
+
+    def __str__(self) -> str:
+        """Name it as the caller does."""
+        return f"GPU {self.visible}"
+
+    def document(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "key": self.key,
+            "visible": self.visible,
+            "uuid": self.uuid,
+            "name": self.name,
+            "memory": self.memory,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The devices that may be leased.
+
+    ``problem`` says why there are none; ``order`` is what ``CUDA_DEVICE_ORDER`` must be for the
+    devices' names to mean them, None where the caller's own is.
+    """
+
+    devices: tuple[Device, ...] = ()
+    problem: str = ""
+    order: str | None = None
+
+    def environment(self, devices: Sequence[Device]) -> dict[str, str]:
+        """Return the variables that make ``devices``, and no others, visible."""
+        shown = {VISIBLE: ",".join(device.visible for device in devices)}
+        return shown if self.order is None or not devices else {**shown, ORDER: self.order}
+
+    def named(self, names: Iterable[str]) -> tuple[Device, ...] | None:
+        """Return the devices that a spec names by index or UUID, None if one is not there."""
+        found = []
+        for name in names:
+            match = [d for d in self.devices if name in {d.visible, d.uuid, d.key}]
+            if not match:
+                return None
+            found.append(match[0])
+        return tuple(found)
+
+    def document(self) -> dict[str, Any]:
+        """Return plain JSON types, for a worker."""
+        return {
+            "devices": [device.document() for device in self.devices],
+            "problem": self.problem,
+            "order": self.order,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Pool:
+        """Undo :meth:`document`."""
+        return cls(
+            devices=tuple(Device(**device) for device in document["devices"]),
+            problem=document["problem"],
+            order=document["order"],
+        )
+
+
+def entries(visible: str) -> list[str]:
+    """Return the entries of a ``CUDA_VISIBLE_DEVICES`` that count.
+
+    CUDA ignores the first that cannot be a device (empty, ``-1``) and all that follow it.
+    """
+    listed = [entry.strip() for entry in visible.split(",")]
+    return list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
+
+
+def read_pool(visible: str | None, order: str | None, inventory: Inventory) -> Pool:
+    """Return the pool for what ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER`` say.
+
+    Entries are indices or (beginnings of) UUIDs, and the first that is no device of this machine
+    hides itself and all that follow, as CUDA has it. Where the machine's devices are not known,
+    every entry is taken at its word.
+    """
+    if visible is None:
+        devices = tuple(d for gpu in inventory.gpus for d in _whole(gpu, str(gpu.index)))
+        problem = "" if devices else inventory.problem
+        return Pool(devices=devices, problem=problem, order=_PCI_ORDER if order is None else None)
+    found: dict[str, Device] = {}
+    for entry in entries(visible):
+        device = _device(entry, inventory)
+        if device is None:
+            break
+        found.setdefault(device.key, device)
+    problem = ""
+    if not found:
+        reason = "" if inventory.source == "none" else f" ({_listed(inventory)})"
+        problem = f"{VISIBLE}={visible!r} leaves none visible{reason}"
+    return Pool(devices=tuple(found.values()), problem=problem)
+
+
+def _listed(inventory: Inventory) -> str:
+    known = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in inventory.gpus)
+    return f"this machine has: {known}" if known else inventory.problem
+
+
+def _device(entry: str, inventory: Inventory) -> Device | None:
+    """Return the device that an entry means, None if it means none."""
+    if inventory.source == "none":
+        known = entry.startswith(("GPU-", "MIG-"))
+        key = entry if known else f"index-{entry}"
+        return Device(key=key, visible=entry, uuid=entry if known else None)
+    if entry.isdecimal():
+        card = next((gpu for gpu in inventory.gpus if gpu.index == int(entry)), None)
+        # A card in MIG mode shows its first instance under its own number.
+        return None if card is None else _whole(card, entry)[0]
+    matches = [
+        device
+        for gpu in inventory.gpus
+        for device in (_card(gpu, entry), *_instances(gpu))
+        if device.key.startswith(entry)
+    ]
+    if len(matches) != 1:
+        return None
+    (found,) = matches
+    return Device(
+        key=found.key, visible=entry, uuid=found.uuid, name=found.name, memory=found.memory
+    )
+
+
+def _card(gpu: Gpu, visible: str) -> Device:
+    return Device(key=gpu.uuid, visible=visible, uuid=gpu.uuid, name=gpu.name, memory=gpu.memory)
+
+
+def _instances(gpu: Gpu) -> tuple[Device, ...]:
+    return tuple(
+        Device(key=mig.uuid, visible=mig.uuid, uuid=mig.uuid, name=mig.name, memory=mig.memory)
+        for mig in gpu.mig
+    )
+
+
+def _whole(gpu: Gpu, visible: str) -> tuple[Device, ...]:
+    """Return what of a card can be leased: itself, or its MIG instances."""
+    return _instances(gpu) or (_card(gpu, visible),)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What is known of this process: its controller's pool, and its caller's environment."""
+
+    adopted: Pool | None = None
+    caller: Mapping[str, str | None] | None = None
+
+
+_process: Final = _Process()
+
+
+def caller_pool() -> Pool:
+    """Return what this run's caller left visible, whatever is leased at the moment.
+
+    A worker has its controller's pool (see :func:`adopt`), so that all of a run agree.
+    """
+    if _process.adopted is not None:
+        return _process.adopted
+    caller = _process.caller or os.environ
+    return _pool(caller.get(VISIBLE), caller.get(ORDER))
+
+
+@cache
+def _pool(visible: str | None, order: str | None) -> Pool:
+    from pytest_autotune.gpu.inventory import Inventory, inventory
+
+    if visible is not None and not entries(visible):
+        # Asked for none: no need to ask the driver.
+        return read_pool(visible, order, Inventory(gpus=(), source="none"))
+    return read_pool(visible, order, inventory())
+
+
+def adopt(pool: Pool | None) -> None:
+    """Take over the pool that the controller of this run read; None for one's own again."""
+    _process.adopted = pool
+
+
+def show(environment: Mapping[str, str]) -> None:
+    """Make devices visible to this process and its children, until :func:`show_callers`."""
+    if _process.caller is None:
+        _process.caller = {name: os.environ.get(name) for name in (VISIBLE, ORDER)}
+    os.environ.update(environment)
+
+
+def show_callers() -> None:
+    """Make visible again what the caller had."""
+    caller, _process.caller = _process.caller, None
+    for name, value in (caller or {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def share(devices: Sequence[Device], workers: int, worker: int) -> tuple[Device, ...]:
+    """Return the part of the pool that comes first for one of several workers.
+
+    Neighbours stay together. Where there are fewer devices than workers, the last ones get none.
+    """
+    if len(devices) < workers:
+        return tuple(devices[worker : worker + 1])
+    size, rest = divmod(len(devices), workers)
+    begin = worker * size + min(worker, rest)
+    return tuple(devices[begin : begin + size + (worker < rest)])
