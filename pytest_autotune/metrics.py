@@ -45,11 +45,17 @@ def _joined(metric: str, statistic: str) -> str:
     return f"{statistic}_{metric}" if _STATISTIC.match(statistic) else f"{metric}_{statistic}"
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Return statistic and metric of a flat name, the former empty where there is none."""
+    prefixed = _PREFIXED.match(name)
+    return ("", name) if prefixed is None else (prefixed[1], prefixed[2])
+
+
 def _full_name(name: str) -> str:
     """Return the name with its alias resolved: ``p99_latency`` is ``p99_e2e_latency``."""
-    prefixed = _PREFIXED.match(name)
-    if prefixed:
-        return f"{prefixed[1]}_{_ALIASES.get(prefixed[2], prefixed[2])}"
+    statistic, metric = split_name(name)
+    if statistic:
+        return f"{statistic}_{_ALIASES.get(metric, metric)}"
     # A bare latency is one measurement, and so its own mean.
     return "mean_e2e_latency" if name == "latency" else name
 
@@ -80,14 +86,14 @@ def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
     result: dict[str, float] = {}
     for name in dict.fromkeys(name for level in levels for name in level):
         values = [level.get(name, math.nan) for level in levels]
-        prefixed = _PREFIXED.match(name)
-        if prefixed is None:
+        statistic, _ = split_name(name)
+        if not statistic:
             mean = _mean(values)
             result[name] = mean
             result.setdefault(f"mean_{name}", mean)
             result.setdefault(f"max_{name}", _extreme(max, values))
-        elif prefixed[1] in {"min", "max"}:
-            result[name] = _extreme(min if prefixed[1] == "min" else max, values)
+        elif statistic in {"min", "max"}:
+            result[name] = _extreme(min if statistic == "min" else max, values)
         else:
             result[name] = _mean(values)
     return result

@@ -12,6 +12,7 @@ from pytest_autotune.report.summary import Summary
 from pytest_autotune.report.text import (
     LEVEL_HEADER,
     level_row,
+    metric_lines,
     number,
     parameters,
     quantity,
@@ -54,19 +55,16 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     penalty = f", penalized ×{number(1 + best.penalty)}" if best.penalty else ""
     value = quantity(best.metric, best.value)
     yield Line("", f"{best.metric} {value} ({summary.plan.objective.name}{penalty})")
-    others = [
-        f"{name} {quantity(name, value)}"
-        for name, value in best.metrics.items()
-        if name != best.metric
-    ]
+    others = list(metric_lines({n: v for n, v in best.metrics.items() if n != best.metric}))
     measured = [level for level in best.levels if "request_throughput" in level["metrics"]]
     if measured:
         # Of a load test there are a hundred metrics: a table says more.
         rows = [level_row(level_label(level), level["metrics"]) for level in measured]
         for index, line in enumerate(table(LEVEL_HEADER, rows).splitlines()):
             yield Line("levels" if index == 0 else "", line)
-    elif others:
-        yield Line("metrics", ", ".join(others))
+    else:
+        for index, line in enumerate(others):
+            yield Line("metrics" if index == 0 else "", line)
     if best.dropped:
         levels = ", ".join(map(str, best.dropped))
         yield Line("dropped", f"levels that break the SLO: {levels}", "note")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from pytest_autotune.metrics import split_name
 from pytest_autotune.slo import Compliance, Severity
 from pytest_autotune.space import label
 
 #: Metrics that are times in seconds by this package's conventions.
 _TIME: Final = re.compile(r"(^|_)(latency|ttft|tpot|time|itl|duration)$")
+#: So many statistics of one thing are read in a row with everything else.
+_FEW: Final = 3
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _VERDICTS: Final[Mapping[str, str]] = {
     Severity.MET.value: "met",
@@ -46,6 +49,26 @@ def quantity(metric: str | None, value: float | None) -> str:
 def parameters(point: Mapping[str, Any]) -> str:
     """Return ``name=value`` pairs, in order."""
     return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
+
+
+def metric_lines(metrics: Mapping[str, float | None]) -> Iterator[str]:
+    """Yield metrics with their values, many statistics of one thing on a line of their own."""
+    things: dict[str, dict[str, str]] = {}
+    for name in metrics:
+        statistic, thing = split_name(name)
+        if statistic:
+            things.setdefault(thing, {})[name] = statistic
+    many = {thing: names for thing, names in things.items() if len(names) > _FEW}
+    for thing, names in many.items():
+        shown = (f"{statistic} {quantity(n, metrics[n])}" for n, statistic in names.items())
+        yield f"{thing}: {', '.join(shown)}"
+    rest = [
+        f"{name} {quantity(name, value)}"
+        for name, value in metrics.items()
+        if split_name(name)[1] not in many or not split_name(name)[0]
+    ]
+    if rest:
+        yield ", ".join(rest)
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_autotune.report.text import (
     compliance_rows,
     duration,
+    metric_lines,
     number,
     parameters,
     quantity,
@@ -149,3 +150,27 @@ def test_rows_survive_storage() -> None:
     stored = json.loads(json.dumps(rows, allow_nan=False))
     assert stored == rows
     assert slo_rows_table(stored) == slo_table(check(SLO, METRICS))
+
+
+def test_many_statistics_of_one_thing_stand_on_a_line_of_their_own() -> None:
+    metrics = {
+        "mean_e2e_latency": 0.002,
+        "std_e2e_latency": 0.0001,
+        "p50_e2e_latency": 0.0019,
+        "p99_e2e_latency": 0.003,
+        "mean_gpu_power_w": 300.0,
+        "tflop_per_s": 1.5,
+        "compile_time": 0.5,
+    }
+    assert list(metric_lines(metrics)) == [
+        "e2e_latency: mean 2 ms, std 100 µs, p50 1.9 ms, p99 3 ms",
+        "mean_gpu_power_w 300, tflop_per_s 1.5, compile_time 500 ms",
+    ]
+
+
+def test_a_few_metrics_stay_in_a_row() -> None:
+    metrics = {"min_e2e_latency": 0.001, "p90_e2e_latency": 0.002, "workspace_mib": 1.5}
+    assert list(metric_lines(metrics)) == [
+        "min_e2e_latency 1 ms, p90_e2e_latency 2 ms, workspace_mib 1.5"
+    ]
+    assert list(metric_lines({})) == []
