@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
+from pytest_autotune.gpu.pool import VISIBLE, entries
 from pytest_autotune.locks import FileCoordinator
 from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
+from pytest_autotune.spec.server import is_remote
 from pytest_autotune.study import slug
 
 if TYPE_CHECKING:
@@ -327,17 +329,16 @@ def _device_requests(launch: Launch) -> list[Any] | None:
         wanted = "all" if preset is not None and preset.gpus == "required" else "none"
     if launch.spec.without_gpus or wanted == "none":
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    ids = [device.strip() for device in visible.split(",") if device.strip()]
     if not isinstance(wanted, str | int):
-        ids = list(wanted)
-    elif isinstance(wanted, int):
-        # Who narrowed the choice for this process meant its servers, too.
-        ids = ids[:wanted]
-    if not ids:
+        return [DeviceRequest(device_ids=list(wanted), capabilities=[["gpu"]])]
+    visible = None if is_remote(launch.spec) else os.environ.get(VISIBLE)
+    if visible is None:
         count = wanted if isinstance(wanted, int) else -1
         return [DeviceRequest(count=count, capabilities=[["gpu"]])]
-    return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])]
+    # Who narrowed the choice for this process (a lease, or whoever started it) meant its
+    # servers, too; and who left none, none.
+    ids = entries(visible)[: wanted if isinstance(wanted, int) else None]
+    return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])] if ids else None
 
 
 def _short(error: BaseException) -> str:

@@ -69,6 +69,11 @@ class ServerPool:
         self._current: InferenceServer | None = None
         self._trial: int | None = None
 
+    @property
+    def keeps_one(self) -> bool:
+        """Whether a server is kept for a next trial."""
+        return self._kept is not None
+
     def of_trial(self, trial: int) -> InferenceServer | None:
         """Return the last server that was started for ``trial``, running or not."""
         return self._current if self._trial == trial else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pytest_autotune.errors import LaunchError
+from pytest_autotune.gpu.pool import VISIBLE, entries
 from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.serving import supervisor
 from pytest_autotune.serving.backend import Exit
@@ -66,15 +67,16 @@ def _environment(launch: Launch) -> dict[str, str]:
         else:
             environment[name] = value
     if launch.spec.without_gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment[VISIBLE] = ""
     elif isinstance(launch.spec.gpus, list | tuple):
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(launch.spec.gpus)
+        environment[VISIBLE] = ",".join(launch.spec.gpus)
     elif isinstance(launch.spec.gpus, int):
-        # Who narrowed the choice for this process meant its servers, too.
-        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-        devices = [device for device in visible.split(",") if device.strip()]
-        devices = devices or [str(number) for number in range(launch.spec.gpus)]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[: launch.spec.gpus])
+        # Who narrowed the choice for this process (a lease, or whoever started it) meant its
+        # servers, too.
+        visible = environment.get(VISIBLE)
+        numbered = [str(number) for number in range(launch.spec.gpus)]
+        devices = numbered if visible is None else entries(visible)
+        environment[VISIBLE] = ",".join(devices[: launch.spec.gpus])
     return environment
 
 

@@ -425,6 +425,10 @@ class Layout:
         except ExpressionError:
             return 1
 
+    def expression(self) -> str:
+        """Return how many GPUs a trial uses, as an expression over parameters."""
+        return self._in_parameters(self.world_size)
+
     def constraints(self) -> Iterator[tuple[str, str]]:
         """Yield the engine's rules in terms of parameters, each with the reason in words."""
         for source, message in self.rules:
@@ -480,12 +484,13 @@ def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
         return spec.gpus
     if spec.gpus is not None and not isinstance(spec.gpus, str):
         return len(spec.gpus)
-    if spec.preset is None or spec.preset.gpus != "required" or _is_remote(spec):
-        return visible if spec.gpus == "all" and not _is_remote(spec) else None
+    if spec.preset is None or spec.preset.gpus != "required" or is_remote(spec):
+        return visible if spec.gpus == "all" and not is_remote(spec) else None
     return visible
 
 
-def _is_remote(spec: ServerSpec) -> bool:
+def is_remote(spec: ServerSpec) -> bool:
+    """Tell whether the server will run on another machine's container engine."""
     engine = os.environ.get("DOCKER_HOST", "")
     return spec.backend == "docker" and not engine.startswith(("", "unix:")[bool(engine)])
 

@@ -72,6 +72,7 @@ def test_on_the_hosts_network_nothing_is_published() -> None:
         (None, ["GPU-1"], 0, ["GPU-1"]),
         ("4,5,6", "all", 0, ["4", "5", "6"]),
         ("4,5,6", 2, 0, ["4", "5"]),
+        ("4,-1,6", "all", 0, ["4"]),
     ],
 )
 def test_gpus_are_requested_within_what_this_process_may_see(
@@ -84,6 +85,22 @@ def test_gpus_are_requested_within_what_this_process_may_see(
     assert request["Count"] == count
     assert request["DeviceIDs"] == (ids or [])
     assert request["Capabilities"] == [["gpu"]]
+
+
+def test_a_container_gets_no_gpus_where_the_caller_left_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "device_requests" not in container_settings(launch(gpus="all"), 8000)
+
+
+def test_what_is_visible_here_says_nothing_of_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://gpu-box:2376")
+    (request,) = container_settings(launch(gpus=2), 8000)["device_requests"]
+    assert request["Count"] == 2
 
 
 @pytest.mark.parametrize("wanted", ["none", 0])

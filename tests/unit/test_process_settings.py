@@ -33,6 +33,8 @@ def launch(**server: Any) -> Launch:
         ("4,5", ["GPU-1", "GPU-2"], "GPU-1,GPU-2"),
         ("4,5,6", 2, "4,5"),
         (None, 2, "0,1"),
+        ("", 2, ""),
+        ("4,-1,5", 2, "4"),
     ],
 )
 def test_a_server_sees_the_gpus_it_is_to_have(
