@@ -12,6 +12,7 @@ from pytest_autotune.errors import OptionError
 if TYPE_CHECKING:
     import pytest
 
+DEFAULT_GPU_TIMEOUT: Final = 600.0
 _MAX_SECONDS: Final = 1e12
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -58,6 +59,11 @@ OPTIONS: Final = (
     ),
     Option(name="fresh", flag=True, help="start studies anew instead of resuming them"),
     Option(
+        name="gpu_timeout",
+        metavar="DURATION",
+        help="how long a trial may wait for GPUs that others have leased (default 10m)",
+    ),
+    Option(
         name="infeasible",
         choices=("fail", "xfail"),
         help="whether a trial that breaks a hard SLO fails its test (default) or is only "
@@ -70,7 +76,7 @@ OPTIONS: Final = (
 class Settings:
     """What the user asked for in this run; None means that the spec decides.
 
-    ``timeout`` is in seconds.
+    ``timeout`` and ``gpu_timeout`` are in seconds.
     """
 
     enabled: bool = False
@@ -80,6 +86,7 @@ class Settings:
     seed: int | None = None
     storage: str | None = None
     fresh: bool = False
+    gpu_timeout: float = DEFAULT_GPU_TIMEOUT
     infeasible: Literal["fail", "xfail"] | None = None
 
     @classmethod
@@ -88,11 +95,12 @@ class Settings:
         return cls(
             enabled=_flag(config, "autotune"),
             trials=_whole_number(config, "autotune_trials", minimum=1),
-            timeout=_timeout(config),
+            timeout=_duration(config, "autotune_timeout"),
             strategy=_text(config, "autotune_strategy"),
             seed=_whole_number(config, "autotune_seed", minimum=0),
             storage=_text(config, "autotune_storage"),
             fresh=_flag(config, "autotune_fresh"),
+            gpu_timeout=_duration(config, "autotune_gpu_timeout") or DEFAULT_GPU_TIMEOUT,
             infeasible=_infeasible(config),
         )
 
@@ -147,8 +155,8 @@ def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | No
     return number
 
 
-def _timeout(config: pytest.Config) -> float | None:
-    where, value = _raw(config, "autotune_timeout")
+def _duration(config: pytest.Config, dest: str) -> float | None:
+    where, value = _raw(config, dest)
     if not value:
         return None
     try:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_autotune.errors import LaunchError
+from pytest_autotune.gpu.pool import caller_pool
 from pytest_autotune.run import WIRE, RunContext, is_distributed
 from pytest_autotune.slots import StudyOutline
 from pytest_autotune.spec.build import build_spec, fit_to_machine
+from pytest_autotune.spec.gpus import largest_need
+from pytest_autotune.spec.loading import load_all
 from pytest_autotune.spec.model import Origin
 from pytest_autotune.study import Plan, Stop
 
@@ -53,6 +56,7 @@ def publish_collection(
                 "folder": study.plan.spec.origin.folder,
                 "source": study.plan.source,
                 "capacity": study.outline.capacity,
+                "gpus": study.gpus,
                 "tests": study.tests,
             }
             for study in studies
@@ -86,6 +90,18 @@ def register_controller(
         )
 
 
+def auto_workers(config: pytest.Config) -> int | None:
+    """Return how many workers ``-n auto`` means: as many as can have their GPUs at a time.
+
+    That is by the largest parallel layout in the repository's spec file. None without GPUs.
+    """
+    there = len(caller_pool().devices)
+    if not there:
+        return None
+    specs = load_all(config.rootpath)
+    return max(1, there // max((largest_need(spec, there) for spec in specs), default=1))
+
+
 class Controller:
     """Hooks of the process that distributes the tests."""
 
@@ -101,8 +117,14 @@ class Controller:
         self._session = session
 
     def pytest_configure_node(self, node: WorkerController) -> None:
-        """Tell a worker the run it belongs to."""
-        node.workerinput[WIRE] = self._context.document()
+        """Tell a worker the run it belongs to, and which GPUs come first for it."""
+        specs, spec = node.nodemanager.specs, node.gateway.spec
+        # By identity, as equal ones are different workers; the successor of one that crashed
+        # has its spec.
+        place = next(at for at, each in enumerate(specs) if each is spec)
+        node.workerinput[WIRE] = self._context.document(
+            worker=place, workers=len(specs), local=bool(spec.popen)
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_make_scheduler(
@@ -155,7 +177,7 @@ class Controller:
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
     origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
-    spec = fit_to_machine(build_spec(study["name"], study["raw"], origin))
+    spec = fit_to_machine(build_spec(study["name"], study["raw"], origin), study["gpus"])
     return StudyOutline(
         nodeid=study["nodeid"],
         plan=Plan.make(study["nodeid"], spec, settings, study["source"]),

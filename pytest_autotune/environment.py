@@ -4,46 +4,42 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Final
+
+from pytest_autotune.gpu.pool import Device, caller_pool
 
 _CPUINFO = Path("/proc/cpuinfo")
+#: What changes times by itself being changed. Their versions are read, none is imported.
+LIBRARIES: Final = (
+    "cuda-python",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "flash-attn",
+    "flashinfer-python",
+    "jax",
+    "jaxlib",
+    "numba",
+    "numba-cuda",
+    "numpy",
+    "scipy",
+    "sglang",
+    "tensorrt-llm",
+    "torch",
+    "triton",
+    "vllm",
+)
 
 
 def visible_gpus() -> int:
-    """Return how many NVIDIA devices this process may use.
-
-    ``CUDA_VISIBLE_DEVICES`` decides where it is set; otherwise ``nvidia-smi`` is asked, and
-    its absence means none.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        devices = [device.strip() for device in visible.split(",") if device.strip()]
-        # CUDA ignores the first invalid entry and all that follow it.
-        return devices.index("-1") if "-1" in devices else len(devices)
-    return len(_gpu_names())
-
-
-@cache
-def _gpu_names() -> tuple[str, ...]:
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ()
-    try:
-        answer = subprocess.run(  # noqa: S603 - a fixed query to the driver's own tool
-            [command, "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    """Return how many NVIDIA devices this run may use (see :mod:`.gpu.pool`)."""
+    return len(caller_pool().devices)
 
 
 @cache
@@ -57,6 +53,45 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def _memory() -> str:
+    """Return the machine's memory, rounded as it is sold."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return "unknown"
+    return f"{round(pages * size / 2**30)} GiB"
+
+
+@cache
+def _libraries() -> str:
+    """Return the versions of what kernels and servers are written with, where installed."""
+    found = []
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found) or "none"
+
+
+@cache
+def _gpus(devices: tuple[Device, ...]) -> Mapping[str, str]:
+    """Return model and number of the devices, driver, CUDA version and clocks policy."""
+    from pytest_autotune.gpu import nvml
+    from pytest_autotune.gpu.inventory import driver_version
+
+    if not devices:
+        return {"gpus": "none"}
+    models = Counter(device.name or "unknown" for device in devices)
+    found = {"gpus": ", ".join(f"{count} × {name}" for name, count in sorted(models.items()))}
+    if not any(device.uuid for device in devices):
+        return found
+    found["gpu_driver"] = driver_version() or "unknown"
+    with suppress(nvml.NvmlUnavailable):
+        found["cuda"] = nvml.driver().cuda
+        policies = {nvml.clocks_policy(device.uuid) for device in devices if device.uuid}
+        found["gpu_clocks"] = "; ".join(sorted(policies))
+    return found
+
+
 def fingerprint() -> Mapping[str, str]:
     """Return what makes measurements of two runs comparable, as short texts.
 
@@ -65,7 +100,9 @@ def fingerprint() -> Mapping[str, str]:
     return {
         "cpu": _cpu_model(),
         "cpus": str(os.cpu_count() or 1),
-        "gpus": ", ".join(_gpu_names()) or "none",
+        "memory": _memory(),
+        **_gpus(caller_pool().devices),
+        "libraries": _libraries(),
         "machine": platform.machine(),
         "python": f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}",
         "system": platform.system(),

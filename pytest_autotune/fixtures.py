@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_autotune.bench.benchmark import GpuBenchmark
+    from pytest_autotune.gpu.leases import Lease
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.server import InferenceServer
     from pytest_autotune.trial import Trial
@@ -28,6 +30,29 @@ def trial(request: pytest.FixtureRequest) -> Trial:
         )
     session = request.config.pluginmanager.getplugin("autotune-session")
     return session.trial_for(slot)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def gpu(request: pytest.FixtureRequest, trial: Trial) -> Lease:
+    """The GPUs of this trial, nobody else's until it ends: ``.devices``, ``.count``, ``.visible``.
+
+    As many as its parallel layout needs, or the marker's ``gpus`` says. They are the only ones
+    in ``CUDA_VISIBLE_DEVICES``, here and in whatever the test starts.
+    """
+    session = request.config.pluginmanager.getplugin("autotune-session")
+    return session.lease_of(trial)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def gpu_benchmark(request: pytest.FixtureRequest, trial: Trial) -> GpuBenchmark:
+    """Time a callable, on the trial's GPU or on the CPU: ``gpu_benchmark(function, *arguments)``.
+
+    The result goes to ``trial.report``. Keyword arguments are those of
+    ``pytest_autotune.measure``; a candidate that is certainly slower than the incumbent is
+    pruned, unless ``race=False``.
+    """
+    session = request.config.pluginmanager.getplugin("autotune-session")
+    return session.benchmark_for(trial)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

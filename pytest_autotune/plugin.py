@@ -13,9 +13,10 @@ from pytest_autotune.config import OPTIONS, Settings
 from pytest_autotune.errors import UserError
 
 MARKER: Final = (
-    "autotune(name, *, spec=None, **keys): make the module, class or function a tuning study. "
-    "'name' is a spec of the repository's autotune.yaml; or 'spec' is the path of a task file; "
-    "or the keys of a spec are given inline. Runs with --autotune only."
+    "autotune(name, *, spec=None, gpus=None, **keys): make the module, class or function a tuning "
+    "study. 'name' is a spec of the repository's autotune.yaml; or 'spec' is the path of a task "
+    "file; or the keys of a spec are given inline. 'gpus' is how many a trial needs, a number or "
+    "an expression over parameters. Runs with --autotune only."
 )
 SKIP_REASON: Final = "tuning study: runs with --autotune"
 
@@ -60,6 +61,20 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
     print(schema_text(), end="")  # noqa: T201 - this is the command's output
     return 0
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Make ``-n auto`` one worker for each lease of GPUs, where there are any."""
+    try:
+        if not Settings.from_pytest(config).enabled:
+            return None
+        from pytest_autotune.distributed import auto_workers
+
+        return auto_workers(config)
+    except UserError:
+        # Said once the session starts.
+        return None
 
 
 def pytest_configure(config: pytest.Config) -> None:

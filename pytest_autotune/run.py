@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_autotune.gpu.pool import Device, Pool, adopt, caller_pool, share
 from pytest_autotune.study import Stop, new_session_id
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Key of what the controller tells a worker, and a worker the controller.
 WIRE: Final = "autotune"
+_GPUS: Final = "gpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,8 @@ class RunContext:
 
     ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
     where neither workers nor a missing cache call for one. ``started`` is in seconds since the
-    epoch. ``workers`` is 0 without xdist.
+    epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of the GPUs, None
+    where they are not shared out.
     """
 
     session: str
@@ -35,6 +39,7 @@ class RunContext:
     workers: int = 0
     is_worker: bool = False
     persistent: bool = True
+    gpus: tuple[Device, ...] | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> RunContext:
@@ -50,7 +55,9 @@ class RunContext:
                 workers=given["workercount"],
                 is_worker=True,
                 persistent=sent["persistent"],
+                gpus=_own_gpus(sent.get(_GPUS)),
             )
+        adopt(None)
         distributed = is_distributed(config)
         cache = getattr(config, "cache", None)
         needs_scratch = distributed or cache is None
@@ -68,14 +75,21 @@ class RunContext:
             persistent=cache is not None,
         )
 
-    def document(self) -> dict[str, Any]:
-        """Return what a worker needs, as plain types."""
+    def document(self, *, worker: int, workers: int, local: bool) -> dict[str, Any]:
+        """Return what the ``worker``-th of ``workers`` needs, as plain types.
+
+        One on this machine gets a part of the GPUs that this run may use.
+        """
+        pool = caller_pool()
+        own = share(pool.devices, workers, worker)
+        gpus = {"pool": pool.document(), "share": [device.key for device in own]}
         return {
             "session": self.session,
             "started": self.started,
             "state": str(self.state_directory),
             "scratch": str(self.scratch),
             "persistent": self.persistent,
+            **({_GPUS: gpus} if local else {}),
         }
 
     def send(
@@ -97,6 +111,21 @@ class RunContext:
         """Remove the scratch folder."""
         if self.scratch is not None and not self.is_worker:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
+    """Take over the pool of the run, and make this worker's part of it visible.
+
+    Now, before anything can start CUDA, which sees what was visible when it did.
+    """
+    if sent is None:
+        return None
+    pool = Pool.from_document(sent["pool"])
+    adopt(pool)
+    own = tuple(device for device in pool.devices if device.key in sent["share"])
+    if pool.devices:
+        os.environ.update(pool.environment(own))
+    return own
 
 
 def _state_directory(cache: pytest.Cache) -> Path:

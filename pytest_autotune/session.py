@@ -6,13 +6,14 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_autotune.bench import compilation
 from pytest_autotune.deadline import deadline
 from pytest_autotune.distributed import publish_collection, register_controller
 from pytest_autotune.errors import (
@@ -21,11 +22,15 @@ from pytest_autotune.errors import (
     ServerError,
     SLOViolation,
     SpecError,
+    TooFewGpusError,
     TrialLostError,
     TrialPruned,
     TrialTimeout,
     UserError,
 )
+from pytest_autotune.gpu.allocation import Allocator, Need
+from pytest_autotune.gpu.leases import Lease
+from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
 from pytest_autotune.masking import Masker, secrets_in
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.report.masked import mask_report
@@ -41,7 +46,8 @@ from pytest_autotune.slots import (
     spares_named,
 )
 from pytest_autotune.spec.build import fit_to_machine
-from pytest_autotune.spec.loading import load_file, load_inline, load_named, validate_spec_file
+from pytest_autotune.spec.gpus import FIXTURES, marked_gpus, needed_gpus
+from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.storage import check_database
@@ -52,6 +58,7 @@ from pytest_autotune.trial import Trial
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
+    from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.config import Settings
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.pool import ServerPool
@@ -59,11 +66,14 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS: Final = 0.1
 _LOG_LINES: Final = 60
+#: Waiting for GPUs for longer than this is worth a notice (seconds).
+_NOTED_WAIT_SECONDS: Final = 1.0
 #: Errors whose text alone says what happened, so that no traceback is shown.
 _PLAIN_ERRORS: Final = (
     InvalidMeasurementError,
     MissingMetricError,
     ServerError,
+    TooFewGpusError,
     TrialTimeout,
     UserError,
 )
@@ -74,7 +84,7 @@ def register(config: pytest.Config, settings: Settings) -> None:
     context = RunContext.of(config)
     reporter = None
     if not context.is_worker:
-        validate_spec_file(config.rootpath)
+        load_all(config.rootpath)
         if settings.storage and not config.option.collectonly:
             check_database(settings.storage)
         reporter = StudyReporter(config, settings, context)
@@ -89,7 +99,8 @@ class ActiveTrial:
     """The trial whose tests are running.
 
     ``deadline`` is on the monotonic clock. ``complete`` once all tests have ended, so that what
-    was not reported is missing.
+    was not reported is missing. ``lease`` are its GPUs, and ``guests`` the processes that were on
+    them before; ``refusal`` is why it cannot have them.
     """
 
     slot: Slot
@@ -98,6 +109,9 @@ class ActiveTrial:
     record: TrialRecord
     last: pytest.Item
     deadline: float | None
+    lease: Lease | None = None
+    guests: frozenset[int] = frozenset()
+    refusal: TooFewGpusError | None = None
     complete: bool = False
 
     @property
@@ -134,6 +148,10 @@ class TuningSession:
         self._active: ActiveTrial | None = None
         self._broken = False
         self._servers: ServerPool | None = None
+        self._waited: dict[str, float] = {}
+        self._gpus = Allocator(
+            context.gpus, timeout=settings.gpu_timeout, on_wait=self._say_waiting
+        )
 
     # Collection
 
@@ -147,7 +165,7 @@ class TuningSession:
             return
         node, mark = found
         try:
-            study = self._collect(node, mark)
+            study = self._collect(node, mark, metafunc.fixturenames)
         except UserError as error:
             self.errors.append(str(error))
             metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
@@ -160,7 +178,7 @@ class TuningSession:
             scope=study.scope,
         )
 
-    def _collect(self, node: Node, mark: pytest.Mark) -> CollectedStudy:
+    def _collect(self, node: Node, mark: pytest.Mark, fixtures: Collection[str]) -> CollectedStudy:
         known = self.collected.get(node.nodeid)
         if known is not None:
             return known
@@ -170,7 +188,15 @@ class TuningSession:
             msg = f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
             raise SpecError(msg)
         source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
-        spec = fit_to_machine(self._load(node, mark))
+        spec = self._load(node, mark)
+        marked = None
+        if "gpus" in mark.kwargs:
+            where = f"{node.nodeid}: autotune marker"
+            marked = marked_gpus(mark.kwargs["gpus"], spec, where)
+        gpus = marked
+        if gpus is None and any(name in fixtures for name in FIXTURES[:2]):
+            gpus = spec.layout.expression()
+        spec = fit_to_machine(spec, gpus)
         sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
         for secret in secrets_in(sections):
             self._masker.learn_value(secret)
@@ -183,13 +209,16 @@ class TuningSession:
             scope=scope,
             plan=plan,
             slots=make_slots(node.nodeid, plan, strategy, self._spares()),
+            marked_gpus=marked,
+            gpus=gpus,
         )
         self.collected[node.nodeid] = study
         return study
 
     def _load(self, node: Node, mark: pytest.Mark) -> Spec:
         where = f"{node.nodeid}: autotune marker"
-        inline = {key: value for key, value in mark.kwargs.items() if key != "spec"}
+        own = {"spec", "gpus"}
+        inline = {key: value for key, value in mark.kwargs.items() if key not in own}
         path = mark.kwargs.get("spec")
         if len(mark.args) + (path is not None) + bool(inline) > 1:
             msg = f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
@@ -295,10 +324,14 @@ class TuningSession:
             # A server that is kept for a next trial would disturb whatever comes instead.
             self._servers.forget()
         if slot is None:
+            self._current = None
+            self._leave()
+            self._release_gpus()
             return None
         if slot is not self._current:
             self._current = slot
             self._leave()
+            self._release_gpus()
             try:
                 self._active = None if self._broken else self._draw(slot, item)
             except UserError as error:
@@ -315,26 +348,38 @@ class TuningSession:
             # first tests would be no trial, so the crashed one goes to another slot.
             return None
         study = self._study(slot.study)
+        # Before any trial what would fail every one of them.
+        self._gpus.check(self._gpu_need(slot, study, study.plan.spec.space.example()))
         if "inference_server" in getattr(item, "fixturenames", ()):
             self._check_server(slot.study, study)
         request = slot.request(rerun=self._asks_for_rerun())
         claim = study.claim(request)
         while isinstance(claim, Wait):
+            if self._servers is not None:
+                self._servers.forget()
+            # Who is waited for may be waiting for these.
+            self._gpus.release()
             time.sleep(_POLL_SECONDS)
             claim = study.claim(request)
         if isinstance(claim, Stop):
             if claim is not Stop.DONE_BEFORE:
                 self.stops[slot.study] = claim
             return None
-        limit = study.plan.spec.optimization.timeout_per_iteration
-        return ActiveTrial(
+        active = ActiveTrial(
             slot=slot,
             study=study,
             trial=Trial(claim, study.plan),
             record=claim,
             last=items[-1],
-            deadline=None if limit is None else time.monotonic() + limit,
+            deadline=None,
         )
+        compilation.begin()
+        self._lease(active)
+        limit = study.plan.spec.optimization.timeout_per_iteration
+        if limit is not None:
+            # Counted from here, as waiting for a GPU says nothing of the candidate.
+            active.deadline = time.monotonic() + limit
+        return active
 
     def _leave(self) -> None:
         """Give back a trial whose tests did not all run."""
@@ -402,6 +447,92 @@ class TuningSession:
         assert self._active.slot is slot, "slots run one after another"
         return self._active.trial
 
+    # GPUs
+
+    def _gpu_need(self, slot: Slot, study: Study, params: Mapping[str, Any]) -> Need:
+        items = self._slot_items[slot]
+        fixtures = {name for item in items for name in getattr(item, "fixturenames", ())}
+        marked = self.collected[slot.study].marked_gpus
+        return needed_gpus(study.plan.spec, params, marked, fixtures)
+
+    def _lease(self, active: ActiveTrial) -> None:
+        """Lease what the tests of a trial need; one that cannot have it will fail in set-up."""
+        study = self.collected[active.slot.study]
+        try:
+            need = self._gpu_need(active.slot, active.study, active.record.params)
+            if self._gpus.has_no_share and need.count != 0:
+                worker = os.environ.get("PYTEST_XDIST_WORKER", "a worker")
+                self._notice(
+                    study.nodeid,
+                    f"{worker} has no GPU of its own, and takes turns with the others",
+                )
+            if self._servers is not None and not self._gpus.fits(need):
+                # It still has what must be given back first.
+                self._servers.forget()
+            purpose = f"{study.nodeid}, trial {active.record.number}"
+            lease = self._gpus.take(need, purpose)
+        except TooFewGpusError as error:
+            active.refusal = error
+            return
+        except UserError:
+            active.study.give_back(active.record)
+            raise
+        if lease is None:
+            return
+        active.lease = lease
+        self._waited[study.nodeid] = self._waited.get(study.nodeid, 0.0) + lease.waited
+        found = [(device, process) for device in lease.devices for process in strangers(device)]
+        active.guests = frozenset(process.pid for _, process in found)
+        for device, process in found:
+            active.trial.note(f"{device} is also used by {describe(process)}")
+
+    def _notice(self, nodeid: str, text: str) -> None:
+        found = self.notices.setdefault(nodeid, [])
+        if text not in found:
+            found.append(text)
+
+    def _say_waiting(self, text: str) -> None:
+        """Tell who watches why nothing happens; a worker has no terminal."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"autotune: {text}", yellow=True)
+
+    def _release_gpus(self) -> None:
+        """Give GPUs back, unless a server that the next trial may take over still uses them."""
+        if self._servers is None or not self._servers.keeps_one:
+            self._gpus.release()
+
+    def lease_of(self, trial: Trial) -> Lease:
+        """Return the GPUs of ``trial``, none where it needs none."""
+        active = self._active
+        assert active is not None, "fixtures run within a trial"
+        assert active.trial is trial, "slots run one after another"
+        return active.lease or Lease(devices=())
+
+    def benchmark_for(self, trial: Trial) -> GpuBenchmark:
+        """Return what times callables for ``trial``."""
+        from pytest_autotune.bench.benchmark import GpuBenchmark
+
+        active = self._active
+        assert active is not None, "fixtures run within a trial"
+        assert active.trial is trial, "slots run one after another"
+        plan = active.study.plan
+        watch = self._watch(active, contained=False)
+        return GpuBenchmark(plan.objective, plan.spec.slo, active.study.records, watch)
+
+    def _watch(self, active: ActiveTrial, *, contained: bool) -> Callable[[], Telemetry] | None:
+        """Return what watches the devices of a trial, None where there is nothing to see.
+
+        What runs in a container is no descendant of ours: there only a process that was on a
+        device before is known to be somebody else's.
+        """
+        devices = () if active.lease is None else active.lease.devices
+        if not any(device.uuid for device in devices):
+            return None
+        guests = active.guests
+        return lambda: Telemetry(devices, lambda process: not contained or process.pid in guests)
+
     # Servers and load
 
     def _pool(self) -> ServerPool:
@@ -460,6 +591,7 @@ class TuningSession:
             objective=plan.objective,
             stream=f"trial-{trial.number}" if reused else "",
             mask=self._masker,
+            watch=self._watch(active, contained=server is not None and server.backend == "docker"),
         )
 
     def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
@@ -516,6 +648,8 @@ class TuningSession:
         active = self._active_for(item)
         if active is None:
             return (yield)
+        if active.refusal is not None:
+            raise active.refusal
         with deadline(active.deadline, self._limit(active)):
             return (yield)
 
@@ -664,6 +798,10 @@ class TuningSession:
         self._leave()
         if self._servers is not None:
             self._servers.close()
+        self._gpus.release()
+        for nodeid, waited in self._waited.items():
+            if waited > _NOTED_WAIT_SECONDS:
+                self._notice(nodeid, f"waited {duration(waited)} for GPUs, all trials together")
         for study in self._studies.values():
             study.close()
         if self._reporter is None:

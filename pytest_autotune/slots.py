@@ -54,12 +54,18 @@ class StudyOutline:
 
 @dataclass(kw_only=True)
 class CollectedStudy:
-    """A study found at collection. ``scope`` is that of its ``trial`` parameters."""
+    """A study found at collection. ``scope`` is that of its ``trial`` parameters.
+
+    ``marked_gpus`` is what its marker says of GPUs, ``gpus`` what its tests need by themselves:
+    expressions over parameters.
+    """
 
     nodeid: str
     scope: Any
     plan: Plan
     slots: list[Slot]
+    marked_gpus: str | None = None
+    gpus: str | None = None
     tests: list[tuple[str, str]] = field(default_factory=list)
 
     @property

@@ -105,6 +105,10 @@ class Trial:
         self._add_level(concurrency, None, None, metrics)
         self._assert_levels()
 
+    def note(self, text: str) -> None:
+        """Add a sentence on how this trial was measured, for the summary."""
+        self._notes.append(text)
+
     def prune(self, reason: str = "") -> NoReturn:
         """Give the trial up: it cannot win, or more load would tell nothing."""
         raise TrialPruned(reason or "given up early")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
+from pytest_autotune.bench.measure import Watch, Watched
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.evaluation import Level, max_compliant
 from pytest_autotune.load.endpoint import first_model
@@ -45,6 +46,7 @@ WARNING_LAG: Final = 0.020
 _MAX_WARMUP: Final = 16
 #: How far prompts may be from what was asked for before it is said.
 _TOKENS_OFF: Final = 0.1
+_MEASURED_AGAIN: Final = "measured again, as the first time was disturbed"
 _LATENCIES: Final = ("ttft", "tpot", "e2e_latency")
 
 
@@ -193,8 +195,12 @@ class LoadTest:
         objective: Objective | None = None,
         stream: str = "",
         mask: Callable[[str], str] = str,
+        watch: Watch | None = None,
     ) -> None:
-        """Prepare a test; ``stream`` tells apart tests that must not send the same prompts."""
+        """Prepare a test; ``stream`` tells apart tests that must not send the same prompts.
+
+        ``watch`` looks at the devices that the server runs on.
+        """
         self._raw = raw
         self._benchmark = benchmark
         self._slo = slo
@@ -202,6 +208,7 @@ class LoadTest:
         self._stream = stream
         self._calls = 0
         self._mask = mask
+        self._watch = watch
         self._generator = Generator()
 
     def __call__(self, server: Target | str, **changes: Any) -> LoadResult:
@@ -308,6 +315,39 @@ class LoadTest:
             warmup=warmup,
             limits=limits(self._slo, strict=self._strict(spec)),
         )
+        result, seen = self._watched(spec, job, target, level, scenario)
+        if seen is None or not seen.disturbances:
+            return result
+        # With other prompts, as the server may remember these.
+        job = replace(job, seed=f"{job.seed}/again")
+        result, seen = self._watched(spec, job, target, level, scenario)
+        if seen is None or not seen.disturbances:
+            return replace(result, warnings=(*result.warnings, _MEASURED_AGAIN))
+        why = f"unreliable, measured twice: {'; '.join(seen.disturbances)}"
+        return replace(result, warnings=(*result.warnings, why))
+
+    def _watched(
+        self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
+    ) -> tuple[LevelResult, Watched | None]:
+        """Measure a level, and look at the devices meanwhile."""
+        if self._watch is None:
+            return self._measured(spec, job, target, level, scenario), None
+        with self._watch() as seen:
+            result = self._measured(spec, job, target, level, scenario)
+        more = _device_metrics(seen, result.metrics)
+        metrics = {**result.metrics, **more}
+        result = replace(
+            result,
+            metrics=metrics,
+            compliance=self._check(metrics, level),
+            warnings=(*result.warnings, *seen.remarks),
+        )
+        return result, seen
+
+    def _measured(
+        self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
+    ) -> LevelResult:
+        """Measure a level once."""
         if spec.generator != "builtin":
             from pytest_autotune.load.adapters import run_installed
 
@@ -517,6 +557,25 @@ def _warnings(run: LevelRun, metrics: Mapping[str, float], scenario: Scenario) -
     answered = metrics.get("mean_output_tokens", 0.0)
     if answered and answered < (1 - _TOKENS_OFF) * scenario.output.mean:
         yield f"answers have {answered:.4g} tokens, not {scenario.output.mean:g}"
+
+
+def _device_metrics(seen: Watched, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what was read of the devices, and the energy that tokens and requests took.
+
+    In joules per token that was generated, and per request that was answered: all that the
+    devices used from the first warm-up request on, idle or not.
+    """
+    found = dict(seen.metrics)
+    if seen.energy is None:
+        return found
+    found["gpu_energy_j"] = seen.energy
+    requests = metrics.get("num_requests", 0.0) * metrics.get("success_rate", 1.0)
+    tokens = requests * metrics.get("mean_output_tokens", 0.0)
+    if requests > 0:
+        found["energy_per_request"] = seen.energy / requests
+    if tokens > 0:
+        found["energy_per_token"] = seen.energy / tokens
+    return found
 
 
 def _per_gpu(metrics: Mapping[str, float], gpus: int) -> dict[str, float]:

@@ -60,11 +60,30 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     )
 
 
-def fit_to_machine(spec: Spec) -> Spec:
-    """Leave out of a spec's space what needs more GPUs than its server can have here.
+def fit_to_machine(spec: Spec, gpus: str | None = None) -> Spec:
+    """Leave out of a spec's space what needs more GPUs than its trials can have here.
 
+    ``gpus`` is the number that the tests themselves need, as an expression over parameters.
     Raises :class:`SpecError` where nothing is left.
     """
+    spec = _fit_server(spec)
+    there = visible_gpus() if gpus is not None else 0
+    if not there:
+        return spec
+    needed = Expression.parse(str(gpus))
+    reason = f"the tests need {needed.source} GPUs, and there are {there} to use"
+    if not needed.names:
+        if needed.value({}) > there:
+            msg = f"{spec.origin.at()}: {reason}"
+            raise SpecError(msg)
+        return spec
+    notices: list[str] = []
+    rule = {f"({needed.source}) <= {there}": reason}
+    space = _restricted(spec.space, rule, spec.origin.at(), notices)
+    return replace(spec, space=space, notices=(*spec.notices, *notices))
+
+
+def _fit_server(spec: Spec) -> Spec:
     server = spec.server
     if server is None or not server.explicit or server.backend == "url":
         return spec

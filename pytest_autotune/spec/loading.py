@@ -66,13 +66,16 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     return build_spec(name, validate(documents[name], origin), origin)
 
 
-def validate_spec_file(rootdir: Path) -> None:
-    """Check every spec of the repository's spec file; raise :class:`SpecError` for the first."""
+def load_all(rootdir: Path) -> list[Spec]:
+    """Load every spec of the repository's spec file; raise :class:`SpecError` for the first.
+
+    Empty where there is no such file.
+    """
     path = find_spec_file(rootdir)
-    if path is not None:
-        documents, _ = _named_documents(path)
-        for name in documents:
-            load_named(rootdir, name)
+    if path is None:
+        return []
+    documents, _ = _named_documents(path)
+    return [load_named(rootdir, name) for name in documents]
 
 
 def load_file(path: Path, shown_as: str) -> Spec:

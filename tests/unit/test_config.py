@@ -115,12 +115,13 @@ def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read
         "autotune_seed": "0",
         "autotune_storage": "sqlite:///x.db",
         "autotune_fresh": True,
+        "autotune_gpu_timeout": "5m",
         "autotune_infeasible": "fail",
     }
     from_ini = read(ini)
     assert from_ini == Settings(
         enabled=True, trials=7, timeout=90.0, strategy="random", seed=0,
-        storage="sqlite:///x.db", fresh=True, infeasible="fail",
+        storage="sqlite:///x.db", fresh=True, gpu_timeout=300.0, infeasible="fail",
     )  # fmt: skip
     both = read(ini, autotune_trials="3", autotune_strategy="bayesian", autotune_infeasible="xfail")
     assert (both.trials, both.strategy, both.infeasible) == (3, "bayesian", "xfail")
@@ -166,6 +167,7 @@ def test_the_options_are_spelt_as_documented() -> None:
         "--autotune-seed",
         "--autotune-storage",
         "--autotune-fresh",
+        "--autotune-gpu-timeout",
         "--autotune-infeasible",
     ]
     assert all(option.help for option in OPTIONS)

@@ -270,7 +270,7 @@ def test_a_new_study_says_what_changed(
     monkeypatch.setattr("pytest_autotune.study.fingerprint", lambda: {"gpus": "another"})
     moved = open_study(make_plan(storage))
     (notice,) = moved.notices
-    assert "environment (cpu, cpus, gpus, machine, python, system)" in notice
+    assert "environment (cpu, cpus, memory, gpus, libraries, " in notice
 
 
 def test_the_search_continues_with_the_same_seed_after_an_interruption(

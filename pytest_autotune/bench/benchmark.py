@@ -1,0 +1,93 @@
+"""What a test gets as ``gpu_benchmark``: a measurement that knows what it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from pytest_autotune.bench import compilation
+from pytest_autotune.bench.measure import Watch, measure
+from pytest_autotune.bench.measurement import Measurement
+from pytest_autotune.bench.sampler import Race
+from pytest_autotune.errors import TrialPruned
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import TrialRecord, effective, incumbent
+from pytest_autotune.report.text import quantity
+from pytest_autotune.slo import MAX_SCORE
+from pytest_autotune.spec.model import SLO
+
+#: A candidate must be this much slower than the incumbent to be given up, as the machine may
+#: have changed by some per cent since the incumbent was measured.
+RACE_MARGIN: Final = 0.05
+#: Statistics that are no less than the median: whose median is too slow, of that is all the rest.
+_NOT_BELOW_MEDIAN: Final = ("p50", "p75", "p90", "p99", "max")
+_ENERGY: Final = "energy_per_call"
+
+
+class GpuBenchmark:
+    """Times a callable on the GPU, or the CPU where that is what it runs on. Call it."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        slo: SLO,
+        records: Callable[[], Sequence[TrialRecord]],
+        watch: Watch | None = None,
+    ) -> None:
+        self._objective = objective
+        self._records = records
+        self._watch = watch
+        named = (*objective.metrics, *(name for b in slo.bounds for name in b.metrics))
+        self._energy = _ENERGY in named
+
+    def __call__(
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        race: bool = True,
+        **options: Any,
+    ) -> Measurement:
+        """Time ``function(*arguments)``; the result goes to ``trial.report``.
+
+        ``options`` are those of :func:`pytest_autotune.bench.measure.measure`. Where this
+        measures the study's objective, a candidate that is certainly slower than the incumbent
+        is not measured to the end: raises :class:`TrialPruned`. ``race=False`` keeps it.
+
+        Raises :class:`BenchmarkError` for what cannot be timed so.
+        """
+        if race:
+            metric = options.get("metric", "e2e_latency")
+            limit = self._limit(metric, options.get("flop"), options.get("bytes_moved"))
+            options.setdefault("race", None if limit is None else Race(limit=limit))
+        options.setdefault("watch", self._watch)
+        options.setdefault("energy", self._energy)
+        found = measure(function, *arguments, **options)
+        found = replace(found, compile_time=found.compile_time + compilation.take())
+        print(found)  # noqa: T201 - pytest captures it with the test's output
+        if found.ending == "race":
+            raise TrialPruned(self._lost(found, options["race"]))
+        return found
+
+    def _limit(self, metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
+        """Return the time per call that certainly loses, None if there is nothing to beat."""
+        best = incumbent(effective(self._records()))
+        if best is None or best.metric is None or best.score is None or best.score >= MAX_SCORE:
+            return None
+        # With its penalties, as what beats it has to beat those.
+        value = self._objective.score(best.score)
+        if value <= 0:
+            return None
+        if not self._objective.maximize:
+            known = {f"{statistic}_{metric}" for statistic in ("mean", *_NOT_BELOW_MEDIAN)}
+            return value * (1 + RACE_MARGIN) if best.metric in known else None
+        rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
+        work, unit = rates.get(best.metric, (None, 1.0))
+        return None if work is None else work / (value * unit) * (1 + RACE_MARGIN)
+
+    def _lost(self, found: Measurement, race: Race) -> str:
+        return (
+            f"lost the race: median {quantity('time', found.median)} after "
+            f"{len(found.samples)} samples, and {quantity('time', race.limit)} would have lost "
+            f"(error rate {race.alpha:.0%})"
+        )
