@@ -1,0 +1,118 @@
+"""What only a GPU can show. Skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_autotune.bench.measure import measure
+from pytest_autotune.gpu import nvml
+from pytest_autotune.gpu.inventory import inventory
+from pytest_autotune.gpu.pool import Device, caller_pool
+from pytest_autotune.gpu.telemetry import Telemetry
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "triton_matmul"
+
+
+@pytest.fixture(scope="module")
+def device() -> Device:
+    found = inventory()
+    if found.source != "nvml":
+        pytest.skip(f"no GPU with NVML: {found.problem}")
+    if not caller_pool().devices:
+        pytest.skip(f"no GPU to use: {caller_pool().problem}")
+    return caller_pool().devices[0]
+
+
+@pytest.fixture(scope="module")
+def torch(device: Device) -> Any:
+    del device
+    module = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not module.cuda.is_available():
+        pytest.skip("PyTorch finds no CUDA device")
+    return module
+
+
+def in_a_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
+    return done.stdout.strip()
+
+
+def test_a_real_device_tells_what_telemetry_is_made_of(device: Device) -> None:
+    assert device.uuid is not None
+    reading = nvml.read(device.uuid)
+    assert reading.temperature is not None
+    assert 0 < reading.temperature < 120
+    assert reading.sm_clock is not None
+    assert nvml.driver().version
+
+
+@pytest.mark.usefixtures("torch")
+def test_cuda_is_seen_to_start_and_nvml_is_not_taken_for_it() -> None:
+    seen = in_a_process(
+        "from pytest_autotune.gpu import nvml\n"
+        "from pytest_autotune.gpu import allocation\n"
+        "nvml.gpus()\n"
+        "before = allocation.cuda_started()\n"
+        "import torch, sys\n"
+        "torch.zeros(1, device='cuda')\n"
+        "with_torch = allocation.cuda_started()\n"
+        "del sys.modules['torch']\n"  # what any other framework would show
+        "print(before, with_torch, allocation.cuda_started())\n"
+    )
+    assert seen == "False True True"
+
+
+def test_kernels_are_timed_by_events_and_graphs(torch: Any) -> None:
+    a = torch.randn(1024, 1024, dtype=torch.float16, device="cuda")
+    found = measure(torch.matmul, a, a, flop=2 * 1024**3, max_time=1)
+    assert "events of torch" in found.timer
+    assert 1e-6 < found.median < 1e-2
+    assert found.metrics["tflop_per_s"] > 0.1
+    assert found.metrics["peak_memory_mib"] >= 2
+    graph = measure(torch.matmul, a, a, graph=True, max_time=1)
+    assert "CUDA graph" in graph.timer
+    # Warm caches and no launches: not slower, but for noise.
+    assert graph.median < 1.2 * found.median
+
+
+def test_the_host_is_not_timed_in_place_of_the_device(torch: Any) -> None:
+    cycles = 10_000_000  # some milliseconds on any clock
+    found = measure(torch.cuda._sleep, cycles, backend="torch", max_time=0.5)
+    assert found.median > 1e-3
+    assert found.host_time is not None
+    assert found.host_time < found.median
+
+
+def test_energy_is_measured(torch: Any, device: Device) -> None:
+    assert device.uuid is not None
+    if nvml.read(device.uuid).energy is None:
+        pytest.skip("this device has no energy counter")
+    a = torch.randn(4096, 4096, dtype=torch.float16, device="cuda")
+    found = measure(
+        torch.matmul, a, a, max_time=0.5, energy=True, watch=lambda: Telemetry([device])
+    )
+    assert found.energy is not None
+    # Between one watt and ten kilowatts while it ran.
+    assert 1 < found.energy / found.median < 10_000
+    assert found.metrics["mean_gpu_power_w"] > 1
+
+
+@pytest.mark.usefixtures("torch")
+def test_the_example_is_tuned(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "--autotune", str(EXAMPLE), "--autotune-trials", "3",
+            "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
+        ],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert "3 of 3" in done.stdout, done.stdout
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
