@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
     from pytest_autotune.bench.benchmark import GpuBenchmark
+    from pytest_autotune.bench.measure import Watch
     from pytest_autotune.config import Settings
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.pool import ServerPool
@@ -513,12 +515,15 @@ class TuningSession:
     def benchmark_for(self, trial: Trial) -> GpuBenchmark:
         """Return what times callables for ``trial``."""
         from pytest_autotune.bench.benchmark import GpuBenchmark
+        from pytest_autotune.bench.machine import MachineWatch
 
         active = self._active
         assert active is not None, "fixtures run within a trial"
         assert active.trial is trial, "slots run one after another"
         plan = active.study.plan
-        watch = self._watch(active, contained=False)
+        watch: Watch | None = self._watch(active, contained=False)
+        if watch is None:
+            watch = partial(MachineWatch, shared=self.context.workers > 1)
         return GpuBenchmark(plan.objective, plan.spec.slo, active.study.records, watch)
 
     def _watch(self, active: ActiveTrial, *, contained: bool) -> Callable[[], Telemetry] | None:

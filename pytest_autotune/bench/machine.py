@@ -1,0 +1,117 @@
+"""What else the machine was doing while something was timed on its processors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+_STAT: Final = Path("/proc/stat")
+#: Others matter once they use this much of a processor and leave no more than that idle.
+_MUCH: Final = 0.5
+_LITTLE_IDLE: Final = 0.25
+#: The share of its time that a virtual machine can be without processors unnoticed.
+_STOLEN: Final = 0.02
+#: More than a tick or two, which may be chance (seconds).
+_LEAST_STOLEN: Final = 0.03
+#: The kernel counts in steps of 10 ms: over less than this they say nothing (seconds).
+_LEAST_SECONDS: Final = 0.09
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Seconds since some moment: of the clock, and of all processors together.
+
+    ``own`` is what this process and its children have used, ``stolen`` what the host of a
+    virtual machine gave to others.
+    """
+
+    wall: float
+    busy: float
+    own: float
+    stolen: float
+    processors: int
+
+
+def snapshot() -> Snapshot | None:
+    """Return how the processors have spent their time, None where the system does not tell."""
+    try:
+        total, *rest = _STAT.read_text().splitlines()
+        tick = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _idle, _iowait, irq, softirq, stolen = map(int, total.split()[1:9])
+    except (AttributeError, OSError, ValueError):
+        return None
+    used = os.times()
+    return Snapshot(
+        wall=time.perf_counter(),
+        busy=(user + nice + system + irq + softirq) / tick,
+        own=used.user + used.system + used.children_user + used.children_system,
+        stolen=stolen / tick,
+        processors=sum(line.startswith("cpu") for line in rest),
+    )
+
+
+class MachineWatch:
+    """Compares the processors' time before and after a ``with`` block.
+
+    With ``shared`` others are expected, as by who runs several workers: it is noted only.
+    """
+
+    energy: Final = None
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._before: Snapshot | None = None
+        self._after: Snapshot | None = None
+
+    def __enter__(self) -> MachineWatch:  # noqa: PYI034 - Python 3.10 has no Self
+        """Begin."""
+        self._before = snapshot()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+        self._after = snapshot()
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """Why what was measured meanwhile should not be believed."""
+        return () if self._shared else self._found()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else to know."""
+        return self._found() if self._shared else ()
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing: no device was read."""
+        return {}
+
+    def _found(self) -> tuple[str, ...]:
+        before, after = self._before, self._after
+        if before is None or after is None or after.wall - before.wall < _LEAST_SECONDS:
+            return ()
+        wall = after.wall - before.wall
+        busy, own, stolen = (
+            (later - earlier) / wall
+            for later, earlier in (
+                (after.busy, before.busy), (after.own, before.own), (after.stolen, before.stolen),
+            )
+        )  # fmt: skip
+        others, processors = busy - own, after.processors
+        found = []
+        if others >= _MUCH and processors - busy <= _LITTLE_IDLE:
+            found.append(f"other processes used {others:.1f} of the machine's {processors} CPUs")
+        if stolen >= _STOLEN * processors and stolen * wall >= _LEAST_STOLEN:
+            found.append(f"the host of this machine withheld {stolen:.2f} of {processors} CPUs")
+        return tuple(found)
