@@ -255,7 +255,12 @@ def _in_use(backend: Backend) -> bool:
     if backend == "torch":
         return torch is not None and bool(torch.cuda.is_initialized())
     if backend == "cupy":
-        return cupy is not None and cupy.get_default_memory_pool().total_bytes() > 0
+        # Without a device its memory pool raises.
+        return (
+            cupy is not None
+            and _has_device("cupy")
+            and cupy.get_default_memory_pool().total_bytes() > 0
+        )
     return _module("numba.cuda") is not None and _has_device("numba")
 
 
