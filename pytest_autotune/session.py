@@ -6,15 +6,13 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Generator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_autotune.bench import compilation
 from pytest_autotune.deadline import deadline
 from pytest_autotune.distributed import publish_collection, register_controller
 from pytest_autotune.errors import (
@@ -29,15 +27,15 @@ from pytest_autotune.errors import (
     TrialTimeout,
     UserError,
 )
-from pytest_autotune.gpu.allocation import Allocator, Need
+from pytest_autotune.gpu.allocation import Need
 from pytest_autotune.gpu.leases import Lease
-from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
 from pytest_autotune.masking import Masker, secrets_in
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
 from pytest_autotune.report.terminal import StudyReporter
 from pytest_autotune.report.text import duration, slo_table
+from pytest_autotune.resources import Grant, Resources
 from pytest_autotune.run import RunContext
 from pytest_autotune.slots import (
     SPARE_PER_WORKER,
@@ -50,7 +48,6 @@ from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.gpus import FIXTURES, marked_gpus, needed_gpus
 from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.storage import check_database
 from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
 from pytest_autotune.study import Plan, Stop, Study, Wait
@@ -60,16 +57,12 @@ if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
     from pytest_autotune.bench.benchmark import GpuBenchmark
-    from pytest_autotune.bench.measure import Watch
     from pytest_autotune.config import Settings
     from pytest_autotune.load.loadtest import LoadTest
-    from pytest_autotune.serving.pool import ServerPool
     from pytest_autotune.serving.server import InferenceServer
 
 _POLL_SECONDS: Final = 0.1
 _LOG_LINES: Final = 60
-#: Waiting for GPUs for longer than this is worth a notice (seconds).
-_NOTED_WAIT_SECONDS: Final = 1.0
 #: Errors whose text alone says what happened, so that no traceback is shown.
 _PLAIN_ERRORS: Final = (
     InvalidMeasurementError,
@@ -101,8 +94,7 @@ class ActiveTrial:
     """The trial whose tests are running.
 
     ``deadline`` is on the monotonic clock. ``complete`` once all tests have ended, so that what
-    was not reported is missing. ``lease`` are its GPUs, and ``guests`` the processes that were on
-    them before; ``refusal`` is why it cannot have them.
+    was not reported is missing. ``grant`` are its GPUs; ``refusal`` is why it cannot have them.
     """
 
     slot: Slot
@@ -111,8 +103,7 @@ class ActiveTrial:
     record: TrialRecord
     last: pytest.Item
     deadline: float | None
-    lease: Lease | None = None
-    guests: frozenset[int] = frozenset()
+    grant: Grant = field(default_factory=Grant)
     refusal: TooFewGpusError | None = None
     complete: bool = False
 
@@ -143,16 +134,18 @@ class TuningSession:
         self.stops: dict[str, Stop] = {}
         self.notices: dict[str, list[str]] = {}
         self._studies: dict[str, Study] = {}
-        self._checked: set[str] = set()
         self._slots: dict[pytest.Item, Slot] = {}
         self._slot_items: dict[Slot, list[pytest.Item]] = {}
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
-        self._servers: ServerPool | None = None
-        self._waited: dict[str, float] = {}
-        self._gpus = Allocator(
-            context.gpus, timeout=settings.gpu_timeout, on_wait=self._say_waiting
+        self._resources = Resources(
+            context,
+            config.rootpath,
+            self._masker,
+            gpu_timeout=settings.gpu_timeout,
+            notice=self._notice,
+            on_wait=self._say_waiting,
         )
 
     # Collection
@@ -320,25 +313,16 @@ class TuningSession:
     ) -> bool | None:
         """Draw a trial when a slot begins; pass over, without a trace, slots that got none."""
         slot = self._slots.get(item)
-        if self._servers is not None and (
-            slot is None or self._current is None or slot.study != self._current.study
-        ):
-            # A server that is kept for a next trial would disturb whatever comes instead.
-            self._servers.forget()
-        if slot is None:
-            self._current = None
-            self._leave()
-            self._release_gpus()
-            return None
         if slot is not self._current:
-            self._current = slot
+            last, self._current = self._current, slot
             self._leave()
-            self._release_gpus()
+            same = slot is not None and last is not None and slot.study == last.study
+            self._resources.end(study_goes_on=same)
             try:
-                self._active = None if self._broken else self._draw(slot, item)
+                self._active = None if slot is None or self._broken else self._draw(slot, item)
             except UserError as error:
                 self._stop_with(str(error))
-        if self._active is not None:
+        if slot is None or self._active is not None:
             return None
         self._pass_over(item, nextitem)
         return True
@@ -350,17 +334,14 @@ class TuningSession:
             # first tests would be no trial, so the crashed one goes to another slot.
             return None
         study = self._study(slot.study)
-        # Before any trial what would fail every one of them.
-        self._gpus.check(self._gpu_need(slot, study, study.plan.spec.space.example()))
-        if "inference_server" in getattr(item, "fixturenames", ()):
-            self._check_server(slot.study, study)
+        spec = study.plan.spec
+        need = self._gpu_need(slot, study, spec.space.example())
+        served = "inference_server" in getattr(item, "fixturenames", ())
+        self._resources.check(slot.study, spec, need, server=served)
         request = slot.request(rerun=self._asks_for_rerun())
         claim = study.claim(request)
         while isinstance(claim, Wait):
-            if self._servers is not None:
-                self._servers.forget()
-            # Who is waited for may be waiting for these.
-            self._gpus.release()
+            self._resources.idle()
             time.sleep(_POLL_SECONDS)
             claim = study.claim(request)
         if isinstance(claim, Stop):
@@ -375,8 +356,7 @@ class TuningSession:
             last=items[-1],
             deadline=None,
         )
-        compilation.begin()
-        self._lease(active)
+        self._grant(active)
         limit = study.plan.spec.optimization.timeout_per_iteration
         if limit is not None:
             # Counted from here, as waiting for a GPU says nothing of the candidate.
@@ -449,7 +429,7 @@ class TuningSession:
         assert self._active.slot is slot, "slots run one after another"
         return self._active.trial
 
-    # GPUs
+    # What the fixtures hand out
 
     def _gpu_need(self, slot: Slot, study: Study, params: Mapping[str, Any]) -> Need:
         items = self._slot_items[slot]
@@ -457,36 +437,16 @@ class TuningSession:
         marked = self.collected[slot.study].marked_gpus
         return needed_gpus(study.plan.spec, params, marked, fixtures)
 
-    def _lease(self, active: ActiveTrial) -> None:
-        """Lease what the tests of a trial need; one that cannot have it will fail in set-up."""
-        study = self.collected[active.slot.study]
+    def _grant(self, active: ActiveTrial) -> None:
+        """Get a trial its GPUs; one that cannot have them will fail in set-up."""
         try:
             need = self._gpu_need(active.slot, active.study, active.record.params)
-            if self._gpus.has_no_share and need.count != 0:
-                worker = os.environ.get("PYTEST_XDIST_WORKER", "a worker")
-                self._notice(
-                    study.nodeid,
-                    f"{worker} has no GPU of its own, and takes turns with the others",
-                )
-            if self._servers is not None and not self._gpus.fits(need):
-                # It still has what must be given back first.
-                self._servers.forget()
-            purpose = f"{study.nodeid}, trial {active.record.number}"
-            lease = self._gpus.take(need, purpose)
+            active.grant = self._resources.begin(active.slot.study, active.trial, need)
         except TooFewGpusError as error:
             active.refusal = error
-            return
         except UserError:
             active.study.give_back(active.record)
             raise
-        if lease is None:
-            return
-        active.lease = lease
-        self._waited[study.nodeid] = self._waited.get(study.nodeid, 0.0) + lease.waited
-        found = [(device, process) for device in lease.devices for process in strangers(device)]
-        active.guests = frozenset(process.pid for _, process in found)
-        for device, process in found:
-            active.trial.note(f"{device} is also used by {describe(process)}")
 
     def _notice(self, nodeid: str, text: str) -> None:
         found = self.notices.setdefault(nodeid, [])
@@ -500,111 +460,37 @@ class TuningSession:
             terminal.ensure_newline()
             terminal.write_line(f"autotune: {text}", yellow=True)
 
-    def _release_gpus(self) -> None:
-        """Give GPUs back, unless a server that the next trial may take over still uses them."""
-        if self._servers is None or not self._servers.keeps_one:
-            self._gpus.release()
+    def _running(self, trial: Trial) -> ActiveTrial:
+        active = self._active
+        assert active is not None, "fixtures run within a trial"
+        assert active.trial is trial, "slots run one after another"
+        return active
 
     def lease_of(self, trial: Trial) -> Lease:
         """Return the GPUs of ``trial``, none where it needs none."""
-        active = self._active
-        assert active is not None, "fixtures run within a trial"
-        assert active.trial is trial, "slots run one after another"
-        return active.lease or Lease(devices=())
+        return self._running(trial).grant.lease
 
     def benchmark_for(self, trial: Trial) -> GpuBenchmark:
         """Return what times callables for ``trial``."""
-        from pytest_autotune.bench.benchmark import GpuBenchmark
-        from pytest_autotune.bench.machine import MachineWatch
-
-        active = self._active
-        assert active is not None, "fixtures run within a trial"
-        assert active.trial is trial, "slots run one after another"
-        plan = active.study.plan
-        watch: Watch | None = self._watch(active, contained=False)
-        if watch is None:
-            watch = partial(MachineWatch, shared=self.context.workers > 1)
-        return GpuBenchmark(plan.objective, plan.spec.slo, active.study.records, watch)
-
-    def _watch(self, active: ActiveTrial, *, contained: bool) -> Callable[[], Telemetry] | None:
-        """Return what watches the devices of a trial, None where there is nothing to see.
-
-        What runs in a container is no descendant of ours: there only a process that was on a
-        device before is known to be somebody else's.
-        """
-        devices = () if active.lease is None else active.lease.devices
-        if not any(device.uuid for device in devices):
-            return None
-        guests = active.guests
-        return lambda: Telemetry(devices, lambda process: not contained or process.pid in guests)
-
-    # Servers and load
-
-    def _pool(self) -> ServerPool:
-        """Return the servers of this process."""
-        if self._servers is None:
-            from pytest_autotune.serving.pool import ServerPool
-
-            logs = self.context.state_directory / "logs"
-            self._servers = ServerPool(self.config.rootpath, logs, self._masker)
-        return self._servers
-
-    def _check_server(self, nodeid: str, study: Study) -> None:
-        """Once per study, find out before any trial what would fail every one of them."""
-        if nodeid in self._checked:
-            return
-        from pytest_autotune.serving.pool import check_spec, reap
-
-        self._checked.add(nodeid)
-        spec = study.plan.spec
-        check_spec(spec, spec.space.example(), self._masker)
-        if spec.server is not None and spec.server.backend == "docker":
-            removed = reap(self.config.rootpath)
-            if removed:
-                left = f"removed {removed} container{'s' * (removed > 1)} that a killed run left"
-                self.notices.setdefault(nodeid, []).append(left)
+        active = self._running(trial)
+        return self._resources.benchmark(active.study.plan, active.study.records, active.grant)
 
     def start_server(self, trial: Trial) -> InferenceServer:
         """Return a server for ``trial``, ready for requests."""
-        active = self._active
-        assert active is not None, "fixtures run within a trial"
-        plan = active.study.plan
-        return self._pool().acquire(plan.spec, plan.label, trial.number, trial.params)
+        return self._resources.start_server(self._running(trial).study.plan, trial)
 
     def stop_server(self, server: InferenceServer) -> None:
         """Take back what :meth:`start_server` gave."""
-        self._pool().release(server)
+        self._resources.stop_server(server)
 
     def load_test_for(self, trial: Trial) -> LoadTest:
         """Return a load test of the trial's spec."""
-        from pytest_autotune.load.loadtest import LoadTest
-
-        active = self._active
-        assert active is not None, "fixtures run within a trial"
-        plan = active.study.plan
-        benchmark = plan.spec.benchmark
-        if benchmark.api_key is not None:
-            where = benchmark.origin.at("benchmark", "api_key")
-            self._masker.learn_value(expand_host_variables(benchmark.api_key, where))
-        server = plan.spec.server
-        # Every trial gets the same prompts, unless one server is to answer them all.
-        reused = server is not None and (server.reuse or server.backend == "url")
-        return LoadTest(
-            trial.spec,
-            benchmark,
-            plan.spec.slo,
-            objective=plan.objective,
-            stream=f"trial-{trial.number}" if reused else "",
-            mask=self._masker,
-            watch=self._watch(active, contained=server is not None and server.backend == "docker"),
-        )
-
-    def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
-        return None if self._servers is None else self._servers.of_trial(active.record.number)
+        active = self._running(trial)
+        return self._resources.load_test(active.study.plan, trial, active.grant)
 
     def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
         """Show how the server's log ends with what failed."""
-        server = self._server_of(active)
+        server = self._resources.server_of(active.record.number)
         if server is None or server.log_file is None:
             return
         tail = server.logs(tail=_LOG_LINES)
@@ -720,7 +606,7 @@ class TuningSession:
         if isinstance(error, ServerError):
             return self._masker(error.headline)
         reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
-        server = self._server_of(active)
+        server = self._resources.server_of(active.record.number)
         ended = None if server is None else server.exited()
         if server is not None and ended is not None:
             reason = f"server died ({server.description}: {ended}); {reason}"
@@ -801,12 +687,7 @@ class TuningSession:
     def pytest_sessionfinish(self) -> None:
         """Leave an unfinished trial to the next run, and hand over what only this process knows."""
         self._leave()
-        if self._servers is not None:
-            self._servers.close()
-        self._gpus.release()
-        for nodeid, waited in self._waited.items():
-            if waited > _NOTED_WAIT_SECONDS:
-                self._notice(nodeid, f"waited {duration(waited)} for GPUs, all trials together")
+        self._resources.close()
         for study in self._studies.values():
             study.close()
         if self._reporter is None:
