@@ -76,6 +76,8 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
         if not isinstance(arguments, tuple):
             msg = f"inputs must return a tuple of arguments, not {type(arguments).__name__}"
             raise BenchmarkError(msg)
+        made = [str(tuple(value.shape)) for value in arguments if hasattr(value, "shape")]
+        shapes = f", inputs {' '.join(made)}" if made else ""
         # First, as a kernel may write to what it gets.
         expected = _outputs(reference(*map(_doubled, arguments)))
         begin = time.perf_counter()
@@ -86,7 +88,8 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
             raise WrongResultError(msg)
         for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
             which = f"result {index}, " if len(actual) > 1 else ""
-            worst = max(worst, _compare(ours, theirs, tolerance, f"{which}seed={used}"))
+            where = f"{which}seed={used}{shapes}"
+            worst = max(worst, _compare(ours, theirs, tolerance, where))
     compilation.add(times[0], min(times[1:], default=0.0))
     return worst
 

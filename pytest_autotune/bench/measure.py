@@ -29,6 +29,8 @@ _STABLE: Final = 0.02
 _TRACED_SECONDS: Final = 2.0
 #: Energy counters move in steps of up to 100 ms, so many calls are needed for one (seconds).
 _ENERGY_SECONDS: Final = 1.0
+#: If even the fastest of all samples is this many times the limit, it was not others' fault.
+_HOPELESS: Final = 1.5
 #: Before something is measured again that was disturbed.
 _REST_SECONDS: Final = 1.0
 
@@ -223,13 +225,20 @@ def _sample(
         return sample(timer, goal, race), None, False
     with watch() as seen:
         sampling = sample(timer, goal, race)
-    if not seen.disturbances:
+    if not seen.disturbances or _is_hopeless(sampling, race):
         return sampling, seen, False
     # What made it hot, or somebody's short job, may be over then.
     time.sleep(_REST_SECONDS)
     with watch() as seen:
         sampling = sample(timer, goal, race)
     return sampling, seen, True
+
+
+def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
+    """Tell whether a race is lost by more than a disturbance could explain."""
+    if race is None or sampling.ending != "race":
+        return False
+    return min(sampling.samples) > _HOPELESS * race.limit
 
 
 def _peak_memory(work: Work, device: Device | None, first: float) -> int | None:

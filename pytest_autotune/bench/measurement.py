@@ -113,9 +113,9 @@ class Measurement(Mapping[str, Any]):
             yield f"{name} was measured again, as the first time was disturbed"
         if not self.converged:
             yield (
-                f"{name}: its median is known to ±{50 * self.interval.relative_width:.1f} % only "
+                f"{name}: its median is known to ±{50 * self.interval.relative_width:.2f} % only "
                 f"({len(self.samples)} samples in {quantity('time', self.seconds)}), "
-                f"not to ±{50 * self.width:.1f} %"
+                f"not to ±{50 * self.width:.2f} %"
             )
         yield from (f"{name}: {remark}" for remark in self.remarks)
 
