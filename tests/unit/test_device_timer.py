@@ -1,0 +1,580 @@
+"""Events on a simulated GPU: the kernel is timed, and neither the host nor the flush before it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pytest_autotune.bench import device as device_module
+from pytest_autotune.bench import host as host_module
+from pytest_autotune.bench import measure as measure_module
+from pytest_autotune.bench.device import FLUSH_BYTES, DeviceTimer, GraphTimer, launches_work
+from pytest_autotune.bench.frameworks import NumbaDevice
+from pytest_autotune.bench.measure import measure
+from pytest_autotune.bench.measurement import Measurement
+from pytest_autotune.bench.sampler import sample
+from pytest_autotune.bench.work import Work
+from pytest_autotune.errors import BenchmarkError
+
+US = 1e-6
+MS = 1e-3
+
+
+class Clock:
+    """Stands in for the module ``time``: the host's time, which goes on only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@dataclass(eq=False)
+class Event:
+    stamp: float | None = None
+
+
+@dataclass(kw_only=True)
+class Gpu:
+    """One stream: launching costs the host time, what was launched runs in order.
+
+    As CUDA does it, the host is held up where ``depth`` launches are pending.
+    """
+
+    clock: Clock
+    name: str = "simulated"
+    launch_seconds: float = 5 * US
+    record_seconds: float = 1 * US
+    graph_seconds: float = 8 * US
+    event_seconds: float = 0.0
+    flush_seconds: float = 90 * US
+    depth: int = 1024
+    free: float = 0.0
+    warm: bool = False
+    log: list[str] = field(default_factory=list)
+    pending: deque[float] = field(default_factory=deque)
+    captured: list[float] | None = None
+    held: int = 0
+    peak: int = 0
+
+    def push(self, host: float, seconds: float) -> float:
+        """Launch something; return when it begins."""
+        while self.pending and self.pending[0] <= self.clock.now:
+            self.pending.popleft()
+        if len(self.pending) >= self.depth:
+            self.clock.now = self.pending.popleft()
+        self.clock.now += host
+        begins = max(self.clock.now, self.free)
+        self.free = begins + seconds
+        self.pending.append(self.free)
+        return begins
+
+    def kernel(self, seconds: float, cold: float | None = None) -> None:
+        """Launch a kernel that takes so long, or ``cold`` where the caches were flushed."""
+        takes = seconds if self.warm or cold is None else cold
+        self.warm = True
+        if self.captured is not None:
+            self.clock.now += self.launch_seconds
+            self.captured.append(takes)
+            return
+        self.log.append("kernel")
+        self.push(self.launch_seconds, takes)
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+        self.clock.now = max(self.clock.now, self.free)
+
+    def event(self) -> Event:
+        return Event()
+
+    def record(self, event: Event) -> None:
+        assert event.stamp is None, "an event is stamped once"
+        self.log.append("record")
+        event.stamp = self.push(self.record_seconds, self.event_seconds)
+
+    def elapsed(self, start: Event, end: Event) -> float:
+        assert start.stamp is not None
+        assert end.stamp is not None
+        assert end.stamp <= self.clock.now, "the device has not got there yet"
+        return end.stamp - start.stamp
+
+    def flusher(self, size: int) -> Callable[[], None]:
+        self.log.append(f"flusher of {size}")
+
+        def flush() -> None:
+            self.log.append("flush")
+            self.warm = False
+            self.push(self.launch_seconds, self.flush_seconds)
+
+        return flush
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()  # as PyTorch's documentation asks for
+        self.captured = []
+        work()
+        kernels, self.captured = tuple(self.captured), None
+        self.log.append(f"captured {len(kernels)}")
+
+        def replay() -> None:
+            self.log.append("replay")
+            self.push(self.graph_seconds, sum(kernels))
+
+        return replay
+
+    def reset_peak_memory(self) -> None:
+        self.log.append("reset")
+        self.peak = self.held
+
+    def peak_memory(self) -> int | None:
+        self.log.append("peak")
+        return self.peak
+
+    def allocate(self, size: int) -> None:
+        self.held += size
+        self.peak = max(self.peak, self.held)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(device_module, "time", found)
+    monkeypatch.setattr(measure_module, "time", found)
+    monkeypatch.setattr(measure_module, "sample", partial(sample, clock=found.perf_counter))
+    return found
+
+
+@pytest.fixture
+def gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    found = Gpu(clock=clock)
+    monkeypatch.setattr(measure_module, "device_for", lambda backend, values: found)
+    # As if arrays said so: finding out is tested apart.
+    monkeypatch.setattr(measure_module, "tells", lambda values: True)
+    return found
+
+
+def timer_of(gpu: Gpu, function: Callable[..., object], *, cold_cache: bool) -> DeviceTimer:
+    return DeviceTimer(Work(function, [()]), gpu, cold_cache=cold_cache)
+
+
+def about(value: float) -> Any:
+    # The clock is at 100 s, where a double is good to 1e-14.
+    return pytest.approx(value, rel=1e-6, abs=1e-12)
+
+
+def about_all(value: float, count: int) -> Any:
+    return pytest.approx([value] * count, rel=1e-6, abs=1e-12)
+
+
+# Single calls
+
+
+@pytest.mark.parametrize("seconds", [0.5 * US, 20 * US, 3 * MS])
+def test_after_a_flush_exactly_the_kernel_is_timed(gpu: Gpu, seconds: float) -> None:
+    # The flush is still running when the host is done with launching.
+    samples = timer_of(gpu, lambda: gpu.kernel(seconds), cold_cache=True).batch(20)
+    assert samples == about_all(seconds, 20)
+
+
+def test_each_call_finds_the_caches_flushed(gpu: Gpu) -> None:
+    samples = timer_of(gpu, lambda: gpu.kernel(10 * US, cold=30 * US), cold_cache=True).batch(5)
+    assert samples == about_all(30 * US, 5)
+    assert gpu.log[0] == f"flusher of {FLUSH_BYTES}"
+    assert FLUSH_BYTES >= 4 * 50 * 2**20
+    assert gpu.log[1:] == ["flush", "record", "kernel", "record"] * 5 + ["synchronize"]
+
+
+def test_with_warm_caches_nothing_is_flushed(gpu: Gpu) -> None:
+    timer = timer_of(gpu, lambda: gpu.kernel(10 * US, cold=30 * US), cold_cache=False)
+    assert timer.batch(5)[1:] == about_all(10 * US, 4)
+    assert not any(entry.startswith("flush") for entry in gpu.log)
+
+
+def test_the_host_waits_once_a_batch(gpu: Gpu) -> None:
+    timer = timer_of(gpu, lambda: gpu.kernel(10 * US), cold_cache=True)
+    for count in (1, 3, 40):
+        gpu.log.clear()
+        assert len(timer.batch(count)) == count
+        assert gpu.log.count("synchronize") == 1
+        assert gpu.log[-1] == "synchronize"
+
+
+def test_samples_are_in_the_order_of_the_calls(gpu: Gpu) -> None:
+    times = itertools.count(1)
+    samples = timer_of(gpu, lambda: gpu.kernel(next(times) * MS), cold_cache=True).batch(4)
+    assert samples == pytest.approx([1 * MS, 2 * MS, 3 * MS, 4 * MS])
+
+
+def test_calls_take_their_inputs_in_turn(gpu: Gpu) -> None:
+    work = Work(gpu.kernel, [(1 * MS,), (2 * MS,), (5 * MS,)])
+    timer = DeviceTimer(work, gpu, cold_cache=True)
+    found = [*timer.batch(2), *timer.batch(3)]
+    assert found == pytest.approx([1 * MS, 2 * MS, 5 * MS, 1 * MS, 2 * MS])
+
+
+def test_where_the_host_cannot_keep_up_it_is_the_host_that_is_timed(gpu: Gpu) -> None:
+    gpu.launch_seconds = 50 * US
+    timer = timer_of(gpu, lambda: gpu.kernel(2 * US), cold_cache=False)
+    assert min(timer.batch(10)) >= 50 * US
+    assert timer.host_times == about_all(50 * US, len(timer.host_times))
+    assert timer.host_times
+
+
+def test_the_time_of_the_host_is_that_of_the_call_alone(gpu: Gpu) -> None:
+    timer = timer_of(gpu, lambda: gpu.kernel(2 * MS), cold_cache=True)
+    timer.batch(3)
+    timer.batch(2)
+    assert timer.host_times == about_all(gpu.launch_seconds, len(timer.host_times))
+    assert timer.host_times
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_the_overhead_is_what_two_events_are_apart(gpu: Gpu, *, cold: bool) -> None:
+    gpu.event_seconds = 1.5 * US
+    gpu.record_seconds = 0.25 * US
+    timer = timer_of(gpu, lambda: gpu.kernel(20 * US), cold_cache=cold)
+    assert timer.batch(5)[-1] == about(21.5 * US)
+    calls = len(timer.host_times)
+    assert timer.overhead() == about(1.5 * US)
+    assert len(timer.host_times) == calls
+
+
+def test_a_sample_is_one_call(gpu: Gpu) -> None:
+    assert timer_of(gpu, lambda: gpu.kernel(1 * US), cold_cache=False).loops == 1
+
+
+# Graphs
+
+
+def graph_of(
+    gpu: Gpu,
+    work: Work | Callable[..., object],
+    estimate: float,
+    *,
+    cold_cache: bool = False,
+) -> GraphTimer:
+    made = work if isinstance(work, Work) else Work(work, [()])
+    return GraphTimer(made, gpu, cold_cache=cold_cache, estimate=estimate)
+
+
+def test_a_graph_leaves_launching_out(gpu: Gpu) -> None:
+    gpu.launch_seconds = 50 * US
+    gpu.graph_seconds = 100 * US
+    timer = graph_of(gpu, lambda: gpu.kernel(2 * US), 2 * US)
+    samples = timer.batch(10)
+    assert timer.loops == 500
+    assert samples[1:] == about_all(2 * US, 9)
+    # At first the device has nothing to do, and so waits for the graph.
+    assert samples[0] == about(2 * US + 100 * US / 500)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "loops"),
+    [(1.0, 1), (1 * MS, 1), (0.4 * MS, 2), (99 * US, 10), (1e-9, 1000), (0.0, 1000)],
+)
+def test_a_graph_lasts_a_millisecond_or_a_thousand_calls(
+    gpu: Gpu, estimate: float, loops: int
+) -> None:
+    timer = graph_of(gpu, lambda: gpu.kernel(1 * US), estimate)
+    assert timer.loops == loops
+    assert f"captured {loops}" in gpu.log
+
+
+@pytest.mark.parametrize("estimate", [1.0, 2 * MS, 0.3 * MS, 10 * US, 1.1 * US, 1e-9])
+@pytest.mark.parametrize("sets", [1, 2, 3, 7, 16, 300, 999, 1000, 1001, 2500])
+def test_a_graph_has_every_set_of_inputs_equally_often(
+    gpu: Gpu, sets: int, estimate: float
+) -> None:
+    calls: Counter[int] = Counter()
+
+    def kernel(which: int) -> None:
+        if gpu.captured is not None:
+            calls[which] += 1
+        gpu.kernel(1 * US)
+
+    timer = graph_of(gpu, Work(kernel, [(which,) for which in range(sets)]), estimate)
+    assert set(calls) == set(range(sets))
+    assert len(set(calls.values())) == 1
+    assert timer.loops == sum(calls.values())
+    assert timer.loops <= max(1000, sets)
+
+
+def test_with_a_cold_cache_a_graph_is_one_call_and_each_replay_flushed(gpu: Gpu) -> None:
+    work = Work(gpu.kernel, [(1 * US, 3 * US)] * 4)
+    timer = graph_of(gpu, work, 1 * US, cold_cache=True)
+    assert timer.loops == 1
+    assert "captured 1" in gpu.log
+    gpu.log.clear()
+    assert len(timer.batch(3)) == 3
+    assert gpu.log == ["flush", "record", "replay", "record"] * 3 + ["synchronize"]
+
+
+def test_the_overhead_of_a_graph_is_shared_by_its_calls(gpu: Gpu) -> None:
+    gpu.event_seconds = 2 * US
+    timer = graph_of(gpu, lambda: gpu.kernel(10 * US), 10 * US)
+    assert timer.loops == 100
+    assert timer.overhead() == about(2 * US / 100)
+
+
+def test_a_framework_without_graphs_is_refused(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(clock=clock)
+
+    class Numba(Gpu):
+        def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+            return NumbaDevice(None).capture(work)
+
+    monkeypatch.setattr(measure_module, "device_for", lambda backend, values: Numba(clock=clock))
+    monkeypatch.setattr(measure_module, "tells", lambda values: True)
+    with pytest.raises(BenchmarkError, match="Numba cannot capture CUDA graphs"):
+        measure(lambda: gpu.kernel(1 * US), graph=True)
+
+
+# Measurements
+
+
+def remarks(found: Measurement) -> Sequence[str]:
+    return [note for note in found.notes if "host needs" in note]
+
+
+def test_a_measurement_on_a_gpu(gpu: Gpu) -> None:
+    found = measure(lambda: gpu.kernel(40 * US, cold=60 * US), flop=6e6)
+    assert found.timer == "events of simulated"
+    assert found.median == about(60 * US)
+    assert found.interval.low == about(60 * US)
+    assert found.interval.high == about(60 * US)
+    assert found.converged
+    assert found.ending == "interval"
+    assert found.calls_per_sample == 1
+    assert found.host_time == about(gpu.launch_seconds)
+    assert found.metrics["host_time"] == about(gpu.launch_seconds)
+    assert found.metrics["tflop_per_s"] == pytest.approx(0.1)
+    assert not found.notes
+
+
+def test_sampling_keeps_its_time_by_what_samples_cost_and_not_by_what_they_say(gpu: Gpu) -> None:
+    gpu.flush_seconds = 1 * MS
+    times = itertools.cycle([1, 2, 3, 4])
+    began = gpu.clock.now
+    found = measure(lambda: gpu.kernel(next(times) * US), width=0.001, max_time=2.0)
+    assert found.ending == "time"
+    assert 2.0 <= found.seconds < 2.2
+    assert gpu.clock.now - began < 4
+
+
+@pytest.mark.parametrize(("cold_cache", "seconds"), [(None, 60), (True, 60), (False, 40)])
+def test_caches_are_flushed_unless_they_are_to_be_warm(
+    gpu: Gpu, seconds: float, *, cold_cache: bool | None
+) -> None:
+    found = measure(lambda: gpu.kernel(40 * US, cold=60 * US), cold_cache=cold_cache)
+    assert found.median == about(seconds * US)
+
+
+def test_a_graph_has_warm_caches_unless_they_are_to_be_cold(gpu: Gpu) -> None:
+    def run(**options: Any) -> Measurement:
+        return measure(lambda: gpu.kernel(40 * US, cold=60 * US), graph=True, **options)
+
+    found = run()
+    assert found.timer == "events of simulated around a CUDA graph"
+    assert found.median == about(40 * US)
+    assert found.calls_per_sample == 25
+    assert found.host_time is None
+    assert run(cold_cache=False).calls_per_sample == 25
+    assert run(cold_cache=True).calls_per_sample == 1
+
+
+def test_the_first_call_is_timed_to_its_end_on_the_device(gpu: Gpu) -> None:
+    first = iter([30 * MS])
+    found = measure(lambda: gpu.kernel(next(first, 50 * US)))
+    assert found.compile_time == pytest.approx(30 * MS + gpu.launch_seconds - 50 * US)
+
+
+def test_what_the_host_compiles_is_part_of_the_first_call(gpu: Gpu) -> None:
+    first = iter([2.0])
+
+    def kernel() -> None:
+        gpu.clock.now += next(first, 0.0)
+        gpu.kernel(50 * US)
+
+    found = measure(kernel)
+    assert found.compile_time == pytest.approx(2.0, rel=1e-3)
+    assert found.median == about(50 * US)
+
+
+@pytest.mark.parametrize("kernels", [1, 10])
+def test_who_cannot_be_launched_fast_enough_is_told_so(gpu: Gpu, kernels: int) -> None:
+    gpu.launch_seconds = 20 * US
+
+    def run() -> None:
+        for _ in range(kernels):
+            gpu.kernel(1 * US)
+
+    found = measure(run, cold_cache=False)
+    # It says 21 µs of a kernel of 1 µs.
+    assert found.median > 19 * kernels * US
+    assert found.host_time == about(20 * kernels * US)
+    (remark,) = remarks(found)
+    assert "graph=True" in remark
+    graph = measure(run, graph=True)
+    assert graph.median == pytest.approx(kernels * US, rel=0.05)
+    assert not remarks(graph)
+
+
+def test_who_takes_longer_to_launch_than_the_flush_lasts_is_told_so(gpu: Gpu) -> None:
+    gpu.launch_seconds = 200 * US
+    found = measure(lambda: gpu.kernel(1 * US))
+    assert found.median > 50 * US
+    (remark,) = remarks(found)
+    assert "the host needs 200 µs to launch" in remark
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_a_kernel_that_runs_longer_than_its_launch_needs_no_remark(gpu: Gpu, *, cold: bool) -> None:
+    assert not remarks(measure(lambda: gpu.kernel(200 * US), cold_cache=cold))
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_being_held_up_by_a_full_queue_is_no_slow_launch(gpu: Gpu, *, cold: bool) -> None:
+    gpu.launch_seconds = 0.5 * US
+
+    def many() -> None:
+        for _ in range(20):
+            gpu.kernel(2 * US)
+
+    found = measure(many, cold_cache=cold)
+    assert found.median == pytest.approx(40 * US, rel=0.01)
+    assert not remarks(found)
+    assert found.host_time == pytest.approx(10 * US, rel=0.05)
+
+
+def test_the_peak_of_memory_is_that_of_a_call(gpu: Gpu) -> None:
+    # What was held before counts, what was freed before does not.
+    gpu.allocate(1000)
+    gpu.allocate(5000)
+    gpu.held -= 5000
+
+    def kernel() -> None:
+        gpu.allocate(300)
+        gpu.kernel(50 * US)
+        gpu.held -= 300
+
+    found = measure(kernel)
+    assert found.peak_memory == 1300
+    assert found.metrics["peak_memory_mib"] == 1300 / 2**20
+    at = gpu.log.index("reset")
+    assert gpu.log[at - 1 : at + 4] == ["synchronize", "reset", "kernel", "synchronize", "peak"]
+
+
+def test_a_framework_that_does_not_tell_memory_reports_none(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "peak_memory", lambda: None)
+    found = measure(lambda: gpu.kernel(50 * US))
+    assert found.peak_memory is None
+    assert "peak_memory_mib" not in found
+
+
+@dataclass
+class Seen:
+    clock: Clock
+    watts: float
+    began: float = 0.0
+    ended: float = 0.0
+    disturbances: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def energy(self) -> float | None:
+        return self.watts * (self.ended - self.began)
+
+
+def test_energy_is_that_of_calls_one_after_another(gpu: Gpu) -> None:
+    @contextmanager
+    def watch() -> Iterator[Seen]:
+        seen = Seen(gpu.clock, 400.0, gpu.clock.now)
+        yield seen
+        seen.ended = gpu.clock.now
+
+    found = measure(lambda: gpu.kernel(100 * US), energy=True, watch=watch)
+    # Counters move in steps of a tenth of a second: no less than a second is of use.
+    assert found.energy == pytest.approx(400.0 * 100 * US, rel=0.02)
+    assert found.metrics["energy_per_call"] == found.energy
+
+
+def test_warming_up_goes_on_while_times_fall_and_no_longer_than_allowed(gpu: Gpu) -> None:
+    falling = itertools.chain([(1000 - k) * US for k in range(0, 900, 30)], itertools.repeat(1e-4))
+    found = measure(lambda: gpu.kernel(next(falling)), warmup_time=5.0)
+    assert max(found.samples) == about(100 * US)
+    slow = itertools.count(0)
+    began = gpu.clock.now
+    measure(lambda: gpu.kernel(0.5 * 0.99 ** next(slow)), warmup_time=1.0, max_time=1.0)
+    assert gpu.clock.now - began < 10
+
+
+def test_inputs_are_rotated_from_call_to_call(gpu: Gpu) -> None:
+    found = measure(gpu.kernel, inputs=[(100 * US,), (300 * US,)], max_time=0.3)
+    assert {round(value / US, 3) for value in found.samples} == {100, 300}
+    assert found.summary.mean == pytest.approx(200 * US, rel=0.05)
+
+
+# Who uses the device at all
+
+
+@pytest.mark.parametrize("kernel", [1 * US, 50 * US, 20 * MS])
+@pytest.mark.parametrize("launch", [1 * US, 20 * US, 500 * US])
+def test_a_function_that_launches_kernels_is_known_by_them(
+    gpu: Gpu, kernel: float, launch: float
+) -> None:
+    gpu.launch_seconds = launch
+    gpu.event_seconds = 1 * US
+    assert launches_work(Work(lambda: gpu.kernel(kernel), [()]), gpu)
+
+
+@pytest.mark.parametrize("busy", [0.0, 1 * US, 80 * US, 1.5 * MS, 30 * MS])
+def test_a_function_that_keeps_the_host_busy_is_not_taken_for_a_kernel(
+    gpu: Gpu, clock: Clock, busy: float
+) -> None:
+    gpu.event_seconds = 1 * US
+    assert not launches_work(Work(lambda: clock.sleep(busy), [()]), gpu)
+
+
+def test_where_nothing_tells_a_host_function_is_timed_by_the_host(
+    gpu: Gpu, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "tells", lambda values: False)
+    monkeypatch.setattr(host_module, "time", clock)
+    found = measure(lambda: clock.sleep(300 * US))
+    assert "host" in found.timer
+    assert found.median == about(300 * US)
+    kernel = measure(lambda: gpu.kernel(40 * US))
+    assert kernel.timer == "events of simulated"
+    assert kernel.median == about(40 * US)
+
+
+def test_who_blocks_for_long_is_timed_by_the_host_to_the_end_of_what_it_launched(
+    gpu: Gpu, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "tells", lambda values: False)
+    monkeypatch.setattr(host_module, "time", clock)
+
+    def work() -> None:
+        clock.sleep(5 * MS)
+        gpu.kernel(20 * MS)
+
+    found = measure(work)
+    assert "host" in found.timer
+    assert found.median == pytest.approx(25 * MS, rel=0.01)

@@ -1,0 +1,560 @@
+"""Where calls are timed is told by what they take and return, and nothing is imported for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final
+from unittest.mock import MagicMock, call
+
+import numpy as np
+import pytest
+
+from pytest_autotune.bench.frameworks import (
+    BACKENDS,
+    CupyDevice,
+    NumbaDevice,
+    TorchDevice,
+    device_for,
+    wait_for,
+)
+from pytest_autotune.bench.measure import measure
+from pytest_autotune.errors import BenchmarkError
+
+NAMES: Final = ("torch", "cupy", "numba", "numba.cuda", "jax")
+
+
+def of_module(module: str, **attributes: object) -> Any:
+    """Return an object whose class says that it comes from ``module``."""
+    return type("Array", (), {"__module__": module, **attributes})()
+
+
+CUDA_TENSOR: Final = of_module("torch", is_cuda=True)
+CPU_TENSOR: Final = of_module("torch", is_cuda=False)
+PARAMETER: Final = of_module("torch.nn.parameter", is_cuda=True)
+CUPY_ARRAY: Final = of_module("cupy", device=0, dtype="f4")
+OLD_CUPY_ARRAY: Final = of_module("cupy._core.core", device=0, dtype="f4")
+NUMBA_ARRAY: Final = of_module("numba.cuda.cudadrv.devicearray", copy_to_host=None)
+NEW_NUMBA_ARRAY: Final = of_module("numba_cuda.numba.cuda.cudadrv.devicearray", copy_to_host=None)
+JAX_ARRAY: Final = of_module("jaxlib._jax", dtype="f4")
+NUMPY_ARRAY: Final = np.zeros(3)
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No framework is imported, whatever other tests did."""
+    for name in NAMES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+Install = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a fake framework among the imported modules."""
+
+    def put(name: str, *, available: bool = True, used: bool = False) -> ModuleType:
+        module: Any = ModuleType(name)
+        functions = SimpleNamespace(is_available=lambda: available, is_initialized=lambda: used)
+        match name:
+            case "numba.cuda":
+                module.is_available = functions.is_available
+            case "jax":
+                module.block_until_ready = MagicMock()
+            case _:
+                module.cuda = functions
+
+        def pool() -> Any:
+            if not available:
+                # As CuPy does without a driver.
+                msg = "cudaErrorInsufficientDriver"
+                raise RuntimeError(msg)
+            return SimpleNamespace(total_bytes=lambda: 512 if used else 0)
+
+        module.get_default_memory_pool = pool
+        monkeypatch.setitem(sys.modules, name, module)
+        found: ModuleType = module
+        return found
+
+    return put
+
+
+def found(values: Iterable[object], backend: Any = "auto") -> str:
+    device = device_for(backend, values)
+    return "host" if device is None else device.name
+
+
+# Arrays among arguments and results
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (CUDA_TENSOR, "torch"),
+        (PARAMETER, "torch"),
+        (CPU_TENSOR, "host"),
+        (CUPY_ARRAY, "cupy"),
+        (OLD_CUPY_ARRAY, "cupy"),
+        (NUMBA_ARRAY, "numba"),
+        (NEW_NUMBA_ARRAY, "numba"),
+        (JAX_ARRAY, "host"),
+        (NUMPY_ARRAY, "host"),
+        (np.float32(1), "host"),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        pytest.param(lambda value: [value], id="plain"),
+        pytest.param(lambda value: [3, "text", None, value, 2.5], id="among others"),
+        pytest.param(lambda value: [[value]], id="list"),
+        pytest.param(lambda value: ([1, (2, {"a": [value]})],), id="deep"),
+        pytest.param(lambda value: [{"x": 1, "y": {"z": (value,)}}], id="dictionaries"),
+    ],
+)
+def test_an_array_tells_where_it_lives(
+    value: object, name: str, wrapped: Callable[[object], list[object]], install: Install
+) -> None:
+    for module in ("torch", "cupy", "numba.cuda"):
+        install(module, used=True)
+    assert found(wrapped(value)) == name
+
+
+@pytest.mark.parametrize("others", [[NUMPY_ARRAY], [CPU_TENSOR], [np.int64(3), CPU_TENSOR]])
+def test_one_array_on_a_device_outweighs_those_on_the_host(
+    others: list[object], install: Install
+) -> None:
+    install("torch")
+    assert found([*others, CUDA_TENSOR]) == "torch"
+    assert found([CUDA_TENSOR, *others]) == "torch"
+
+
+@pytest.mark.parametrize("value", [CPU_TENSOR, NUMPY_ARRAY, JAX_ARRAY, [{"a": CPU_TENSOR}]])
+def test_arrays_on_the_host_mean_the_host_even_where_a_device_is_in_use(
+    value: object, install: Install
+) -> None:
+    install("torch", used=True)
+    install("cupy", used=True)
+    install("numba.cuda")
+    assert found([value]) == "host"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        of_module("torch"),
+        of_module("cupy"),
+        of_module("numba.core"),
+        of_module("numpy"),
+        of_module("torchvision", is_cuda=True),
+        of_module("mine", is_cuda=True, copy_to_host=None, device=0, dtype="f4"),
+    ],
+)
+def test_what_is_no_array_tells_nothing(value: object, install: Install) -> None:
+    assert found([value]) == "host"
+    install("torch", used=True)
+    assert found([value]) == "torch"
+
+
+# No arrays
+
+
+@pytest.mark.parametrize("values", [[], [3, "text", None], [[], {}, ()]])
+def test_without_arrays_it_is_who_has_a_device_in_use(
+    values: list[object], install: Install
+) -> None:
+    assert found(values) == "host"
+    install("torch", used=False)
+    install("cupy", used=False)
+    assert found(values) == "host"
+    install("cupy", used=True)
+    assert found(values) == "cupy"
+    install("torch", used=True)
+    assert found(values) == "torch"
+
+
+def test_numba_is_in_use_where_it_is_imported_and_has_a_device(install: Install) -> None:
+    install("numba.cuda", available=False)
+    assert found([]) == "host"
+    install("numba.cuda")
+    assert found([]) == "numba"
+
+
+def test_a_framework_without_a_device_is_not_in_use(install: Install) -> None:
+    install("torch", available=False)
+    install("cupy", available=False)
+    install("numba.cuda", available=False)
+    assert found([]) == "host"
+    assert found([NUMPY_ARRAY]) == "host"
+
+
+# Explicit backends
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy", "numba"])
+def test_a_backend_can_be_named_whatever_the_arrays_say(name: str, install: Install) -> None:
+    install("numba.cuda" if name == "numba" else name)
+    for values in ([], [NUMPY_ARRAY], [CPU_TENSOR]):
+        assert found(values, name) == name
+
+
+def test_the_host_can_be_named_whatever_the_arrays_say(install: Install) -> None:
+    install("torch", used=True)
+    assert found([CUDA_TENSOR], "host") == "host"
+
+
+def test_jax_is_timed_on_the_host(install: Install) -> None:
+    install("jax")
+    install("torch", used=True)
+    assert found([JAX_ARRAY], "jax") == "host"
+
+
+@pytest.mark.parametrize("name", ["Torch", "cuda", "", "triton", None])
+def test_an_unknown_backend_is_refused_with_those_that_are_known(name: Any) -> None:
+    with pytest.raises(BenchmarkError, match="unknown backend") as raised:
+        found([], name)
+    assert repr(name) in str(raised.value)
+    assert all(known in str(raised.value) for known in BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("torch", "torch"), ("cupy", "cupy"), ("numba", "numba.cuda"), ("jax", "jax")],
+)
+def test_a_backend_that_is_not_imported_is_refused(name: str, module: str) -> None:
+    with pytest.raises(BenchmarkError, match=f"backend '{name}': {module} is not imported"):
+        found([], name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("torch", "torch"), ("cupy", "cupy"), ("numba", "numba.cuda")]
+)
+def test_a_backend_without_a_device_is_refused(name: str, module: str, install: Install) -> None:
+    install(module, available=False)
+    with pytest.raises(BenchmarkError, match=f"backend '{name}': {module} finds no device"):
+        found([], name)
+
+
+# What is not imported stays so
+
+
+class Finder:
+    """Notes what somebody tries to import."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name.partition(".")[0] in NAMES:
+            self.asked.append(name)
+        return None
+
+
+def test_nothing_is_imported_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = Finder()
+    measure(lambda: NUMPY_ARRAY, max_time=0.01, warmup_time=0.0)  # what this itself imports
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    before = set(sys.modules)
+    for values in ([], [NUMPY_ARRAY], [CPU_TENSOR], [3]):
+        assert device_for("auto", values) is None
+    assert wait_for(lambda: None) is None
+    for name in ("torch", "cupy", "numba", "jax"):
+        try:
+            found([], name)
+        except BenchmarkError:
+            continue
+    measure(lambda: NUMPY_ARRAY, max_time=0.01, warmup_time=0.0)
+    assert not finder.asked
+    assert set(sys.modules) == before
+
+
+# Asynchronous results
+
+
+def test_jax_waits_for_what_the_last_call_returned(install: Install) -> None:
+    jax: Any = install("jax")
+    results = iter([JAX_ARRAY, [JAX_ARRAY]])
+    wait = wait_for(lambda: next(results))
+    assert wait is not None
+    wait()
+    wait()
+    assert jax.block_until_ready.mock_calls == [call(JAX_ARRAY), call([JAX_ARRAY])]
+
+
+def test_a_measurement_waits_for_jax_once_a_sample(install: Install) -> None:
+    jax: Any = install("jax")
+    calls = 0
+
+    def kernel() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    measured = measure(kernel, max_time=0.02, warmup_time=0.0, cold_cache=True)
+    # All but the call whose memory is traced.
+    assert jax.block_until_ready.call_count in {calls, calls - 1}
+    assert measured.calls_per_sample == 1
+    # Results are numbered: what is waited for is always the newest.
+    waited = [entry.args[0] for entry in jax.block_until_ready.mock_calls]
+    assert waited == sorted(waited)
+    assert waited[-1] == calls
+
+
+# What the adapters call
+
+#: Every name that an adapter may use, and where it is in the real package.
+APIS: Final[Mapping[str, Mapping[str, str]]] = {
+    "torch": {
+        "cuda.synchronize": "",
+        "cuda.Event": "",
+        "cuda.Event().record": "cuda.Event.record",
+        "cuda.Event().elapsed_time": "cuda.Event.elapsed_time",
+        "empty": "",
+        "int32": "",
+        "empty().zero_": "Tensor.zero_",
+        "cuda.Stream": "",
+        "cuda.Stream().wait_stream": "cuda.Stream.wait_stream",
+        "cuda.current_stream": "",
+        "cuda.current_stream().wait_stream": "cuda.Stream.wait_stream",
+        "cuda.stream": "",
+        "cuda.CUDAGraph": "",
+        "cuda.CUDAGraph().replay": "cuda.CUDAGraph.replay",
+        "cuda.graph": "",
+        "cuda.reset_peak_memory_stats": "",
+        "cuda.max_memory_allocated": "",
+        "cuda.is_available": "",
+        "cuda.is_initialized": "",
+        "Tensor.is_cuda": "",
+    },
+    "cupy": {
+        "cuda.runtime.deviceSynchronize": "",
+        "cuda.Event": "",
+        "cuda.Event().record": "cuda.Event.record",
+        "cuda.get_elapsed_time": "",
+        "empty": "",
+        "uint8": "",
+        "empty().fill": "ndarray.fill",
+        "cuda.Stream": "",
+        "cuda.Stream().synchronize": "cuda.Stream.synchronize",
+        "cuda.Stream().begin_capture": "cuda.Stream.begin_capture",
+        "cuda.Stream().end_capture": "cuda.Stream.end_capture",
+        "cuda.Stream().end_capture().launch": "cuda.graph.Graph.launch",
+        "get_default_memory_pool": "",
+        "get_default_memory_pool().free_all_blocks": "cuda.MemoryPool.free_all_blocks",
+        "get_default_memory_pool().total_bytes": "cuda.MemoryPool.total_bytes",
+        "cuda.is_available": "",
+        "ndarray.device": "",
+    },
+    "numba.cuda": {
+        "synchronize": "",
+        "event": "",
+        "event().record": "cudadrv.driver.Event.record",
+        "event().elapsed_time": "cudadrv.driver.Event.elapsed_time",
+        "device_array": "",
+        "device_array().__setitem__": "cudadrv.devicearray.DeviceNDArray.__setitem__",
+        "default_stream": "",
+        "cudadrv.driver.device_memset": "",
+        "is_available": "",
+        "cudadrv.devicearray.DeviceNDArray.copy_to_host": "",
+    },
+    "jax": {"block_until_ready": ""},
+}
+
+
+def exercise(device: Any, *, graphs: bool = True) -> list[str]:
+    """Call everything an adapter has; return the work's calls."""
+    done: list[str] = []
+    device.synchronize()
+    start, end = device.event(), device.event()
+    device.record(start)
+    device.record(end)
+    device.elapsed(start, end)
+    device.flusher(4096)()
+    if graphs:
+        device.capture(lambda: done.append("work"))()
+    device.reset_peak_memory()
+    device.peak_memory()
+    return done
+
+
+def used(mock: MagicMock) -> set[str]:
+    """Return the names of the calls that were made, but for protocols of Python itself."""
+    names = {name.replace("().__enter__", "") for name, _, _ in mock.mock_calls}
+    return {name for name in names if "__" not in name or name.endswith("__setitem__")}
+
+
+def make_mock() -> MagicMock:
+    mock = MagicMock()
+    mock.cuda.Event.return_value.elapsed_time.return_value = 2.5
+    mock.event.return_value.elapsed_time.return_value = 2.5
+    mock.cuda.get_elapsed_time.return_value = 2.5
+    mock.cuda.max_memory_allocated.return_value = 4096
+    mock.get_default_memory_pool.return_value.total_bytes.return_value = 4096
+    return mock
+
+
+@pytest.mark.parametrize(
+    ("adapter", "module", "graphs"),
+    [(TorchDevice, "torch", True), (CupyDevice, "cupy", True), (NumbaDevice, "numba.cuda", False)],
+)
+def test_adapters_call_what_is_known_of_the_package(
+    adapter: Callable[[Any], Any], module: str, *, graphs: bool
+) -> None:
+    mock = make_mock()
+    exercise(adapter(mock), graphs=graphs)
+    assert used(mock) <= {name for name in APIS[module] if name}
+    assert len(used(mock)) > 5
+
+
+CHECK: Final = """
+import importlib, json, sys, warnings
+warnings.simplefilter("ignore")
+module, names = json.loads(sys.argv[1])
+try:
+    found = importlib.import_module(module)
+except ImportError as error:
+    print(json.dumps(str(error)))
+    raise SystemExit
+missing = []
+for name in names:
+    value = found
+    for part in name.split("."):
+        if value is found and not hasattr(value, part):
+            try:
+                importlib.import_module(f"{module}.{part}")
+            except ImportError:
+                pass
+        if not hasattr(value, part):
+            missing.append(name)
+            break
+        value = getattr(value, part)
+print(json.dumps(missing))
+"""
+
+
+@pytest.mark.parametrize("module", APIS)
+def test_the_real_package_has_what_adapters_call(module: str) -> None:
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        pytest.skip(f"{module} is not installed")
+    names = [real or name for name, real in APIS[module].items()]
+    # In a process of its own, so that nothing is left imported here.
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, json.dumps([module, names])],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    missing = json.loads(done.stdout.splitlines()[-1])
+    if isinstance(missing, str):
+        pytest.skip(f"{module} cannot be imported: {missing}")
+    assert not missing
+
+
+@pytest.mark.parametrize("adapter", [TorchDevice, CupyDevice, NumbaDevice])
+def test_milliseconds_of_events_become_seconds(adapter: Callable[[Any], Any]) -> None:
+    device = adapter(make_mock())
+    assert device.elapsed(device.event(), device.event()) == pytest.approx(2.5e-3)
+
+
+def test_events_are_made_to_be_timed() -> None:
+    mock = make_mock()
+    TorchDevice(mock).event()
+    mock.cuda.Event.assert_called_once_with(enable_timing=True)
+    # By default CuPy's and Numba's are.
+    for adapter, name in ((CupyDevice, "cuda.Event"), (NumbaDevice, "event")):
+        mock = make_mock()
+        adapter(mock).event()
+        assert mock.mock_calls in ([getattr(call, name)()], [getattr(call, name)(timing=True)])
+
+
+def test_events_are_recorded_on_the_current_stream() -> None:
+    for adapter in (TorchDevice, CupyDevice, NumbaDevice):
+        event = MagicMock()
+        adapter(MagicMock()).record(event)
+        assert event.mock_calls == [call.record()]
+
+
+def test_the_peak_of_memory_is_told_where_it_is_known() -> None:
+    assert TorchDevice(make_mock()).peak_memory() == 4096
+    assert CupyDevice(make_mock()).peak_memory() == 4096
+    assert NumbaDevice(make_mock()).peak_memory() is None
+
+
+def test_a_flush_of_torch_overwrites_so_many_bytes() -> None:
+    mock = make_mock()
+    flush = TorchDevice(mock).flusher(4096)
+    # Of four bytes each.
+    mock.empty.assert_called_once_with(1024, dtype=mock.int32, device="cuda")
+    mock.reset_mock()
+    flush()
+    flush()
+    assert mock.mock_calls == [call.empty().zero_()] * 2
+
+
+def test_a_flush_of_cupy_overwrites_so_many_bytes() -> None:
+    mock = make_mock()
+    flush = CupyDevice(mock).flusher(4096)
+    mock.empty.assert_called_once_with(4096, dtype=mock.uint8)
+    mock.reset_mock()
+    flush()
+    assert mock.mock_calls == [call.empty().fill(0)]
+
+
+def test_a_flush_of_numba_overwrites_so_many_bytes_without_waiting_for_it() -> None:
+    mock = make_mock()
+    flush = NumbaDevice(mock).flusher(4096)
+    mock.device_array.assert_called_once_with(4096, dtype=np.uint8)
+    mock.reset_mock()
+    flush()
+    # Assigning to an array of Numba's that has no stream waits for the device, and the host's
+    # launch of the kernel would then be timed with it.
+    assert "device_array().__setitem__" not in used(mock)
+    assert mock.mock_calls
+
+
+def test_torch_captures_as_its_documentation_does() -> None:
+    mock, log = make_mock(), []
+    mock.cuda.stream.return_value.__enter__.side_effect = lambda: log.append("side")
+    mock.cuda.stream.return_value.__exit__.side_effect = lambda *_: log.append("back")
+    mock.cuda.graph.return_value.__enter__.side_effect = lambda: log.append("capture")
+    mock.cuda.graph.return_value.__exit__.side_effect = lambda *_: log.append("captured")
+    mock.cuda.Stream.return_value.wait_stream.side_effect = lambda _: log.append("side waits")
+    mock.cuda.current_stream.return_value.wait_stream.side_effect = lambda _: log.append("waits")
+    replay = TorchDevice(mock).capture(lambda: log.append("work"))
+    assert log == [
+        "side waits", "side", "work", "back", "waits", "capture", "work", "captured",
+    ]  # fmt: skip
+    mock.cuda.graph.assert_called_once_with(mock.cuda.CUDAGraph.return_value)
+    replay()
+    replay()
+    assert mock.cuda.CUDAGraph.return_value.replay.call_count == 2
+    assert log.count("work") == 2
+
+
+def test_cupy_captures_on_a_stream_of_its_own() -> None:
+    mock, log = make_mock(), []
+    stream = mock.cuda.Stream.return_value
+    stream.__enter__.side_effect = lambda: log.append("enter")
+    stream.__exit__.side_effect = lambda *_: log.append("exit")
+    stream.synchronize.side_effect = lambda: log.append("wait")
+    stream.begin_capture.side_effect = lambda: log.append("begin")
+    graph = MagicMock()
+
+    def end() -> MagicMock:
+        log.append("end")
+        return graph
+
+    stream.end_capture.side_effect = end
+    replay = CupyDevice(mock).capture(lambda: log.append("work"))
+    assert log == ["enter", "work", "wait", "begin", "work", "end", "exit"]
+    replay()
+    assert graph.mock_calls == [call.launch()]
+
+
+def test_numba_has_no_graphs() -> None:
+    with pytest.raises(BenchmarkError, match="graph=True needs PyTorch, Triton or CuPy"):
+        NumbaDevice(make_mock()).capture(lambda: None)
