@@ -84,13 +84,14 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
         actual = _outputs(kernel(*arguments))
         times.append(time.perf_counter() - begin)
         if len(actual) != len(expected):
-            msg = f"the kernel returns {len(actual)} arrays, the reference {len(expected)}"
+            counts = f"the kernel returns {len(actual)} arrays, the reference {len(expected)}"
+            msg = f"{counts} (seed={used}{shapes})"
             raise WrongResultError(msg)
         for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
             which = f"result {index}, " if len(actual) > 1 else ""
             where = f"{which}seed={used}{shapes}"
             worst = max(worst, _compare(ours, theirs, tolerance, where))
-    compilation.add(times[0], min(times[1:], default=0.0))
+    compilation.add(times[0], min(times[1:], default=times[0]))
     return worst
 
 
@@ -146,7 +147,8 @@ def _report(ours: AnyArray, theirs: AnyArray, errors: AnyArray, allowed: float, 
     wrong = ~(errors <= allowed)
     count = int(wrong.sum())
     unusable = int((~np.isfinite(ours) & wrong).sum())
-    worst = "" if unusable == count else f", by up to {np.nanmax(errors[wrong]):.3g}"
+    unknown = np.isnan(errors[wrong]).all()
+    worst = "" if unknown else f", by up to {np.nanmax(errors[wrong]):.3g}"
     off = f"{count} of {ours.size} elements are off by more than {allowed:g}{worst}"
     lines = [f"{off} (relative error; {where})"]
     if unusable:
@@ -169,7 +171,10 @@ def _dtype(value: object) -> str:
     import numpy as np
 
     kind = getattr(value, "dtype", None)
-    return np.asarray(value).dtype.name if kind is None else str(kind).rpartition(".")[2]
+    if kind is None:
+        kind = np.asarray(value).dtype
+    # PyTorch's types have no name but in their text; NumPy's text may begin with a byte order.
+    return str(getattr(kind, "name", None) or str(kind).rpartition(".")[2])
 
 
 def as_numpy(value: Any) -> AnyArray:
@@ -198,15 +203,22 @@ def _doubled(value: Any) -> Any:
     """Return a floating point array in double precision, anything else as a copy or as it is."""
     import numpy as np
 
-    package = type(value).__module__.partition(".")[0]
-    if package == "torch":
-        return value.double() if value.dtype.is_floating_point else value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_doubled, value))
     if not hasattr(value, "dtype"):
         return value
+    package = type(value).__module__.partition(".")[0]
+    if package == "torch":
+        if value.dtype.is_complex:
+            return value.cdouble()
+        return value.double() if value.dtype.is_floating_point else value.clone()
     if package in {"jax", "jaxlib"} or hasattr(value, "copy_to_host"):
         # JAX has no double precision unless it is switched on for the whole process.
         value = as_numpy(value)
     if package == "cupy":
-        return value.astype("float64") if value.dtype.kind == "f" else value.copy()
+        wide = {"f": "float64", "c": "complex128"}.get(value.dtype.kind)
+        return value.copy() if wide is None else value.astype(wide)
+    if value.dtype.kind == "c":
+        return value.astype(np.complex128)
     floating = value.dtype.kind == "f" or value.dtype.name.startswith(("bfloat", "float"))
     return value.astype(np.float64) if floating else np.array(value)

@@ -15,6 +15,16 @@ FLUSH_BYTES: Final = 256 * 2**20
 #: One replay of a graph lasts at least this long, so that launching it does not count (seconds).
 _GRAPH_SECONDS: Final = 1e-3
 _MAX_UNROLLED: Final = 1000
+#: To wait for the device costs the host some microseconds, little beside this (seconds).
+_LONG_SECONDS: Final = 2e-3
+#: Kernels of a microsecond are seen where there are some of them.
+_PROBES: Final = 10
+#: CUDA's queue takes about a thousand launches, then the host waits.
+_MAX_QUEUED: Final = 500
+#: By this much times between events differ by themselves (seconds).
+_EVENT_SECONDS: Final = 5e-6
+#: So many calls find the device's queue all but empty.
+_UNQUEUED: Final = 3
 
 
 class Device(Protocol):
@@ -57,8 +67,9 @@ class Device(Protocol):
 class DeviceTimer:
     """Times single calls, each between two events, with the caches flushed before it.
 
-    ``host_times`` are the seconds that the host took to launch each call: where they are longer
-    than the call itself (and than the flush before it), it is the host that was timed.
+    ``host_times`` are the seconds that the host took to launch a call: where they are longer
+    than the call itself (and than the flush before it), it is the host that was timed. Only the
+    first calls of a batch count, as later ones may have to wait for a place in the device's queue.
     """
 
     loops: Final = 1
@@ -73,13 +84,14 @@ class DeviceTimer:
         """Return ``count`` samples, in seconds per call; waits once, at the end."""
         device, work, flush = self._device, self._work, self._flush
         pairs = [(device.event(), device.event()) for _ in range(count)]
-        for start, end in pairs:
+        for number, (start, end) in enumerate(pairs):
             if flush is not None:
                 flush()
             device.record(start)
             begin = time.perf_counter()
             work()
-            self.host_times.append(time.perf_counter() - begin)
+            if number < _UNQUEUED:
+                self.host_times.append(time.perf_counter() - begin)
             device.record(end)
         device.synchronize()
         return [device.elapsed(start, end) for start, end in pairs]
@@ -93,6 +105,39 @@ class DeviceTimer:
         )
 
 
+def launches_work(work: Work, device: Device) -> bool:
+    """Tell whether calls leave the device anything to do.
+
+    Some are made behind so much other work that the host is done with them before the device
+    comes to them. What passes between the events around them then is the device's own time, and
+    for a function that does not use it no more than between two events in a row. A function that
+    keeps the host busy for long is not tried: the host's clock is good enough for it.
+    """
+    flush = device.flusher(FLUSH_BYTES)
+    begun, flushed, before, after, empty = (device.event() for _ in range(5))
+    device.synchronize()
+    begin = time.perf_counter()
+    work()
+    launching = time.perf_counter() - begin
+    if launching > _LONG_SECONDS:
+        return False
+    device.synchronize()
+    device.record(begun)
+    flush()
+    device.record(flushed)
+    device.synchronize()
+    each = max(device.elapsed(begun, flushed), 1e-6)
+    for _ in range(min(int(2 * _PROBES * launching / each) + 1, _MAX_QUEUED)):
+        flush()
+    device.record(before)
+    for _ in range(_PROBES):
+        work()
+    device.record(after)
+    device.record(empty)
+    device.synchronize()
+    return device.elapsed(before, after) > device.elapsed(after, empty) + _EVENT_SECONDS
+
+
 class GraphTimer:
     """Times replays of a graph of many calls, so that launching them costs the host nothing.
 
@@ -103,9 +148,8 @@ class GraphTimer:
         unrolled = 1 if cold_cache else int(_GRAPH_SECONDS / max(estimate, 1e-7))
         # Each set of arguments as often as every other.
         sets = len(work.sets)
-        self.loops = min(max(-(-unrolled // sets) * sets, sets), max(_MAX_UNROLLED, sets))
-        if cold_cache:
-            self.loops = 1
+        rounds = max(1, min(-(-unrolled // sets), _MAX_UNROLLED // sets))
+        self.loops = 1 if cold_cache else sets * rounds
         replay = device.capture(work.bound(self.loops))
         self._timer = DeviceTimer(Work(replay, [()]), device, cold_cache=cold_cache)
 

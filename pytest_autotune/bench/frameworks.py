@@ -145,15 +145,13 @@ class NumbaDevice:
         return float(start.elapsed_time(end)) / 1e3
 
     def flusher(self, size: int) -> Callable[[], None]:
-        """Return a function that zeroes a buffer."""
+        """Return a function that zeroes a buffer, without waiting for it."""
         import numpy as np
 
         buffer = self._cuda.device_array(size, dtype=np.uint8)
-
-        def flush() -> None:
-            buffer[:] = 0
-
-        return flush
+        # An assignment to the array would wait, and so does the driver's function without a stream.
+        driver, stream = self._cuda.cudadrv.driver, self._cuda.default_stream()
+        return partial(driver.device_memset, buffer, 0, size, stream=stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Refuse: Numba has no graphs."""
@@ -179,6 +177,9 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
     if backend not in BACKENDS:
         msg = f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}"
         raise BenchmarkError(msg)
+    if backend == "jax" and "jax" not in sys.modules:
+        msg = "backend 'jax': jax is not imported, so no kernel of it can have run"
+        raise BenchmarkError(msg)
     if backend in {"host", "jax"}:
         return None
     if backend != "auto":
@@ -193,6 +194,11 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
     if elsewhere:
         return None
     return next((_MAKERS[name]() for name in _MAKERS if _in_use(name)), None)
+
+
+def tells(values: Iterable[object]) -> bool:
+    """Tell whether there are arrays among ``values``, so that it is known where they live."""
+    return any(_device_of(value) is not None for value in _flat(values))
 
 
 def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:

@@ -44,6 +44,7 @@ class Measurement(Mapping[str, Any]):
     peak_flop_rate: float | None = None
     peak_bandwidth: float | None = None
     width: float = 0.02
+    confidence: float = 0.95
     repeated: bool = False
     disturbances: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -61,8 +62,9 @@ class Measurement(Mapping[str, Any]):
 
     @property
     def converged(self) -> bool:
-        """Whether the interval became as narrow as it was to be."""
-        return self.interval.relative_width <= self.width
+        """Whether the interval became as narrow, and as sure, as it was to be."""
+        sure = self.interval.confidence >= self.confidence
+        return sure and self.interval.relative_width <= self.width
 
     @property
     def reliable(self) -> bool:
@@ -113,9 +115,10 @@ class Measurement(Mapping[str, Any]):
             yield f"{name} was measured again, as the first time was disturbed"
         if not self.converged:
             yield (
-                f"{name}: its median is known to ±{50 * self.interval.relative_width:.2f} % only "
-                f"({len(self.samples)} samples in {quantity('time', self.seconds)}), "
-                f"not to ±{50 * self.width:.2f} %"
+                f"{name}: its median is known to ±{50 * self.interval.relative_width:.2f} % "
+                f"({self.interval.confidence:.0%}) only, by {len(self.samples)} samples in "
+                f"{quantity('time', self.seconds)}, not to ±{50 * self.width:.2f} % "
+                f"({self.confidence:.0%})"
             )
         yield from (f"{name}: {remark}" for remark in self.remarks)
 

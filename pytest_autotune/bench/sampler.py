@@ -112,7 +112,7 @@ def sample(
         if (
             count >= goal.min_samples
             and spent >= min(goal.min_time, goal.max_time)
-            and _interval(samples, goal).relative_width <= goal.width
+            and _is_sharp(_interval(samples, goal), goal)
         ):
             return _ended("interval", samples, goal, spent)
         if race is not None and spent >= _RACE_SECONDS and race.lost(samples, look):
@@ -138,6 +138,10 @@ def _batch(taken: int, wanted: int, spent: float, goal: Goal) -> int:
         return min(most, LEAST_SAMPLES)
     each = max(spent / taken, 1e-9)
     return max(1, min(most, int(min(_BATCH_SECONDS, goal.max_time - spent) / each)))
+
+
+def _is_sharp(interval: Interval, goal: Goal) -> bool:
+    return interval.confidence >= goal.confidence and interval.relative_width <= goal.width
 
 
 def _interval(samples: Sequence[float], goal: Goal) -> Interval:

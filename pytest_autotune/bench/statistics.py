@@ -96,12 +96,11 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
     """
     ordered = sorted(samples)
     count = len(ordered)
-    rank = _rank(count, (1 - confidence) / 2)
+    factor = correlation_factor(samples)
+    rank = _spread(count, _rank(count, (1 - confidence) / 2), factor)
     if rank < 1:
-        return Interval(
-            low=ordered[0], high=ordered[-1], confidence=max(0.0, 1 - 2.0 ** (1 - count))
-        )
-    rank = _spread(count, rank, correlation_factor(samples))
+        reached = max(0.0, 1 - 2.0 ** (1 - count / factor))
+        return Interval(low=ordered[0], high=ordered[-1], confidence=min(reached, confidence))
     return Interval(low=ordered[rank - 1], high=ordered[count - rank], confidence=confidence)
 
 
@@ -111,10 +110,8 @@ def median_lower_bound(samples: Sequence[float], alpha: float) -> float | None:
     None where there are too few samples to say so. Corrected for correlation as the interval is.
     """
     ordered = sorted(samples)
-    rank = _rank(len(ordered), alpha)
-    if rank < 1:
-        return None
-    return ordered[_spread(len(ordered), rank, correlation_factor(samples)) - 1]
+    rank = _spread(len(ordered), _rank(len(ordered), alpha), correlation_factor(samples))
+    return ordered[rank - 1] if rank >= 1 else None
 
 
 def correlation_factor(samples: Sequence[float]) -> float:
@@ -144,9 +141,12 @@ def correlation_factor(samples: Sequence[float]) -> float:
 
 
 def _spread(count: int, rank: int, factor: float) -> int:
-    """Move a rank away from the middle, for a variance that is ``factor`` times as large."""
+    """Move a rank away from the middle, for a variance that is ``factor`` times as large.
+
+    Below 1 there is no such sample.
+    """
     half = count / 2
-    return max(1, math.floor(half - (half - rank) * math.sqrt(factor)))
+    return rank if factor == 1 else math.floor(half - (half - rank) * math.sqrt(factor))
 
 
 @lru_cache(maxsize=4096)

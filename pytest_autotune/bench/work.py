@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from pytest_autotune.errors import BenchmarkError
@@ -43,6 +43,9 @@ class Work:
             return cls(function, [arguments])
         if arguments:
             msg = "give either arguments or inputs=, not both"
+            raise BenchmarkError(msg)
+        if not callable(inputs) and not isinstance(inputs, Iterable):
+            msg = f"inputs={inputs!r}: give tuples of arguments, or a function that makes one"
             raise BenchmarkError(msg)
         sets = _made(inputs) if callable(inputs) else [_tuple(entry) for entry in inputs]
         if not sets:
