@@ -12,7 +12,7 @@ import pytest
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.pool import caller_pool
-from pytest_autotune.run import WIRE, RunContext, is_distributed
+from pytest_autotune.run import WIRE, RunContext, is_distributed, visible_to
 from pytest_autotune.slots import StudyOutline
 from pytest_autotune.spec.build import build_spec, fit_to_machine
 from pytest_autotune.spec.gpus import largest_need
@@ -21,6 +21,7 @@ from pytest_autotune.spec.model import Origin
 from pytest_autotune.study import Plan, Stop
 
 if TYPE_CHECKING:
+    from execnet import XSpec
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
@@ -93,10 +94,11 @@ def register_controller(
 def auto_workers(config: pytest.Config) -> int | None:
     """Return how many workers ``-n auto`` means: as many as can have their GPUs at a time.
 
-    That is by the largest parallel layout in the repository's spec file. None without GPUs.
+    That is by the largest parallel layout in the repository's spec file. None without GPUs, or
+    where the user has set another number.
     """
     there = len(caller_pool().devices)
-    if not there:
+    if not there or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
     specs = load_all(config.rootpath)
     return max(1, there // max((largest_need(spec, there) for spec in specs), default=1))
@@ -115,6 +117,16 @@ class Controller:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Remember whose progress is shown."""
         self._session = session
+
+    def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
+        """Show each worker on this machine its GPUs.
+
+        In its environment from the start, as CUDA sees what was visible when it began, and a
+        conftest file may be what makes it begin.
+        """
+        for place, spec in enumerate(specs):
+            if spec.popen:
+                spec.env.update(visible_to(place, len(specs)))
 
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Tell a worker the run it belongs to, and which GPUs come first for it."""

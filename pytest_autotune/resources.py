@@ -62,7 +62,9 @@ class Resources:
         self._project = project
         self._masker = masker
         self._notice = notice
-        self._gpus = Allocator(context.gpus, timeout=gpu_timeout, on_wait=on_wait)
+        self._gpus = Allocator(
+            context.gpus, timeout=gpu_timeout, on_wait=on_wait, session=context.session
+        )
         self._waited: dict[str, float] = {}
         self._servers: ServerPool | None = None
         self._checked: set[str] = set()
@@ -102,7 +104,11 @@ class Resources:
         if lease is None:
             return Grant()
         self._waited[study] = self._waited.get(study, 0.0) + lease.waited
-        found = [(device, process) for device in lease.devices for process in strangers(device)]
+        found = [
+            (device, process)
+            for device in lease.devices
+            for process in strangers(device, self._root)
+        ]
         for device, process in found:
             trial.note(f"{device} is also used by {describe(process)}")
         return Grant(lease=lease, guests=frozenset(process.pid for _, process in found))
@@ -152,7 +158,14 @@ class Resources:
         devices, guests = grant.lease.devices, grant.guests
         if not any(device.uuid for device in devices):
             return None
-        return lambda: Telemetry(devices, lambda process: not contained or process.pid in guests)
+        return lambda: Telemetry(
+            devices, lambda process: not contained or process.pid in guests, self._root
+        )
+
+    @property
+    def _root(self) -> int:
+        """The process that all of this run descend from: idle workers are no strangers."""
+        return os.getppid() if self._context.is_worker else os.getpid()
 
     def start_server(self, plan: Plan, trial: Trial) -> InferenceServer:
         """Return a server for ``trial``, ready for requests."""

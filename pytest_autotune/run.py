@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -113,19 +112,26 @@ class RunContext:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
-    """Take over the pool of the run, and make this worker's part of it visible.
+def visible_to(worker: int, workers: int) -> dict[str, str]:
+    """Return the variables that show the ``worker``-th of ``workers`` its GPUs.
 
-    Now, before anything can start CUDA, which sees what was visible when it did.
+    One beyond the GPUs there are sees one of them all the same, so that all workers collect the
+    same tests; it uses it when nobody else does. Empty without GPUs.
     """
+    pool = caller_pool()
+    if not pool.devices:
+        return {}
+    own = share(pool.devices, workers, worker)
+    return pool.environment(own or (pool.devices[worker % len(pool.devices)],))
+
+
+def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
+    """Take over the pool of the run, and learn which part of it comes first here."""
     if sent is None:
         return None
     pool = Pool.from_document(sent["pool"])
     adopt(pool)
-    own = tuple(device for device in pool.devices if device.key in sent["share"])
-    if pool.devices:
-        os.environ.update(pool.environment(own))
-    return own
+    return tuple(device for device in pool.devices if device.key in sent["share"])
 
 
 def _state_directory(cache: pytest.Cache) -> Path:

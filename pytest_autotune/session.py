@@ -6,8 +6,9 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,7 +46,7 @@ from pytest_autotune.slots import (
     spares_named,
 )
 from pytest_autotune.spec.build import fit_to_machine
-from pytest_autotune.spec.gpus import FIXTURES, marked_gpus, needed_gpus
+from pytest_autotune.spec.gpus import layout_gpus, marked_gpus, needed_gpus
 from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.storage import check_database
@@ -95,6 +96,7 @@ class ActiveTrial:
 
     ``deadline`` is on the monotonic clock. ``complete`` once all tests have ended, so that what
     was not reported is missing. ``grant`` are its GPUs; ``refusal`` is why it cannot have them.
+    ``finish`` ends its fixture, and with it all that use it.
     """
 
     slot: Slot
@@ -104,6 +106,7 @@ class ActiveTrial:
     last: pytest.Item
     deadline: float | None
     grant: Grant = field(default_factory=Grant)
+    finish: Callable[[], None] = lambda: None
     refusal: TooFewGpusError | None = None
     complete: bool = False
 
@@ -160,7 +163,7 @@ class TuningSession:
             return
         node, mark = found
         try:
-            study = self._collect(node, mark, metafunc.fixturenames)
+            study = self._collect(node, mark)
         except UserError as error:
             self.errors.append(str(error))
             metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
@@ -173,7 +176,7 @@ class TuningSession:
             scope=study.scope,
         )
 
-    def _collect(self, node: Node, mark: pytest.Mark, fixtures: Collection[str]) -> CollectedStudy:
+    def _collect(self, node: Node, mark: pytest.Mark) -> CollectedStudy:
         known = self.collected.get(node.nodeid)
         if known is not None:
             return known
@@ -188,9 +191,7 @@ class TuningSession:
         if "gpus" in mark.kwargs:
             where = f"{node.nodeid}: autotune marker"
             marked = marked_gpus(mark.kwargs["gpus"], spec, where)
-        gpus = marked
-        if gpus is None and any(name in fixtures for name in FIXTURES[:2]):
-            gpus = spec.layout.expression()
+        gpus = marked or layout_gpus(spec)
         spec = fit_to_machine(spec, gpus)
         sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
         for secret in secrets_in(sections):
@@ -539,10 +540,34 @@ class TuningSession:
         active = self._active_for(item)
         if active is None:
             return (yield)
-        if active.refusal is not None:
+        if active.refusal is not None and not active.concluded:
             raise active.refusal
         with deadline(active.deadline, self._limit(active)):
             return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: Any
+    ) -> Generator[None, object, object]:
+        """Learn how to end a trial's fixtures with the trial.
+
+        pytest would end them in the set-up of the next trial: too late for a failure to be
+        counted where it belongs, and for a server to be gone before its GPUs are given back.
+        """
+        result = yield
+        if fixturedef.argname == "trial" and self._active is not None:
+            self._active.finish = partial(fixturedef.finish, request=request)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """End a trial's fixtures after its last test."""
+        active = self._active_for(item)
+        try:
+            return (yield)
+        finally:
+            if active is not None and item is active.last:
+                active.finish()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:

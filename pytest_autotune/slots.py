@@ -56,8 +56,8 @@ class StudyOutline:
 class CollectedStudy:
     """A study found at collection. ``scope`` is that of its ``trial`` parameters.
 
-    ``marked_gpus`` is what its marker says of GPUs, ``gpus`` what its tests need by themselves:
-    expressions over parameters.
+    ``marked_gpus`` is what its marker says of GPUs, ``gpus`` that or what its parallel layout
+    takes: expressions over parameters.
     """
 
     nodeid: str

@@ -59,12 +59,15 @@ class Allocator:
         *,
         timeout: float,
         on_wait: Callable[[str], None],
+        session: str = "",
         started: Callable[[], bool] = cuda_started,
     ) -> None:
         self._share = share
         self._timeout = timeout
         self._on_wait = on_wait
+        self._session = session
         self._started = started
+        self._seen: tuple[str | None] | None = None
         self._desk: Desk | None = None
         self._lease: Lease | None = None
         self._need: Need | None = None
@@ -82,6 +85,8 @@ class Allocator:
     def check(self, need: Need) -> None:
         """Raise :class:`LeaseError` where there is no GPU for a need that cannot do without."""
         pool = caller_pool()
+        if pool.refusal and need != NONE:
+            raise LeaseError(pool.refusal)
         if need.required and not pool.devices:
             msg = f"the fixture 'gpu' needs one, and there is no GPU: {pool.problem}"
             raise LeaseError(msg)
@@ -107,9 +112,12 @@ class Allocator:
         if not pool.devices:
             self.check(need)
             return None
+        if self._seen is None and self._started():
+            # Before this process makes anything else visible.
+            self._seen = (os.environ.get(VISIBLE),)
         candidates, count = self._candidates(need)
         if self._desk is None:
-            self._desk = Desk()
+            self._desk = Desk(session=self._session)
         self._lease = self._desk.acquire(
             candidates, count, purpose=purpose, timeout=self._timeout, on_wait=self._on_wait
         )
@@ -122,8 +130,10 @@ class Allocator:
         lease, self._lease, self._need = self._lease, None, None
         if lease is None:
             return
-        if not self._started():
-            # Otherwise what is visible is what CUDA knows here: the next lease must be of it.
+        if self._seen is None and self._started():
+            # What is visible is what CUDA knows here: the next lease must be of it.
+            self._seen = (os.environ.get(VISIBLE),)
+        if self._seen is None:
             show_callers()
         lease.release()
 
@@ -140,12 +150,16 @@ class Allocator:
             return named, len(named)
         usable: Sequence[Device] = pool.devices
         count = len(usable) if need.count is None else need.count
-        if self._started():
+        if count > 1 and sum(str(device.uuid).startswith("MIG-") for device in usable) > 1:
+            msg = f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
+            raise TooFewGpusError(msg)
+        if self._seen is not None:
             # Code of this process uses the first devices it sees, and CUDA sees what was visible
             # when it started.
-            seen = os.environ.get(VISIBLE)
-            visible = None if seen is None else entries(seen)
-            usable = [d for d in pool.devices if visible is None or d.visible in visible][:count]
+            (seen,) = self._seen
+            known = {device.visible: device for device in pool.devices}
+            order = known if seen is None else entries(seen)
+            usable = [known[name] for name in order if name in known][:count]
             if len(usable) < count:
                 msg = (
                     f"the trial needs {count} GPUs, but CUDA was started in this process when "

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,17 +31,21 @@ FOLDER_VARIABLE: Final = "AUTOTUNE_GPU_LOCKS"
 _FOLDER: Final = Path("/tmp/pytest-autotune-gpus")  # noqa: S108 - shared on purpose
 _POLL_SECONDS: Final = 0.1
 _OPEN_TO_ALL: Final = 0o666
+_OPEN_TO_READERS: Final = 0o644
+#: Sections under the mutex last milliseconds; one that lasts this long never ends.
+_MUTEX_SECONDS: Final = 30.0
 _UNUSABLE: Final = re.compile(r"[^A-Za-z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who has a device. ``since`` is in seconds since the epoch."""
+    """Who has a device. ``since`` is in seconds since the epoch, ``session`` that of pytest."""
 
     pid: int
     user: str
     purpose: str
     since: float
+    session: str = ""
 
     def __str__(self) -> str:
         """Say who it is."""
@@ -73,9 +77,13 @@ class Lease:
 
 
 class Desk:
-    """The machine's leases, in a folder that all its users can write to."""
+    """The machine's leases, in a folder that all its users can write to.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    ``session`` is shared by the processes of one pytest run.
+    """
+
+    def __init__(self, folder: Path | None = None, *, session: str = "") -> None:
+        self._session = session or uuid.uuid4().hex
         self._folder = folder or Path(os.environ.get(FOLDER_VARIABLE) or _FOLDER)
         self._line = self._folder / "line"
         try:
@@ -100,21 +108,25 @@ class Desk:
         """Lease ``count`` of the ``candidates``, those first that come first.
 
         ``on_wait`` is told, once, why it has to wait. Raises :class:`LeaseError` where that
-        lasts longer than ``timeout`` seconds.
+        lasts longer than ``timeout`` seconds; taking turns within a session does not count.
         """
         assert 0 < count <= len(candidates)
         lease = self._attempt(candidates, count, purpose, None)
         if lease is not None:
             return lease
-        began = time.monotonic()
+        began = last = time.monotonic()
+        on_others = 0.0
         with self._stand_in_line(candidates, count) as ticket:
             told = False
             while True:
                 lease = self._attempt(candidates, count, purpose, ticket)
-                waited = time.monotonic() - began
+                now = time.monotonic()
                 if lease is not None:
-                    return Lease(devices=lease.devices, waited=waited, _locks=lease._locks)  # noqa: SLF001
-                if waited > timeout:
+                    return replace(lease, waited=now - began)
+                if self._others_are_in_the_way(candidates, ticket):
+                    on_others += now - last
+                last = now
+                if on_others > timeout:
                     msg = (
                         f"no {_gpus(count)} came free within {timeout:g} s "
                         f"(--autotune-gpu-timeout): {self.describe(candidates)}"
@@ -129,25 +141,32 @@ class Desk:
         """Say who has which of the devices."""
         with self._mutex():
             holders = [(device, self._holder(device)) for device in devices]
-        parts = []
+        parts: list[str] = []
         for device, holder in holders:
             if holder is not None:
                 lasted = time.time() - holder.since
                 parts.append(f"{device} is held by {holder} since {max(lasted, 0):.0f} s")
         return "; ".join(parts) or "all are spoken for by others in the line"
 
+    def _others_are_in_the_way(self, candidates: Sequence[Device], ticket: Path) -> bool:
+        """Tell whether anybody outside this session has a candidate, or comes first."""
+        with self._mutex():
+            holders = [self._holder(device) for device in candidates]
+            sessions = {holder.session for holder in holders if holder is not None}
+            sessions |= {request["session"] for request in self._ahead(ticket)}
+        return bool(sessions - {self._session})
+
     # The lock files
 
     def _lock(self, path: Path) -> BaseFileLock:
         from filelock import FileLock
 
+        if path.is_symlink():
+            msg = f"GPU leases: {path} is a symbolic link, which nobody should have made; remove it"
+            raise LeaseError(msg)
         # Made beforehand, because the process's umask would keep others out.
         with suppress(FileExistsError):
-            descriptor = os.open(
-                path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, _OPEN_TO_ALL
-            )
-            os.fchmod(descriptor, _OPEN_TO_ALL)
-            os.close(descriptor)
+            os.close(_created(path, _OPEN_TO_ALL))
         return FileLock(path, mode=_OPEN_TO_ALL)
 
     def _taken(self, path: Path) -> BaseFileLock | None:
@@ -160,17 +179,28 @@ class Desk:
         except Timeout:
             return None
         except PermissionError as error:
-            msg = (
-                f"GPU leases: {path} cannot be opened ({error.strerror}): it was made by another "
-                f"user, for himself; remove it, or name another folder by {FOLDER_VARIABLE}"
-            )
-            raise LeaseError(msg) from None
+            raise _somebodys(path, error) from None
         return lock
 
     @contextmanager
     def _mutex(self) -> Iterator[None]:
-        with self._lock(self._folder / "desk.lock"):
-            yield
+        from filelock import Timeout
+
+        path = self._folder / "desk.lock"
+        try:
+            with self._lock(path).acquire(timeout=_MUTEX_SECONDS):
+                yield
+        except Timeout:
+            msg = (
+                f"GPU leases: {path} has been locked for {_MUTEX_SECONDS:g} s, which takes "
+                "milliseconds as a rule; is a process that holds it stopped? ('fuser' names it)"
+            )
+            raise LeaseError(msg) from None
+        except PermissionError as error:
+            raise _somebodys(path, error) from None
+        except OSError as error:
+            msg = f"GPU leases: {error.filename or self._folder}: {error.strerror}"
+            raise LeaseError(msg) from None
 
     def _path(self, device_key: str) -> Path:
         return self._folder / f"{_UNUSABLE.sub('_', device_key)}.lock"
@@ -196,6 +226,9 @@ class Desk:
                     granted = ours[:count]
                     for key in granted:
                         self._sign(key, purpose)
+            except BaseException:
+                granted.clear()
+                raise
             finally:
                 for key, lock in free.items():
                     if key not in granted:
@@ -212,14 +245,12 @@ class Desk:
     def _sign(self, key: str, purpose: str) -> None:
         document = {
             "pid": os.getpid(),
-            "user": getpass.getuser(),
+            "user": _user(),
             "purpose": purpose,
             "since": time.time(),
+            "session": self._session,
         }
-        target = self._path(key).with_suffix(".json")
-        draft = target.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(document), "utf-8")
-        draft.replace(target)
+        _publish(self._path(key).with_suffix(".json"), document)
 
     def _holder(self, device: Device) -> Holder | None:
         path = self._path(device.key)
@@ -239,8 +270,12 @@ class Desk:
         with self._mutex():
             ticket = self._line / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.lock"
             # Read by others once they see the lock, so written first.
-            request = {"keys": [device.key for device in candidates], "count": count}
-            ticket.with_suffix(".json").write_text(json.dumps(request), "utf-8")
+            request = {
+                "keys": [device.key for device in candidates],
+                "count": count,
+                "session": self._session,
+            }
+            _publish(ticket.with_suffix(".json"), request)
             lock = self._taken(ticket)
         assert lock is not None, "nobody else knows its name"
         try:
@@ -276,6 +311,37 @@ def _make_shared(path: Path) -> None:
             raise PermissionError(13, "it is not writable for this user") from None
         return
     path.chmod(0o777)
+
+
+def _user() -> str:
+    """Return the user's name, or the number where there is no name to it, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _somebodys(path: Path, error: OSError) -> LeaseError:
+    msg = (
+        f"GPU leases: {path} cannot be opened ({error.strerror}): it was made by another user, for "
+        f"himself; remove it, or name another folder by {FOLDER_VARIABLE}"
+    )
+    return LeaseError(msg)
+
+
+def _created(path: Path, mode: int) -> int:
+    """Make a file that all may use, never through a link; return its descriptor."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, mode)
+    os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def _publish(target: Path, document: Mapping[str, Any]) -> None:
+    """Write a file that others will read, in one step."""
+    draft = target.with_suffix(f".{uuid.uuid4().hex}")
+    with os.fdopen(_created(draft, _OPEN_TO_READERS), "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    draft.replace(target)
 
 
 def _remove(ticket: Path) -> None:

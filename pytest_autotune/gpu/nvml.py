@@ -218,6 +218,11 @@ class _Device:
             return cls(pynvml, handle)
         return cls(pynvml, handle, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
 
+    @property
+    def handle(self) -> Any:
+        """What NVML knows it by."""
+        return self._handles[0]
+
     def itself(self) -> _Device:
         """Return the device without that behind it."""
         return _Device(self._pynvml, self._handles[0])
@@ -355,6 +360,21 @@ def processes(uuid: str) -> tuple[Process, ...]:
             )
         )
         return tuple(Process(pid=each.pid, memory=each.usedGpuMemory) for each in found or ())
+
+
+def busy(uuid: str, since: float) -> frozenset[int] | None:
+    """Return the processes that computed on the device after ``since`` (seconds of the epoch).
+
+    None where it does not tell, as MIG instances and older cards do not.
+    """
+    with _nvml() as pynvml:
+        device = _Device.find(pynvml, uuid).itself()
+        try:
+            found = pynvml.nvmlDeviceGetProcessUtilization(device.handle, round(since * 1e6))
+        except pynvml.NVMLError as error:
+            # Not found: nobody did anything.
+            return frozenset() if error.value == _NOT_FOUND else None
+    return frozenset(each.pid for each in found if each.smUtil > 0)
 
 
 def clocks_policy(uuid: str) -> str:

@@ -54,12 +54,14 @@ class Pool:
     """The devices that may be leased.
 
     ``problem`` says why there are none; ``order`` is what ``CUDA_DEVICE_ORDER`` must be for the
-    devices' names to mean them, None where the caller's own is.
+    devices' names to mean them, None where the caller's own is. ``refusal`` says why it cannot be
+    known which devices the caller means.
     """
 
     devices: tuple[Device, ...] = ()
     problem: str = ""
     order: str | None = None
+    refusal: str = ""
 
     def environment(self, devices: Sequence[Device]) -> dict[str, str]:
         """Return the variables that make ``devices``, and no others, visible."""
@@ -74,7 +76,7 @@ class Pool:
             if not match:
                 return None
             found.append(match[0])
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
     def document(self) -> dict[str, Any]:
         """Return plain JSON types, for a worker."""
@@ -82,6 +84,7 @@ class Pool:
             "devices": [device.document() for device in self.devices],
             "problem": self.problem,
             "order": self.order,
+            "refusal": self.refusal,
         }
 
     @classmethod
@@ -91,6 +94,7 @@ class Pool:
             devices=tuple(Device(**device) for device in document["devices"]),
             problem=document["problem"],
             order=document["order"],
+            refusal=document["refusal"],
         )
 
 
@@ -110,10 +114,23 @@ def read_pool(visible: str | None, order: str | None, inventory: Inventory) -> P
     hides itself and all that follow, as CUDA has it. Where the machine's devices are not known,
     every entry is taken at its word.
     """
+    mixed = len({gpu.name for gpu in inventory.gpus}) > 1
     if visible is None:
-        devices = tuple(d for gpu in inventory.gpus for d in _whole(gpu, str(gpu.index)))
+        # Where CUDA counts differently, only the UUID means the same to both.
+        by_uuid = mixed and order not in {None, _PCI_ORDER}
+        devices = tuple(
+            d
+            for gpu in inventory.gpus
+            for d in _whole(gpu, gpu.uuid if by_uuid else str(gpu.index))
+        )
         problem = "" if devices else inventory.problem
         return Pool(devices=devices, problem=problem, order=_PCI_ORDER if order is None else None)
+    if mixed and order != _PCI_ORDER and any(e.isdecimal() for e in entries(visible)):
+        refusal = (
+            f"{VISIBLE}={visible!r} numbers GPUs of different models, and CUDA counts those in an "
+            f"order of its own; set {ORDER}={_PCI_ORDER}, or name them by UUID"
+        )
+        return Pool(refusal=refusal, problem=refusal)
     found: dict[str, Device] = {}
     for entry in entries(visible):
         device = _device(entry, inventory)
@@ -143,7 +160,8 @@ def _device(entry: str, inventory: Inventory) -> Device | None:
         # A card in MIG mode shows its first instance under its own number.
         return None if card is None else _whole(card, entry)[0]
     matches = [
-        device
+        # A card in MIG mode is used by its first instance, whatever it is called by.
+        _whole(gpu, entry)[0] if device.key == gpu.uuid else device
         for gpu in inventory.gpus
         for device in (_card(gpu, entry), *_instances(gpu))
         if device.key.startswith(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -15,16 +16,17 @@ from typing import Final
 from pytest_autotune.gpu import nvml
 from pytest_autotune.gpu.nvml import DISTURBING, NvmlUnavailable, Process, Reading
 from pytest_autotune.gpu.pool import Device
+from pytest_autotune.processes import family
 
 _PERIOD_SECONDS: Final = 0.05
 _PROC: Final = Path("/proc")
 
 
-def strangers(device: Device) -> tuple[Process, ...]:
-    """Return the processes on a device that neither are this one nor descend from it.
+def strangers(device: Device, root: int | None = None) -> tuple[Process, ...]:
+    """Return the processes on a device that neither are ``root`` nor descend from it.
 
-    A number that is no process here belongs to another PID namespace, perhaps to us ourselves,
-    and is left out. Empty where NVML cannot tell.
+    By default that is this process. A number that is no process here belongs to another PID
+    namespace, perhaps to us ourselves, and is left out. Empty where NVML cannot tell.
     """
     if device.uuid is None:
         return ()
@@ -34,7 +36,7 @@ def strangers(device: Device) -> tuple[Process, ...]:
         return ()
     if not found:
         return ()
-    ours = family(os.getpid())
+    ours = family(os.getpid() if root is None else root)
     return tuple(p for p in found if p.pid not in ours and (_PROC / str(p.pid)).exists())
 
 
@@ -48,43 +50,38 @@ def describe(process: Process) -> str:
     return f"pid {process.pid}" + (f" ({', '.join(details)})" if details else "")
 
 
-def family(pid: int) -> frozenset[int]:
-    """Return a process and all that descend from it; only itself where /proc is not there."""
-    children: dict[int, list[int]] = {}
-    for path in _PROC.glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError, IndexError):
-            # The name before it may hold anything, brackets too.
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found: set[int] = set()
-    waiting = [pid]
-    while waiting:
-        current = waiting.pop()
-        if current not in found:
-            found.add(current)
-            waiting += children.get(current, ())
-    return frozenset(found)
-
-
 class Telemetry:
     """Reads devices every 50 ms inside a ``with`` block; what was seen is complete at its end.
 
-    ``is_stranger`` tells whether a process on a device is somebody else's.
+    ``is_stranger`` tells whether a process on a device that does not descend from ``root`` (this
+    process by default) is somebody else's.
     """
 
+    #: A hot or shared device may be slower by any factor.
+    severe: Final = True
+
     def __init__(
-        self, devices: Sequence[Device], is_stranger: Callable[[Process], bool] = lambda _: True
+        self,
+        devices: Sequence[Device],
+        is_stranger: Callable[[Process], bool] = lambda _: True,
+        root: int | None = None,
     ) -> None:
         self._devices = [device for device in devices if device.uuid is not None]
         self._is_stranger = is_stranger
+        self._root = root
+        self._known: dict[str, set[int]] = {}
         self._readings: dict[str, list[Reading]] = {}
         self._guests: dict[str, dict[int, Process]] = {}
+        self._idle: dict[str, dict[int, Process]] = {}
+        self._began = 0.0
+        self._lost: set[str] = set()
         self._problem = ""
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Telemetry:  # noqa: PYI034 - Python 3.10 has no Self
         """Begin."""
+        self._began = time.time()
         self._look()
         if self._readings:
             # Daemonic, so that a run that is interrupted here can end.
@@ -103,6 +100,7 @@ class Telemetry:
         if self._thread is not None:
             self._thread.join()
             self._look()
+            self._acquit_idle()
 
     def _run(self) -> None:
         while not self._end.wait(_PERIOD_SECONDS):
@@ -113,12 +111,37 @@ class Telemetry:
             assert device.uuid is not None
             try:
                 self._readings.setdefault(device.key, []).append(nvml.read(device.uuid))
-                for process in strangers(device):
-                    if self._is_stranger(process):
-                        self._guests.setdefault(device.key, {})[process.pid] = process
+                self._meet(device)
             except NvmlUnavailable as error:
-                self._readings.pop(device.key, None)
+                self._lost.add(device.key)
                 self._problem = str(error)
+
+    def _meet(self, device: Device) -> None:
+        """Look at who is on a device; whose a process is, is found out once."""
+        assert device.uuid is not None
+        known = self._known.setdefault(device.key, {os.getpid()})
+        here = {process.pid for process in nvml.processes(device.uuid)}
+        if here <= known:
+            return
+        for process in strangers(device, self._root):
+            if process.pid not in known and self._is_stranger(process):
+                self._guests.setdefault(device.key, {})[process.pid] = process
+        known |= here
+
+    def _acquit_idle(self) -> None:
+        """Leave out who held memory only, where the driver tells who computed."""
+        for device in self._devices:
+            guests = self._guests.get(device.key)
+            if not guests:
+                continue
+            assert device.uuid is not None
+            busy = None
+            with suppress(NvmlUnavailable):
+                busy = nvml.busy(device.uuid, self._began)
+            if busy is not None:
+                idle = {pid: process for pid, process in guests.items() if pid not in busy}
+                self._idle[device.key] = idle
+                self._guests[device.key] = {p: g for p, g in guests.items() if p in busy}
 
     @property
     def disturbances(self) -> tuple[str, ...]:
@@ -142,6 +165,10 @@ class Telemetry:
             reasons = self._reasons(device) - DISTURBING
             if reasons:
                 found.append(f"clocks of {device} were limited ({', '.join(sorted(reasons))})")
+            idle = self._idle.get(device.key)
+            if idle:
+                others = ", ".join(map(describe, idle.values()))
+                found.append(f"{device} was held by others, too, which did not use it: {others}")
         return (*found, *([f"no telemetry: {self._problem}"] if self._problem else ()))
 
     @property
@@ -155,7 +182,7 @@ class Telemetry:
         return sum(known) if known and len(known) == len(used) else None
 
     def _energy_of(self, device: Device) -> float | None:
-        if str(device.uuid).startswith("MIG-"):
+        if str(device.uuid).startswith("MIG-") or device.key in self._lost:
             return None
         counters = [r.energy for r in self._readings.get(device.key, ()) if r.energy is not None]
         if not counters:
@@ -166,7 +193,11 @@ class Telemetry:
     @property
     def metrics(self) -> Mapping[str, float]:
         """Metrics of all devices together: power and memory added up, the hottest, the slowest."""
-        each = [self._readings.get(device.key, []) for device in self._devices]
+        # Of what was lost meanwhile it is not known what it used and held.
+        each = [
+            [] if device.key in self._lost else self._readings.get(device.key, [])
+            for device in self._devices
+        ]
         power = [[r.power for r in readings if r.power is not None] for readings in each]
         memory = [[r.memory_used for r in found if r.memory_used is not None] for found in each]
         clocks = [r.sm_clock for readings in each for r in readings if r.sm_clock is not None]

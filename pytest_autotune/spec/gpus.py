@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any, Final
@@ -35,7 +36,21 @@ def marked_gpus(value: object, spec: Spec, where: str) -> str:
         if name not in known:
             msg = f"{where}: gpus: unknown name {name!r} in {value!r}{nearest(name, known)}"
             raise SpecError(msg)
+    _count(expression.source, spec, spec.space.example())
     return expression.source
+
+
+def layout_gpus(spec: Spec) -> str | None:
+    """Return how many GPUs a trial's parallel layout takes, as an expression over parameters.
+
+    None where the spec has no layout, or its server does not run on GPUs of this machine. Which
+    of a study's tests use GPUs is not asked: their selection must not change the space.
+    """
+    server = spec.server
+    elsewhere = server is not None and (
+        server.backend == "url" or server.without_gpus or is_remote(server)
+    )
+    return spec.layout.expression() if spec.layout.names and not elsewhere else None
 
 
 def needed_gpus(
@@ -74,7 +89,8 @@ def needed_gpus(
 def _count(marked: str, spec: Spec, params: Mapping[str, Any]) -> int:
     scope = {identifier(name): value for name, value in params.items()}
     value = Expression.parse(marked).value(scope)
-    if isinstance(value, bool) or value != int(value) or value < 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value) or value < 0:
         msg = (
             f"{spec.origin.at()}: gpus={marked!r} gives {value!r} for this trial, which is no "
             "number of GPUs"
@@ -84,7 +100,17 @@ def _count(marked: str, spec: Spec, params: Mapping[str, Any]) -> int:
 
 
 def largest_need(spec: Spec, most: int) -> int:
-    """Return how many GPUs the largest layouts of a spec take, of those within ``most``."""
+    """Return how many GPUs the largest trials of a spec take, of those within ``most``.
+
+    That is what its server asks for, or what its largest layout takes.
+    """
+    asked = None if spec.server is None else spec.server.gpus
+    if asked == "all":
+        return most
+    if isinstance(asked, int):
+        return min(max(asked, 1), most)
+    if isinstance(asked, list | tuple):
+        return min(len(asked), most)
     names = set(spec.layout.names.values())
     searched = [
         parameter

@@ -248,4 +248,4 @@ def test_the_plugin_can_be_blocked(study: Run, pytester: pytest.Pytester) -> Non
 
 def test_the_marker_is_documented(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--markers")
-    result.stdout.fnmatch_lines(["@pytest.mark.autotune(name, *, spec=None, ??keys): *"])
+    result.stdout.fnmatch_lines(["@pytest.mark.autotune(name, *, spec=None, gpus=None, ??keys): *"])

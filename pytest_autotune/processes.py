@@ -1,0 +1,42 @@
+"""This machine's processes: who descends from whom, and what they have used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_PROC: Final = Path("/proc")
+
+
+def family(pid: int) -> frozenset[int]:
+    """Return a process and all that descend from it; only itself where /proc is not there."""
+    children: dict[int, list[int]] = {}
+    for child, fields in _stats():
+        children.setdefault(int(fields[1]), []).append(child)
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += children.get(current, ())
+    return frozenset(found)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and all that descend from it, ended ones too."""
+    ours = family(pid)
+    tick = os.sysconf("SC_CLK_TCK")
+    # Of user and system, its own and of the children it has waited for.
+    return sum(sum(map(int, fields[11:15])) for child, fields in _stats() if child in ours) / tick
+
+
+def _stats() -> Iterator[tuple[int, list[str]]]:
+    """Yield every process with its fields from the state on (see proc_pid_stat(5))."""
+    for path in _PROC.glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            # The name before them may hold anything, brackets too.
+            yield int(path.parent.name), path.read_text().rpartition(")")[2].split()
