@@ -1,0 +1,372 @@
+"""Which devices a trial gets, before and after CUDA has started in the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeAlias
+
+import pytest
+
+from pytest_autotune.errors import LeaseError, TooFewGpusError
+from pytest_autotune.gpu import allocation
+from pytest_autotune.gpu import pool as pool_module
+from pytest_autotune.gpu.allocation import NONE, Allocator, Need, cuda_started
+from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
+from pytest_autotune.gpu.pool import ORDER, VISIBLE, Device, Pool, adopt, caller_pool
+
+DEVICES = tuple(Device(key=f"GPU-{n}", visible=str(n), uuid=f"GPU-{n}") for n in range(4))
+ALL = Pool(devices=DEVICES)
+ONE, TWO, THREE, FIVE = (Need(count=count) for count in (1, 2, 3, 5))
+
+
+class Cuda:
+    """Whether CUDA has started in this process."""
+
+    def __init__(self) -> None:
+        self.runs = False
+
+    def __call__(self) -> bool:
+        return self.runs
+
+
+Make: TypeAlias = Callable[..., Allocator]
+
+
+def _quiet(why: str) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A process with four devices, whose caller said nothing."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "locks"))
+    for name in (VISIBLE, ORDER):
+        # Set first, so that it is undone in any case.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pool_module, "_process", pool_module._Process())
+    adopt(ALL)
+    yield
+    adopt(None)
+
+
+@pytest.fixture
+def cuda() -> Cuda:
+    return Cuda()
+
+
+@pytest.fixture
+def make(cuda: Cuda) -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def make_one(
+            share: Sequence[Device] | None = None, told: list[str] | None = None
+        ) -> Allocator:
+            allocator = Allocator(
+                share,
+                timeout=0.0,
+                on_wait=_quiet if told is None else told.append,
+                started=cuda,
+            )
+            stack.callback(allocator.release)
+            return allocator
+
+        yield make_one
+
+
+def take(allocator: Allocator, need: Need) -> Lease:
+    lease = allocator.take(need, "trial 1")
+    assert lease is not None
+    return lease
+
+
+def visible(allocator: Allocator, need: Need) -> str:
+    lease = take(allocator, need)
+    assert os.environ[VISIBLE] == lease.visible
+    assert allocator.devices == lease.devices
+    return lease.visible
+
+
+# What is taken
+
+
+def test_a_worker_takes_its_own_share_first_and_then_others(make: Make) -> None:
+    own = make(DEVICES[2:])
+    assert visible(own, ONE) == "2"
+    assert visible(own, TWO) == "2,3"
+    assert visible(own, THREE) == "2,3,0"
+    assert visible(own, Need(count=None)) == "2,3,0,1"
+
+
+def test_a_worker_borrows_what_is_free_where_its_own_is_taken(make: Make) -> None:
+    first, second = make(DEVICES[:2]), make(DEVICES[2:])
+    assert visible(first, THREE) == "0,1,2"
+    assert visible(second, ONE) == "3"
+    first.release()
+    assert visible(second, TWO) == "2,3"
+
+
+def test_without_a_share_the_first_free_ones_are_taken(make: Make) -> None:
+    assert visible(make(), ONE) == "0"
+    assert visible(make(()), TWO) == "1,2"
+    assert visible(make(), ONE) == "3"
+
+
+def test_nothing_is_leased_where_nothing_is_needed(make: Make) -> None:
+    allocator = make()
+    assert allocator.take(NONE, "x") is None
+    assert allocator.take(Need(count=0, required=False), "x") is None
+    assert allocator.devices == ()
+    assert VISIBLE not in os.environ
+
+
+def test_need_of_all_is_that_of_as_many_as_there_are(make: Make) -> None:
+    adopt(Pool(devices=DEVICES[1:3]))
+    assert visible(make(), Need(count=None)) == "1,2"
+
+
+def test_devices_can_be_had_by_name_only(make: Make) -> None:
+    allocator = make(DEVICES[:1])
+    assert visible(allocator, Need(named=("3", "GPU-1"))) == "3,1"
+    other = make()
+    with pytest.raises(LeaseError, match="GPU 3 is held by"):
+        other.take(Need(named=("3",)), "x")
+    assert visible(other, Need(named=("2",))) == "2"
+
+
+def test_a_device_named_twice_is_one(make: Make) -> None:
+    # As by number and by UUID. It must not be waited for until the time is up.
+    assert visible(make(), Need(named=("1", "GPU-1"))) == "1"
+
+
+def test_names_that_are_not_there_are_an_error(make: Make) -> None:
+    with pytest.raises(LeaseError) as caught:
+        make().take(Need(named=("1", "7")), "x")
+    assert str(caught.value) == "GPUs 1, 7 are asked for, and there are: 0, 1, 2, 3"
+
+
+def test_too_large_a_need_says_nothing_of_other_trials(make: Make) -> None:
+    allocator = make()
+    with pytest.raises(TooFewGpusError) as caught:
+        allocator.take(FIVE, "x")
+    assert str(caught.value) == "the trial needs 5 GPUs, and there are 4 to use"
+    assert allocator.devices == ()
+    assert VISIBLE not in os.environ
+    assert visible(allocator, TWO) == "0,1"
+
+
+def test_waiting_is_limited_and_told(make: Make) -> None:
+    first = make()
+    take(first, THREE)
+    told: list[str] = []
+    with pytest.raises(LeaseError, match=r"^no 2 GPUs came free within 0 s"):
+        make(told=told).take(TWO, "x")
+    assert told == []  # no time for it
+    first.release()
+
+
+# What is kept
+
+
+def test_the_same_need_keeps_what_is_held(make: Make) -> None:
+    allocator = make()
+    assert allocator.fits(ONE)
+    lease = take(allocator, TWO)
+    assert allocator.fits(Need(count=2))
+    assert not allocator.fits(ONE)
+    assert not allocator.fits(NONE)
+    assert not allocator.fits(Need(count=2, required=True))
+    again = take(allocator, Need(count=2))
+    assert (again.devices, again.waited) == (lease.devices, 0.0)
+    assert visible(allocator, ONE) == "0"
+    # What it does not need any more is anybody's.
+    assert visible(make(), THREE) == "1,2,3"
+
+
+def test_another_need_gives_back_what_was_held_before_it_asks(make: Make) -> None:
+    first, second = make(), make()
+    take(first, TWO)
+    take(second, TWO)
+    with pytest.raises(LeaseError):
+        second.take(THREE, "x")
+    # Who waited holding something might wait for somebody who waits for him.
+    assert second.devices == ()
+    assert VISIBLE not in os.environ or os.environ[VISIBLE] == "0,1"
+    assert visible(first, Need(count=None)) == "0,1,2,3"
+
+
+def test_a_need_of_nothing_gives_back_what_was_held(make: Make) -> None:
+    allocator = make()
+    take(allocator, Need(count=None))
+    assert allocator.take(NONE, "x") is None
+    assert VISIBLE not in os.environ
+    take(make(), Need(count=None))
+
+
+# The environment
+
+
+@pytest.mark.parametrize("before", [None, "0,1,2,3", ""])
+def test_only_what_is_leased_is_visible_and_only_meanwhile(
+    make: Make, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    if before is not None:
+        monkeypatch.setenv(VISIBLE, before)
+    adopt(Pool(devices=DEVICES, order="PCI_BUS_ID"))
+    allocator = make(DEVICES[1:2])
+    for _ in range(2):
+        assert visible(allocator, TWO) == "1,0"
+        assert os.environ[ORDER] == "PCI_BUS_ID"
+        assert visible(allocator, ONE) == "1"
+        allocator.release()
+        assert os.environ.get(VISIBLE) == before
+        assert ORDER not in os.environ
+        allocator.release()
+    assert os.environ.get(VISIBLE) == before
+
+
+def test_a_failure_leaves_the_environment_alone(make: Make) -> None:
+    take(make(), Need(count=None))
+    pool_module.show_callers()
+    with pytest.raises(LeaseError):
+        make().take(ONE, "x")
+    assert VISIBLE not in os.environ
+
+
+# Once CUDA has started
+
+
+def test_once_cuda_has_started_there_is_nothing_but_what_it_saw(make: Make, cuda: Cuda) -> None:
+    allocator = make(DEVICES[2:])
+    assert visible(allocator, TWO) == "2,3"
+    cuda.runs = True
+    allocator.release()
+    # What is visible is what CUDA knows.
+    assert os.environ[VISIBLE] == "2,3"
+    assert visible(allocator, TWO) == "2,3"
+    allocator.release()
+    with pytest.raises(TooFewGpusError) as caught:
+        allocator.take(THREE, "x")
+    assert str(caught.value) == (
+        "the trial needs 3 GPUs, but CUDA was started in this process when 2 were visible "
+        "(CUDA_VISIBLE_DEVICES=2,3), which cannot be changed; run such trials alone, or in "
+        "processes of their own"
+    )
+
+
+def test_once_cuda_has_started_nothing_is_borrowed(make: Make, cuda: Cuda) -> None:
+    allocator = make(DEVICES[:1])
+    take(allocator, ONE)
+    cuda.runs = True
+    allocator.release()
+    other = Allocator(None, timeout=0.0, on_wait=_quiet, started=lambda: False)
+    # Not through the environment of this process, which says what CUDA saw.
+    lease = Desk().acquire(DEVICES[:1], 1, purpose="x", timeout=0)
+    with pytest.raises(LeaseError, match="GPU 0 is held by"):
+        allocator.take(ONE, "x")
+    lease.release()
+    assert visible(allocator, ONE) == "0"
+    assert other.devices == ()
+
+
+def test_code_that_uses_the_first_device_it_sees_has_leased_that_one(
+    make: Make, cuda: Cuda
+) -> None:
+    # Its share first, then a borrowed one, so not in the order of the pool.
+    allocator = make(DEVICES[2:3])
+    assert visible(allocator, TWO) == "2,0"
+    cuda.runs = True
+    allocator.release()
+    # CUDA's device 0 is GPU 2 for the life of the process.
+    assert take(allocator, ONE).devices == (DEVICES[2],)
+
+
+def test_what_cuda_saw_stays_what_it_saw_when_less_is_leased_later(make: Make, cuda: Cuda) -> None:
+    allocator = make()
+    assert visible(allocator, TWO) == "0,1"
+    cuda.runs = True
+    allocator.release()
+    assert take(allocator, ONE).devices == DEVICES[:1]
+    allocator.release()
+    # Both are still there.
+    assert take(allocator, TWO).devices == DEVICES[:2]
+
+
+def test_cuda_may_have_started_before_anything_was_leased(
+    make: Make, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda.runs = True
+    assert take(make(DEVICES[2:]), ONE).devices == DEVICES[:1]
+    pool_module.show_callers()
+    monkeypatch.setenv(VISIBLE, "3,-1,1")
+    with pytest.raises(TooFewGpusError, match=r"1 were visible \(CUDA_VISIBLE_DEVICES=3,-1,1\)"):
+        make().take(TWO, "x")
+    assert take(make(DEVICES[:1]), ONE).devices == (DEVICES[3],)
+
+
+def test_cuda_runs_where_torch_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path)
+    runs = False
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: runs))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert not cuda_started()
+    runs = True
+    assert cuda_started()
+
+
+def test_cuda_runs_where_its_device_is_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path)
+    (tmp_path / "0").symlink_to("/dev/null")
+    # What NVML opens does not count.
+    (tmp_path / "1").symlink_to("/dev/nvidiactl")
+    (tmp_path / "2").symlink_to("/dev/nvidia0")
+    (tmp_path / "3").write_text("no link")
+    assert not cuda_started()
+    (tmp_path / "4").symlink_to("/dev/nvidia-uvm")
+    assert cuda_started()
+    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path / "none")
+    assert not cuda_started()
+
+
+# Where there is nothing
+
+
+def test_without_gpus_a_need_is_refused_only_where_nothing_else_will_do(make: Make) -> None:
+    adopt(Pool(problem="no driver"))
+    allocator = make(())
+    assert allocator.take(TWO, "x") is None
+    assert allocator.take(Need(named=("0",)), "x") is None
+    assert allocator.take(Need(count=None), "x") is None
+    allocator.check(TWO)
+    allocator.check(NONE)
+    for ask in (allocator.check, lambda need: allocator.take(need, "x")):
+        with pytest.raises(LeaseError) as caught:
+            ask(Need(count=1, required=True))
+        assert str(caught.value) == "the fixture 'gpu' needs one, and there is no GPU: no driver"
+    assert VISIBLE not in os.environ
+    assert caller_pool().devices == ()
+
+
+def test_with_gpus_nothing_is_refused_beforehand(make: Make) -> None:
+    for need in (NONE, ONE, FIVE, Need(count=1, required=True)):
+        make().check(need)
+
+
+def test_a_worker_may_be_without_a_share() -> None:
+    def lacks(share: Sequence[Device] | None) -> bool:
+        return Allocator(share, timeout=0.0, on_wait=_quiet).has_no_share
+
+    assert lacks(())
+    assert not lacks(DEVICES[:1])
+    # Nobody shared anything out.
+    assert not lacks(None)
+    adopt(Pool(problem="no driver"))
+    assert not lacks(())
