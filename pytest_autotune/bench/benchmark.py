@@ -45,7 +45,7 @@ class GpuBenchmark:
         self,
         function: Callable[..., object],
         *arguments: object,
-        race: bool = True,
+        race: bool | Race = True,
         **options: Any,
     ) -> Measurement:
         """Time ``function(*arguments)``; the result goes to ``trial.report``.
@@ -56,16 +56,19 @@ class GpuBenchmark:
 
         Raises :class:`BenchmarkError` for what cannot be timed so.
         """
-        if race:
+        if isinstance(race, Race):
+            options["race"] = race
+        elif race:
             metric = options.get("metric", "e2e_latency")
             limit = self._limit(metric, options.get("flop"), options.get("bytes_moved"))
-            options.setdefault("race", None if limit is None else Race(limit=limit))
+            options["race"] = None if limit is None else Race(limit=limit)
         options.setdefault("watch", self._watch)
         options.setdefault("energy", self._energy)
         found = measure(function, *arguments, **options)
         found = replace(found, compile_time=found.compile_time + compilation.take())
         print(found)  # noqa: T201 - pytest captures it with the test's output
-        if found.ending == "race":
+        # What was disturbed twice may have lost for that: it is reported, as unreliable.
+        if found.ending == "race" and found.reliable:
             raise TrialPruned(self._lost(found, options["race"]))
         return found
 
@@ -83,11 +86,14 @@ class GpuBenchmark:
             return value * (1 + RACE_MARGIN) if best.metric in known else None
         rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
         work, unit = rates.get(best.metric, (None, 1.0))
-        return None if work is None else work / (value * unit) * (1 + RACE_MARGIN)
+        if not isinstance(work, int | float):
+            return None  # What it is instead will be refused.
+        return work / (value * unit) * (1 + RACE_MARGIN)
 
     def _lost(self, found: Measurement, race: Race) -> str:
         return (
             f"lost the race: median {quantity('time', found.median)} after "
             f"{len(found.samples)} samples, and {quantity('time', race.limit)} would have lost "
-            f"(error rate {race.alpha:.0%})"
+            f"(error rate {race.alpha:.0%}; what is no candidate, such as a baseline, needs "
+            "race=False or a metric= of its own)"
         )

@@ -79,7 +79,9 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
         made = [str(tuple(value.shape)) for value in arguments if hasattr(value, "shape")]
         shapes = f", inputs {' '.join(made)}" if made else ""
         # First, as a kernel may write to what it gets.
-        expected = _outputs(reference(*map(_doubled, arguments)))
+        expected = [
+            np.array(as_numpy(output)) for output in _outputs(reference(*map(_doubled, arguments)))
+        ]
         begin = time.perf_counter()
         actual = _outputs(kernel(*arguments))
         times.append(time.perf_counter() - begin)
@@ -163,6 +165,9 @@ def _outputs(result: object) -> Sequence[object]:
     if result is None:
         msg = "a kernel that returns nothing cannot be compared; return what it wrote"
         raise BenchmarkError(msg)
+    if isinstance(result, Mapping):
+        msg = "results are arrays, or a list or tuple of arrays, not a mapping"
+        raise BenchmarkError(msg)
     return result if isinstance(result, list | tuple) else (result,)
 
 
@@ -209,9 +214,10 @@ def _doubled(value: Any) -> Any:
         return value
     package = type(value).__module__.partition(".")[0]
     if package == "torch":
+        # A copy always: what is in double precision already would be the very same.
         if value.dtype.is_complex:
-            return value.cdouble()
-        return value.double() if value.dtype.is_floating_point else value.clone()
+            return value.cdouble().clone()
+        return (value.double() if value.dtype.is_floating_point else value).clone()
     if package in {"jax", "jaxlib"} or hasattr(value, "copy_to_host"):
         # JAX has no double precision unless it is switched on for the whole process.
         value = as_numpy(value)

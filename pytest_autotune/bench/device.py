@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Final, Protocol
 
 from pytest_autotune.bench.work import Work
+from pytest_autotune.errors import BenchmarkError
 
 #: Overwritten between calls, so that the caches answer nothing: several times the L2 cache of any
 #: device yet, and what Triton's ``do_bench`` takes.
@@ -17,6 +18,8 @@ _GRAPH_SECONDS: Final = 1e-3
 _MAX_UNROLLED: Final = 1000
 #: To wait for the device costs the host some microseconds, little beside this (seconds).
 _LONG_SECONDS: Final = 2e-3
+#: What waiting for the device may cost beside what it does (seconds).
+_SLACK_SECONDS: Final = 300e-6
 #: Kernels of a microsecond are seen where there are some of them.
 _PROBES: Final = 10
 #: CUDA's queue takes about a thousand launches, then the host waits.
@@ -105,13 +108,30 @@ class DeviceTimer:
         )
 
 
-def launches_work(work: Work, device: Device) -> bool:
-    """Tell whether calls leave the device anything to do.
+def sees_work(work: Work, device: Device) -> bool:
+    """Tell whether what calls launch passes between events around them.
+
+    What goes to another stream does not: it then takes longer until the device has done
+    everything than those events say.
+    """
+    start, end = device.event(), device.event()
+    device.synchronize()
+    begin = time.perf_counter()
+    device.record(start)
+    work()
+    device.record(end)
+    launching = time.perf_counter() - begin
+    device.synchronize()
+    rest = time.perf_counter() - begin - launching
+    return rest <= 2 * device.elapsed(start, end) + _SLACK_SECONDS
+
+
+def launches_work(work: Work, device: Device) -> bool | None:
+    """Tell whether calls leave the device anything to do, None where the host is busy for long.
 
     Some are made behind so much other work that the host is done with them before the device
     comes to them. What passes between the events around them then is the device's own time, and
-    for a function that does not use it no more than between two events in a row. A function that
-    keeps the host busy for long is not tried: the host's clock is good enough for it.
+    for a function that does not use it no more than between two events in a row.
     """
     flush = device.flusher(FLUSH_BYTES)
     begun, flushed, before, after, empty = (device.event() for _ in range(5))
@@ -120,7 +140,7 @@ def launches_work(work: Work, device: Device) -> bool:
     work()
     launching = time.perf_counter() - begin
     if launching > _LONG_SECONDS:
-        return False
+        return None
     device.synchronize()
     device.record(begun)
     flush()
@@ -142,16 +162,26 @@ class GraphTimer:
     """Times replays of a graph of many calls, so that launching them costs the host nothing.
 
     ``loops`` is how many calls are in it. With a cold cache there is one, and its launch counts.
+    Raises :class:`BenchmarkError` for calls that cannot be captured.
     """
 
     def __init__(self, work: Work, device: Device, *, cold_cache: bool, estimate: float) -> None:
-        unrolled = 1 if cold_cache else int(_GRAPH_SECONDS / max(estimate, 1e-7))
-        # Each set of arguments as often as every other.
         sets = len(work.sets)
-        rounds = max(1, min(-(-unrolled // sets), _MAX_UNROLLED // sets))
-        self.loops = 1 if cold_cache else sets * rounds
-        replay = device.capture(work.bound(self.loops))
-        self._timer = DeviceTimer(Work(replay, [()]), device, cold_cache=cold_cache)
+        if cold_cache:
+            # A graph for each set of arguments, as each is captured with its own.
+            self.loops = 1
+            replays = [_captured(each, device, 1) for each in work.apart()]
+        else:
+            unrolled = int(_GRAPH_SECONDS / max(estimate, 1e-7))
+            # Each set of arguments as often as every other.
+            rounds = max(1, min(-(-unrolled // sets), _MAX_UNROLLED // sets))
+            self.loops = sets * rounds
+            replays = [_captured(work, device, self.loops)]
+        self._timer = DeviceTimer(
+            Work(lambda replay: replay(), [(replay,) for replay in replays]),
+            device,
+            cold_cache=cold_cache,
+        )
 
     def batch(self, count: int) -> list[float]:
         """Return ``count`` samples, in seconds per call."""
@@ -160,6 +190,17 @@ class GraphTimer:
     def overhead(self) -> float:
         """Return what timing adds to a call, in seconds."""
         return self._timer.overhead() / self.loops
+
+
+def _captured(work: Work, device: Device, calls: int) -> Callable[[], None]:
+    try:
+        return device.capture(work.bound(calls))
+    except RuntimeError as error:  # what PyTorch's and CuPy's CUDA errors are
+        msg = (
+            f"graph=True: {device.name} cannot capture the calls ({error}); what waits for the "
+            "device, or copies to the host, cannot be part of a graph"
+        )
+        raise BenchmarkError(msg) from None
 
 
 def _nothing() -> None:

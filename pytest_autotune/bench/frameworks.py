@@ -101,14 +101,23 @@ class CupyDevice:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture a CUDA graph on a stream of its own."""
         stream = self._cupy.cuda.Stream(non_blocking=True)
+        # What the graph writes to must not be given to others, so it comes from a pool that
+        # lives as long as the graph.
+        pool = self._cupy.cuda.MemoryPool()
         self.synchronize()
-        with stream:
+        with self._cupy.cuda.using_allocator(pool.malloc), stream:
             work()
             stream.synchronize()
             stream.begin_capture()
-            work()
-            graph = stream.end_capture()
-        replay: Callable[[], None] = graph.launch
+            try:
+                work()
+            finally:
+                graph = stream.end_capture()
+
+        def replay(kept: tuple[object, ...] = (pool, stream)) -> None:
+            del kept
+            graph.launch()
+
         return replay
 
     def reset_peak_memory(self) -> None:
@@ -185,15 +194,46 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
     if backend != "auto":
         return _named(backend)
     elsewhere = False
+    places: dict[Backend, set[int]] = {}
     for value in _flat(values):
         found = _device_of(value)
         if found == "host":
             elsewhere = True
         elif found is not None:
-            return _MAKERS[found]()
-    if elsewhere:
-        return None
+            places.setdefault(found, set()).add(_index_of(value))
+    for framework, indices in places.items():
+        _refuse_elsewhere(framework, indices)
+        return _MAKERS[framework]()
+    return None if elsewhere else device_in_use()
+
+
+def device_in_use() -> Device | None:
+    """Return the device of a framework that has begun to use one, None where none has."""
     return next((_MAKERS[name]() for name in _MAKERS if _in_use(name)), None)
+
+
+def _index_of(value: Any) -> int:
+    """Return the number of an array's device."""
+    device = getattr(value, "device", None)
+    found = getattr(device, "index", getattr(device, "id", 0))
+    return found if isinstance(found, int) else 0
+
+
+def _refuse_elsewhere(framework: Backend, indices: set[int]) -> None:
+    """Refuse arrays on other devices than the current one, whose events would see nothing."""
+    if framework == "torch":
+        current = int(sys.modules["torch"].cuda.current_device())
+    elif framework == "cupy":
+        current = int(sys.modules["cupy"].cuda.Device().id)
+    else:
+        return
+    if indices != {current}:
+        listed = ", ".join(map(str, sorted(indices)))
+        msg = (
+            f"the arrays are on device {listed} of {framework}, and the current one is {current}: "
+            "make theirs the current one, or where they are several, time by backend='host'"
+        )
+        raise BenchmarkError(msg)
 
 
 def tells(values: Iterable[object]) -> bool:
@@ -212,6 +252,27 @@ def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
 
     def wait() -> None:
         jax.block_until_ready(values())
+
+    return wait
+
+
+def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
+    """Return a function that waits for every device of PyTorch and CuPy that holds ``values``."""
+    places = {
+        (found, _index_of(value))
+        for value in _flat(values)
+        if (found := _device_of(value)) in {"torch", "cupy"}
+    }
+    if not places:
+        return None
+
+    def wait() -> None:
+        for framework, index in places:
+            if framework == "torch":
+                sys.modules["torch"].cuda.synchronize(index)
+            else:
+                with sys.modules["cupy"].cuda.Device(index) as device:
+                    device.synchronize()
 
     return wait
 

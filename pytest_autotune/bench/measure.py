@@ -10,8 +10,15 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal, Protocol
 
-from pytest_autotune.bench.device import Device, DeviceTimer, GraphTimer, launches_work
-from pytest_autotune.bench.frameworks import Backend, device_for, tells, wait_for
+from pytest_autotune.bench.device import Device, DeviceTimer, GraphTimer, launches_work, sees_work
+from pytest_autotune.bench.frameworks import (
+    Backend,
+    device_for,
+    device_in_use,
+    tells,
+    wait_for,
+    wait_for_devices,
+)
 from pytest_autotune.bench.host import HostTimer, affinity
 from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
@@ -43,6 +50,10 @@ class Watched(Protocol):
         """Why what was measured meanwhile should not be believed, in words."""
 
     @property
+    def severe(self) -> bool:
+        """Whether what disturbed may have slowed everything down by any factor."""
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What else to know."""
 
@@ -66,6 +77,19 @@ class _Timers:
     timer: HostTimer | DeviceTimer | GraphTimer
     description: str
     device: Device | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """A sampling, and what was seen of the devices meanwhile.
+
+    ``excused`` tells that a disturbance was seen, and cannot have been decisive.
+    """
+
+    sampling: Sampling
+    seen: Watched | None
+    repeated: bool = False
+    excused: bool = False
 
 
 def measure(  # noqa: PLR0913 - each has a default that suits
@@ -113,15 +137,17 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     peaks = Peaks() if peak is None or peak == "measured" else stated_peaks(peak)
     work = Work.of(function, arguments, inputs)
     device, wait, first = _first_call(work, backend)
-    timers = _timers(work, device, wait, graph=graph, cold_cache=cold_cache)
+    # Before timing takes memory of its own.
     memory = _peak_memory(work, device, first)
+    if peak == "measured":
+        peaks = measured_peaks(device)
+    timers = _timers(work, device, wait, graph=graph, cold_cache=cold_cache)
     typical = warm_up(timers.timer, warmup_time)
     if isinstance(timers.timer, DeviceTimer):
         timers.timer.host_times.clear()
-    sampling, seen, repeated = _sample(timers.timer, goal, race, watch)
-    used = _energy(work, device, watch, typical) if energy and watch is not None else None
-    if peak == "measured":
-        peaks = measured_peaks(device)
+    taken = _sample(timers.timer, goal, race, watch)
+    sampling, seen = taken.sampling, taken.seen
+    used = _energy(work, wait, watch, typical) if energy and watch is not None else None
     host_times = timers.timer.host_times if isinstance(timers.timer, DeviceTimer) else []
     found = Measurement(
         metric=metric,
@@ -141,8 +167,8 @@ def measure(  # noqa: PLR0913 - each has a default that suits
         peak_bandwidth=peaks.bandwidth,
         width=width,
         confidence=confidence,
-        repeated=repeated,
-        disturbances=() if seen is None else seen.disturbances,
+        repeated=taken.repeated,
+        disturbances=() if seen is None or taken.excused else seen.disturbances,
         remarks=() if seen is None else seen.remarks,
         telemetry={} if seen is None else seen.metrics,
     )
@@ -161,16 +187,25 @@ def _first_call(
     result = work.first()
     values = (*work.sets[0], result)
     device = device_for(backend, values)
-    wait = wait_for(lambda: result) if device is None else device.synchronize
+    wait = device.synchronize if device is not None else wait_for_devices(values)
+    wait = wait or wait_for(lambda: result)
     if wait is not None:
         wait()
     taken = time.perf_counter() - begin
-    if device is None:
-        return None, wait_for(work.last), taken
-    if backend == "auto" and not tells(values) and not launches_work(work, device):
-        # A framework that has a device in use need not be what this function uses.
+    certain = device is not None and (backend != "auto" or tells(values))
+    if certain:
+        assert device is not None
+        if sees_work(work, device):
+            return device, device.synchronize, taken
         return None, device.synchronize, taken
-    return device, device.synchronize, taken
+    if backend == "auto":
+        # A framework that has a device in use need not be what this function uses, nor need
+        # arrays on the host mean that it is not.
+        device = device or device_in_use()
+        launches = False if device is None else launches_work(work, device)
+        if device is not None and launches is not False:
+            return device if launches else None, device.synchronize, taken
+    return None, wait_for_devices(values) or wait_for(work.last), taken
 
 
 def _goal(width: float, confidence: float, max_time: float) -> Goal:
@@ -237,19 +272,21 @@ def warm_up(timer: HostTimer | DeviceTimer | GraphTimer, max_time: float) -> flo
 
 def _sample(
     timer: HostTimer | DeviceTimer | GraphTimer, goal: Goal, race: Race | None, watch: Watch | None
-) -> tuple[Sampling, Watched | None, bool]:
-    """Sample, and once more if something disturbed it; tell what was seen, and if it was twice."""
+) -> _Taken:
+    """Sample, and once more if something disturbed it."""
     if watch is None:
-        return sample(timer, goal, race), None, False
+        return _Taken(sampling=sample(timer, goal, race), seen=None)
     with watch() as seen:
         sampling = sample(timer, goal, race)
-    if not seen.disturbances or _is_hopeless(sampling, race):
-        return sampling, seen, False
+    if not seen.disturbances:
+        return _Taken(sampling=sampling, seen=seen)
+    if not seen.severe and _is_hopeless(sampling, race):
+        return _Taken(sampling=sampling, seen=seen, excused=True)
     # What made it hot, or somebody's short job, may be over then.
     time.sleep(_REST_SECONDS)
     with watch() as seen:
         sampling = sample(timer, goal, race)
-    return sampling, seen, True
+    return _Taken(sampling=sampling, seen=seen, repeated=True)
 
 
 def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
@@ -276,16 +313,18 @@ def _peak_memory(work: Work, device: Device | None, first: float) -> int | None:
         tracemalloc.stop()
 
 
-def _energy(work: Work, device: Device | None, watch: Watch, typical: float) -> float | None:
+def _energy(
+    work: Work, wait: Callable[[], None] | None, watch: Watch, typical: float
+) -> float | None:
     """Return joules per call, of calls one after another."""
     each = max(1, int(_ENERGY_SECONDS / 10 / max(typical, 1e-6)))
-    run, calls = work.bound(each), 0
+    run, calls = work.bound(each, keep=wait is not None), 0
     with watch() as seen:
         begin = time.perf_counter()
         while time.perf_counter() - begin < _ENERGY_SECONDS:
             run()
-            if device is not None:
-                device.synchronize()
+            if wait is not None:
+                wait()
             calls += each
     return None if seen.energy is None else seen.energy / calls
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Final
 
 from pytest_autotune.bench.device import Device, DeviceTimer
+from pytest_autotune.bench.frameworks import TorchDevice
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
 
@@ -58,7 +59,7 @@ def measured_peaks(device: Device | None) -> Peaks:
         raise BenchmarkError(msg)
     import torch
 
-    return _torch_peaks(device, torch)
+    return _torch_peaks(torch, torch.cuda.current_device())
 
 
 @cache
@@ -91,7 +92,10 @@ def _fastest(run: Callable[[], object]) -> float:
     return best
 
 
-def _torch_peaks(device: Device, torch: Any) -> Peaks:
+@cache
+def _torch_peaks(torch: Any, index: int) -> Peaks:
+    del index  # What the answer is kept for.
+    device = TorchDevice(torch)
     a, b = (
         torch.randn(_DEVICE_SIDE, _DEVICE_SIDE, dtype=torch.bfloat16, device="cuda")
         for _ in range(2)

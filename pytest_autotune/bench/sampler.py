@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
 
-from pytest_autotune.bench.statistics import Interval, median_interval, median_lower_bound
+from pytest_autotune.bench.statistics import (
+    MIN_CORRELATED,
+    Interval,
+    median_interval,
+    median_lower_bound,
+)
 
 #: Why sampling ended.
 Ending: TypeAlias = Literal["interval", "time", "samples", "race"]
 
 #: What is taken whatever it costs.
 LEAST_SAMPLES: Final = 3
-#: The first look of a race: seven samples above the median have a chance of 1 in 128.
-_RACE_SAMPLES: Final = 7
 #: A race is decided on no less than this, as a disturbance by something else on the machine
 #: passes sooner, as a rule (seconds).
 _RACE_SECONDS: Final = 0.5
@@ -102,28 +105,25 @@ def sample(
     """
     began = clock()
     samples: list[float] = []
-    for look, count in enumerate(_looks(goal), 1):
+    looks = 0
+    for count in _looks(goal):
         while len(samples) < count:
             spent = clock() - began
             if spent >= goal.max_time and len(samples) >= LEAST_SAMPLES:
                 return _ended("time", samples, goal, spent)
             samples += timer.batch(_batch(len(samples), count, spent, goal))
         spent = clock() - began
-        if (
-            count >= goal.min_samples
-            and spent >= min(goal.min_time, goal.max_time)
-            and _is_sharp(_interval(samples, goal), goal)
-        ):
+        if spent >= min(goal.min_time, goal.max_time) and _is_sharp(_interval(samples, goal), goal):
             return _ended("interval", samples, goal, spent)
-        if race is not None and spent >= _RACE_SECONDS and race.lost(samples, look):
+        # With fewer it is not seen whether they are alike, and so count for less.
+        looks += count >= MIN_CORRELATED
+        if race is not None and looks and spent >= _RACE_SECONDS and race.lost(samples, looks):
             return _ended("race", samples, goal, spent)
     return _ended("samples", samples, goal, clock() - began)
 
 
 def _looks(goal: Goal) -> Iterator[int]:
     """Yield the sample counts at which to look, the last one the largest allowed."""
-    if goal.min_samples > _RACE_SAMPLES:
-        yield _RACE_SAMPLES
     count = goal.min_samples
     while count < goal.max_samples:
         yield count

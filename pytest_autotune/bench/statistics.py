@@ -19,9 +19,10 @@ from typing import Final
 #: Percentiles that are reported, as metrics call them.
 PERCENTILES: Final = (25, 50, 75, 90, 99)
 #: Autocorrelation cannot be told from chance in fewer samples than this.
-_MIN_CORRELATED: Final = 20
+MIN_CORRELATED: Final = 20
 #: Neighbours that are alike to this degree mean that the samples say next to nothing.
 _MAX_CORRELATION: Final = 0.9
+_UPPER: Final = 1.645
 _NEGLIGIBLE: Final = 1e-3
 #: Up to here the binomial distribution is summed, beyond it is as good as normal.
 _MAX_EXACT: Final = 2000
@@ -107,22 +108,25 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
 def median_lower_bound(samples: Sequence[float], alpha: float) -> float | None:
     """Return what the true median is below with a probability of at most ``alpha``.
 
-    None where there are too few samples to say so. Corrected for correlation as the interval is.
+    None where there are too few samples to say so. Corrected for correlation as the interval is,
+    but for as much of it as there may well be.
     """
     ordered = sorted(samples)
-    rank = _spread(len(ordered), _rank(len(ordered), alpha), correlation_factor(samples))
+    factor = correlation_factor(samples, cautious=True)
+    rank = _spread(len(ordered), _rank(len(ordered), alpha), factor)
     return ordered[rank - 1] if rank >= 1 else None
 
 
-def correlation_factor(samples: Sequence[float]) -> float:
+def correlation_factor(samples: Sequence[float], *, cautious: bool = False) -> float:
     """Return by how many times the variance of the median is larger than for independent samples.
 
     From how often neighbours are on the same side of the median, for a normal process of first
     order, in which sides correlate by ``2/π · asin(rho^k)`` at distance k (Sheppard, 1899). 1 where
-    neighbours agree no more than chance would make them.
+    neighbours agree no more than chance would make them. ``cautious`` takes the upper end of what
+    their correlation may be (95 %, by its standard error of 1/√n) instead of the likeliest.
     """
     count = len(samples)
-    if count < _MIN_CORRELATED:
+    if count < MIN_CORRELATED:
         return 1.0
     middle = quantile(sorted(samples), 0.5)
     signs = [1 if value > middle else -1 if value < middle else 0 for value in samples]
@@ -130,7 +134,9 @@ def correlation_factor(samples: Sequence[float]) -> float:
     if weight == 0:
         return 1.0
     r = sum(a * b for a, b in pairwise(signs)) / weight
-    if r <= 2 / math.sqrt(count):
+    if cautious:
+        r = max(r, 0.0) + _UPPER / math.sqrt(count)
+    elif r <= 2 / math.sqrt(count):
         return 1.0
     rho = math.sin(math.pi / 2 * min(r, _MAX_CORRELATION))
     factor, power = 1.0, rho

@@ -53,6 +53,10 @@ class Work:
             raise BenchmarkError(msg)
         return cls(function, sets)
 
+    def apart(self) -> list[Work]:
+        """Return a work for each set of arguments, for who has to keep them apart."""
+        return [Work(self._function, [arguments]) for arguments in self.sets]
+
     def bound(self, count: int, *, keep: bool = False) -> Callable[[], None]:
         """Return a function that makes the next ``count`` calls.
 

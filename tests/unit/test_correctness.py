@@ -658,3 +658,32 @@ def test_small_types_of_jax_are_compared_in_doubles() -> None:
     seen: list[Any] = []
     assert_matches(same, noting(seen, lambda a: a.dtype), constant(small), rounds=1)
     assert seen == [np.dtype("float64")]
+
+
+def test_a_reference_that_works_in_place_does_not_hide_a_wrong_kernel() -> None:
+    def doubled(x: Array) -> Array:
+        x *= 2
+        return x
+
+    def tripled(x: Array) -> Array:
+        x *= 3
+        return x
+
+    with pytest.raises(WrongResultError):
+        assert_matches(tripled, doubled, lambda rng: (rng.random(5),))
+    assert assert_matches(doubled, doubled, lambda rng: (rng.random(5),)) == 0
+
+
+def test_a_reference_in_place_does_not_hide_a_wrong_kernel_of_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(WrongResultError):
+        assert_matches(
+            lambda x: x.mul_(3),
+            lambda x: x.mul_(2),
+            lambda rng: (torch.from_numpy(rng.random(5)),),
+        )
+
+
+def test_a_mapping_of_results_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="not a mapping"):
+        assert_matches(lambda x: {"y": x}, lambda x: x, lambda rng: (rng.random(5),))

@@ -496,6 +496,7 @@ class Seen:
     disturbances: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    severe: bool = True
 
     @property
     def energy(self) -> float | None:
@@ -578,3 +579,47 @@ def test_who_blocks_for_long_is_timed_by_the_host_to_the_end_of_what_it_launched
     found = measure(work)
     assert "host" in found.timer
     assert found.median == pytest.approx(25 * MS, rel=0.01)
+
+
+def test_what_goes_to_another_stream_is_timed_by_the_host_to_its_end(
+    gpu: Gpu, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "time", clock)
+    aside = [0.0]
+
+    def work() -> None:
+        clock.now += 5 * US
+        aside[0] = max(clock.now, aside[0]) + 3 * MS
+
+    def synchronize() -> None:
+        clock.now = max(clock.now, gpu.free, aside[0])
+
+    monkeypatch.setattr(gpu, "synchronize", synchronize)
+    found = measure(work)
+    assert "host" in found.timer
+    assert found.median == pytest.approx(3 * MS, rel=0.01)
+
+
+def test_a_capture_that_fails_is_one_message(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        msg = "operation not permitted when stream is capturing"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(gpu, "capture", capture)
+    with pytest.raises(BenchmarkError, match="graph=True: simulated cannot capture the calls"):
+        measure(lambda: gpu.kernel(1 * US), graph=True)
+
+
+def test_cold_graphs_take_all_inputs_in_turn(gpu: Gpu) -> None:
+    def run(seconds: float) -> None:
+        gpu.kernel(seconds)
+
+    found = measure(run, inputs=[(10 * US,), (30 * US,)], graph=True, cold_cache=True)
+    assert found.calls_per_sample == 1
+    short, long = found.summary.min, found.summary.max
+    assert (short, long) == (about(10 * US), about(30 * US))
+
+
+def test_the_peak_of_memory_is_read_before_timing_takes_any(gpu: Gpu) -> None:
+    measure(lambda: gpu.kernel(10 * US))
+    assert gpu.log.index("reset") < gpu.log.index(f"flusher of {FLUSH_BYTES}")

@@ -61,7 +61,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def put(name: str, *, available: bool = True, used: bool = False) -> ModuleType:
         module: Any = ModuleType(name)
-        functions = SimpleNamespace(is_available=lambda: available, is_initialized=lambda: used)
+        functions = SimpleNamespace(
+            is_available=lambda: available,
+            is_initialized=lambda: used,
+            current_device=lambda: 0,
+            Device=lambda: SimpleNamespace(id=0),
+        )
         match name:
             case "numba.cuda":
                 module.is_available = functions.is_available
@@ -345,6 +350,9 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.Stream().begin_capture": "cuda.Stream.begin_capture",
         "cuda.Stream().end_capture": "cuda.Stream.end_capture",
         "cuda.Stream().end_capture().launch": "cuda.graph.Graph.launch",
+        "cuda.MemoryPool": "",
+        "cuda.MemoryPool().malloc": "cuda.MemoryPool.malloc",
+        "cuda.using_allocator": "",
         "get_default_memory_pool": "",
         "get_default_memory_pool().free_all_blocks": "cuda.MemoryPool.free_all_blocks",
         "get_default_memory_pool().total_bytes": "cuda.MemoryPool.total_bytes",

@@ -288,9 +288,19 @@ def test_a_lost_race_prunes_the_trial_and_says_by_how_much(
     with pytest.raises(TrialPruned) as raised:
         benchmark_of("minimize_latency", best("mean_e2e_latency", 0.001))(nothing)
     assert str(raised.value) == (
-        "lost the race: median 2 ms after 7 samples, and 1.05 ms would have lost (error rate 1%)"
+        "lost the race: median 2 ms after 7 samples, and 1.05 ms would have lost (error rate 1%; "
+        "what is no candidate, such as a baseline, needs race=False or a metric= of its own)"
     )
     assert "median 2 ms" in capsys.readouterr().out
+
+
+def test_a_race_that_was_lost_while_disturbed_twice_is_reported_and_not_pruned(
+    calls: Calls,
+) -> None:
+    calls.result = replace(MEASURED, ending="race", repeated=True, disturbances=("it was hot",))
+    found = benchmark_of("minimize_latency", best("mean_e2e_latency", 0.001))(nothing)
+    assert found.ending == "race"
+    assert any("unreliable, measured twice: it was hot" in note for note in found.notes)
 
 
 def test_what_a_check_compiled_before_is_added_once(calls: Calls) -> None:

@@ -49,7 +49,7 @@ def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found.write()
     monkeypatch.setattr(machine, "_STAT", found.stat)
     monkeypatch.setattr(time, "perf_counter", lambda: found.wall)
-    monkeypatch.setattr(os, "times", lambda: os.times_result((found.own, 0.0, 0.0, 0.0, 0.0)))
+    monkeypatch.setattr(machine, "cpu_seconds", lambda pid: found.own)
     return found
 
 

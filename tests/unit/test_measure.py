@@ -332,6 +332,7 @@ class Seen:
     remarks: tuple[str, ...] = ()
     energy: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    severe: bool = True
 
 
 class Watching:
@@ -352,7 +353,7 @@ class Watching:
         yield seen
         known = next(self._seen, Seen())
         seen.disturbances, seen.remarks = known.disturbances, known.remarks
-        seen.energy, seen.metrics = known.energy, known.metrics
+        seen.energy, seen.metrics, seen.severe = known.energy, known.metrics, known.severe
         self.log.append("end")
 
 
@@ -419,11 +420,17 @@ def test_there_is_a_rest_before_it_is_measured_again(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("rests")
 @pytest.mark.parametrize(
-    ("fastest", "ending", "again"),
-    [(0.0014, "race", True), (0.0016, "race", False), (0.0016, "time", True)],
+    ("fastest", "ending", "severe", "again"),
+    [
+        (0.0014, "race", False, True),
+        (0.0016, "race", False, False),
+        (0.0016, "time", False, True),
+        # Heat can slow down by any factor.
+        (0.0016, "race", True, True),
+    ],
 )
 def test_a_race_that_no_disturbance_can_have_lost_is_not_run_again(
-    fastest: float, ending: Ending, monkeypatch: pytest.MonkeyPatch, *, again: bool
+    fastest: float, ending: Ending, monkeypatch: pytest.MonkeyPatch, *, severe: bool, again: bool
 ) -> None:
     lost = Sampling(
         samples=(0.01, fastest, 0.01),
@@ -432,10 +439,12 @@ def test_a_race_that_no_disturbance_can_have_lost_is_not_run_again(
         seconds=0.5,
     )
     monkeypatch.setattr(module, "sample", lambda *arguments, **options: lost)
-    found = measure(nothing, watch=Watching(HOT, HOT), race=Race(limit=0.001), warmup_time=0.0)
+    seen = replace(HOT, severe=severe)
+    found = measure(nothing, watch=Watching(seen, seen), race=Race(limit=0.001), warmup_time=0.0)
     assert found.repeated is again
     assert found.ending == ending
-    assert not found.reliable
+    # What cannot have been decisive makes nothing unreliable.
+    assert found.reliable is not again
 
 
 @pytest.mark.usefixtures("rests")

@@ -199,7 +199,7 @@ def test_samples_that_take_no_time_at_all_do_not_divide_by_it() -> None:
 
 def test_looks_are_few() -> None:
     looks = list(sampler._looks(Goal()))
-    assert looks[:5] == [7, 10, 15, 23, 35]
+    assert looks[:5] == [10, 15, 23, 35, 53]
     assert looks[-1] == 100_000
     assert looks == sorted(set(looks))
     assert len(looks) < 30
@@ -220,25 +220,25 @@ def test_a_race_is_never_lost_in_less_than_half_a_second() -> None:
     assert short.ending == "time"
 
 
-def test_slow_calls_lose_by_seven_samples() -> None:
-    found = run(Scripted(scattered(0.1)), Goal(width=1e-6), Race(limit=0.01))
+def test_slow_calls_lose_once_it_is_seen_whether_they_are_alike() -> None:
+    found = run(Scripted(scattered(0.1)), Goal(width=1e-6, max_time=10), Race(limit=0.01))
     assert found.ending == "race"
-    assert len(found.samples) == 7
+    assert len(found.samples) == 23
 
 
-def test_seven_samples_do_not_do_where_one_of_them_was_fast() -> None:
-    times = itertools.chain([0.1] * 6, [0.005], scattered(0.1))
-    found = run(Scripted(times), Goal(width=1e-6, max_time=10), Race(limit=0.01))
-    assert found.ending == "race"
-    assert len(found.samples) > 7
+def test_a_spell_of_slow_calls_does_not_lose_a_race() -> None:
+    fast = (0.005 * (1 + 0.2 * (k * 0.6180339887 % 1)) for k in itertools.count())
+    times = itertools.chain([0.1] * 20, fast)
+    found = run(Scripted(times), Goal(width=1e-6, max_time=60, max_samples=80), Race(limit=0.01))
+    assert found.ending == "samples"
 
 
-def test_with_less_error_allowed_seven_samples_are_too_few() -> None:
+def test_with_less_error_allowed_more_samples_are_needed() -> None:
     found = run(
-        Scripted(scattered(0.1)), Goal(width=1e-6, max_time=9), Race(limit=0.01, alpha=1e-4)
+        Scripted(scattered(0.1)), Goal(width=1e-6, max_time=20), Race(limit=0.01, alpha=1e-7)
     )
     assert found.ending == "race"
-    assert len(found.samples) > 10
+    assert len(found.samples) > 23
 
 
 def test_who_is_faster_than_the_limit_runs_to_the_end() -> None:
@@ -286,11 +286,11 @@ def test_each_look_spends_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None
 
     goal = Goal(width=1e-6, max_samples=120, max_time=100)
     run(Scripted(scattered(0.1)), goal, Recording(limit=1.0))
-    assert looks == [(1, 7), (2, 10), (3, 15), (4, 23), (5, 35), (6, 53), (7, 80), (8, 120)]
+    assert looks == [(1, 23), (2, 35), (3, 53), (4, 80), (5, 120)]
 
 
 def lost(draw: Draw, limit: float, alpha: float, races: int) -> float:
-    """Return the share of races that were lost, each of up to eight looks."""
+    """Return the share of races that were lost, each of up to five looks."""
     rng = np.random.default_rng(30)
     goal = Goal(width=1e-9, max_samples=120, max_time=1e9)
     outcomes = [
@@ -315,7 +315,8 @@ def test_who_is_as_fast_as_the_limit_is_lost_no_more_often_than_allowed(
     races = 2000
     share = lost(draw, median, alpha, races)
     assert share <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / races)
-    assert share > alpha / 20
+    # It is spent with caution, as resemblance is allowed for that may be there.
+    assert alpha < 0.1 or share > alpha / 100
 
 
 def test_who_is_faster_is_as_good_as_never_lost() -> None:
