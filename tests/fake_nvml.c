@@ -16,6 +16,7 @@
  *   N.temperature= N.throttle=0x8 N.utilization= N.persistence=
  *   N.application_clock= N.application_memory_clock= (MHz)
  *   N.processes=PID:BYTES,PID:BYTES   (no BYTES: not told)
+ *   N.busy=PID,PID          which of them computed lately (by default all)
  *   N.graphics_processes=   likewise, for who asks for those
  *   NmM.name= and so on, for what instance M of device N has of its own: uuid, name, memory,
  *   memory_used, processes. All else it does not support, as real ones do not.
@@ -387,6 +388,33 @@ PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "processes")
 PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "processes")
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics_processes")
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics_processes")
+
+typedef struct {
+    unsigned pid;
+    unsigned long long time;
+    unsigned sm, memory, encoder, decoder;
+} ProcessSample;
+
+int nvmlDeviceGetProcessUtilization(
+    Device *device, ProcessSample *into, unsigned *size, unsigned long long since) {
+    char all[TEXT], found[TEXT];
+    unsigned needed = 0;
+    REFUSE(device, "busy");
+    text_of(device, "processes", "", all);
+    text_of(device, "busy", all, found);
+    for (char *rest = found, *one; (one = strtok_r(rest, ",", &rest)); needed++)
+        if (into && needed < *size) {
+            memset(&into[needed], 0, sizeof *into);
+            into[needed].pid = (unsigned)strtoul(one, NULL, 10);
+            into[needed].time = since + 1;
+            into[needed].sm = 50;
+        }
+    if (needed == 0)
+        return NOT_FOUND;
+    int fits = into && needed <= *size;
+    *size = needed;
+    return fits ? SUCCESS : INSUFFICIENT_SIZE;
+}
 
 /* -- MIG ---------------------------------------------------------------------------------- */
 

@@ -228,7 +228,7 @@ def test_slow_calls_lose_once_it_is_seen_whether_they_are_alike() -> None:
 
 def test_a_spell_of_slow_calls_does_not_lose_a_race() -> None:
     fast = (0.005 * (1 + 0.2 * (k * 0.6180339887 % 1)) for k in itertools.count())
-    times = itertools.chain([0.1] * 20, fast)
+    times = itertools.chain((0.1 + k / 1000 for k in range(20)), fast)
     found = run(Scripted(times), Goal(width=1e-6, max_time=60, max_samples=80), Race(limit=0.01))
     assert found.ending == "samples"
 

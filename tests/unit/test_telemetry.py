@@ -171,6 +171,8 @@ def test_a_stranger_who_comes_and_goes_is_remembered(fake: FakeNvml, watch: Watc
         fake.set("0.processes", f"{process.pid}:,{os.getpid()}:{MIB}")
         watch.sees("len(watch._guests.get(device(0).key, ())) == 2")
         assert f"pid {process.pid} (sleep), pid {os.getpid()} (" in watch.disturbances[0]
+        # The driver remembers what they did.
+        fake.set("0.busy", f"{process.pid},{os.getpid()}")
         fake.unset("0.processes")
     watch.end()
     (said,) = watch.disturbances
@@ -454,3 +456,43 @@ after = threading.active_count()
     )
     assert asked.ask("(before, during, after)") == (1, 2, 1)
     assert asked.ask("len(watch._readings[device(0).key]) >= 2")
+
+
+def test_who_only_holds_memory_disturbs_nothing_and_is_noted(
+    fake: FakeNvml, watch: Watched
+) -> None:
+    with sleeping() as idle, sleeping() as busy:
+        fake.set("0.processes", f"{idle.pid}:{MIB},{busy.pid}:{MIB}")
+        fake.set("0.busy", str(busy.pid))
+        watch.begin()
+        watch.end()
+        (disturbance,) = watch.disturbances
+        assert f"pid {busy.pid}" in disturbance
+        assert f"pid {idle.pid}" not in disturbance
+        (remark,) = watch.remarks
+        assert remark.startswith("GPU 0 was held by others, too, which did not use it: ")
+        assert f"pid {idle.pid}" in remark
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_where_it_is_not_told_who_computes_everybody_may_have(
+    fake: FakeNvml, watch: Watched, *, missing: bool
+) -> None:
+    with sleeping() as process:
+        fake.set("0.processes", f"{process.pid}:{MIB}")
+        if missing:
+            fake.set("missing", "nvmlDeviceGetProcessUtilization")
+        else:
+            fake.set("0.unsupported", "busy")
+        watch.begin()
+        watch.end()
+        assert len(watch.disturbances) == 1
+
+
+def test_nobody_computed(fake: FakeNvml, watch: Watched) -> None:
+    with sleeping() as process:
+        fake.set("0.processes", f"{process.pid}:{MIB}")
+        fake.set("0.busy", ",")
+        watch.begin()
+        watch.end()
+        assert watch.disturbances == ()
