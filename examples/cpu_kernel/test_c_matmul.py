@@ -26,8 +26,9 @@ if shutil.which(COMPILER[0]) is None:
         allow_module_level=True,
     )
 
-# The path is relative to this file, so that the example works wherever it is copied to.
-pytestmark = pytest.mark.autotune(spec="matmul.yaml")
+# The path is relative to this file, so that the example works wherever it is copied to. Where
+# there are GPUs, they are left to those who need them.
+pytestmark = pytest.mark.autotune(spec="matmul.yaml", gpus=0)
 
 #: Rows of a, columns of b, and what is summed over.
 SIZE = (768, 768, 768)
