@@ -74,7 +74,7 @@ def save_tokenizer(folder: Path) -> None:
 
 def save_model(folder: Path) -> None:
     """Save a Llama of 4 layers, small enough that a single core generates fast."""
-    import torch  # type: ignore[import-not-found]
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)

@@ -19,9 +19,9 @@ _MAX_UNROLLED: Final = 1000
 #: To wait for the device costs the host some microseconds, little beside this (seconds).
 _LONG_SECONDS: Final = 2e-3
 #: What waiting for the device may cost beside what it does (seconds).
-_SLACK_SECONDS: Final = 300e-6
+_SLACK_SECONDS: Final = 100e-6
 #: Kernels of a microsecond are seen where there are some of them.
-_PROBES: Final = 10
+_PROBES: Final = 20
 #: CUDA's queue takes about a thousand launches, then the host waits.
 _MAX_QUEUED: Final = 500
 #: By this much times between events differ by themselves (seconds).
@@ -114,20 +114,31 @@ def sees_work(work: Work, device: Device) -> bool:
     What goes to another stream does not: it then takes longer until the device has done
     everything than those events say.
     """
+    rest, between = _waited(work, device, 1)
+    if rest <= _SLACK_SECONDS:
+        # Too short to tell by one.
+        rest, between = _waited(work, device, _PROBES)
+    return rest <= 2 * between + _SLACK_SECONDS
+
+
+def _waited(work: Work, device: Device, calls: int) -> tuple[float, float]:
+    """Return the seconds that calls took after they were launched, and those between events."""
     start, end = device.event(), device.event()
     device.synchronize()
-    begin = time.perf_counter()
     device.record(start)
-    work()
+    for _ in range(calls):
+        work()
     device.record(end)
-    launching = time.perf_counter() - begin
+    launched = time.perf_counter()
     device.synchronize()
-    rest = time.perf_counter() - begin - launching
-    return rest <= 2 * device.elapsed(start, end) + _SLACK_SECONDS
+    return time.perf_counter() - launched, device.elapsed(start, end)
 
 
 def launches_work(work: Work, device: Device) -> bool | None:
-    """Tell whether calls leave the device anything to do, None where the host is busy for long.
+    """Tell whether calls leave the device anything to do.
+
+    None where that is better left to the host's clock: the host is busy for long, or what is
+    launched goes to another stream.
 
     Some are made behind so much other work that the host is done with them before the device
     comes to them. What passes between the events around them then is the device's own time, and
@@ -139,9 +150,10 @@ def launches_work(work: Work, device: Device) -> bool | None:
     begin = time.perf_counter()
     work()
     launching = time.perf_counter() - begin
+    device.synchronize()
+    rest = time.perf_counter() - begin - launching
     if launching > _LONG_SECONDS:
         return None
-    device.synchronize()
     device.record(begun)
     flush()
     device.record(flushed)
@@ -155,7 +167,10 @@ def launches_work(work: Work, device: Device) -> bool | None:
     device.record(after)
     device.record(empty)
     device.synchronize()
-    return device.elapsed(before, after) > device.elapsed(after, empty) + _EVENT_SECONDS
+    if device.elapsed(before, after) > device.elapsed(after, empty) + _EVENT_SECONDS:
+        return True
+    # What went to another stream was waited for, but did not pass between the events.
+    return None if rest > _SLACK_SECONDS else False
 
 
 class GraphTimer:

@@ -192,7 +192,7 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
     if backend in {"host", "jax"}:
         return None
     if backend != "auto":
-        return _named(backend)
+        return _named(backend, values)
     elsewhere = False
     places: dict[Backend, set[int]] = {}
     for value in _flat(values):
@@ -203,6 +203,7 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
             places.setdefault(found, set()).add(_index_of(value))
     for framework, indices in places.items():
         _refuse_elsewhere(framework, indices)
+    for framework in places:
         return _MAKERS[framework]()
     return None if elsewhere else device_in_use()
 
@@ -277,7 +278,7 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
     return wait
 
 
-def _named(backend: Backend) -> Device:
+def _named(backend: Backend, values: Iterable[object]) -> Device:
     module = "numba.cuda" if backend == "numba" else backend
     if module not in sys.modules:
         msg = f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
@@ -285,6 +286,9 @@ def _named(backend: Backend) -> Device:
     if not _has_device(backend):
         msg = f"backend {backend!r}: {module} finds no device"
         raise BenchmarkError(msg)
+    indices = {_index_of(value) for value in _flat(values) if _device_of(value) == backend}
+    if indices:
+        _refuse_elsewhere(backend, indices)
     return _MAKERS[backend]()
 
 

@@ -185,7 +185,7 @@ def _first_call(
     """Make the first call; return what it ran on, how to wait for it, and the seconds it took."""
     begin = time.perf_counter()
     result = work.first()
-    values = (*work.sets[0], result)
+    values = (*(value for each in work.sets for value in each), result)
     device = device_for(backend, values)
     wait = device.synchronize if device is not None else wait_for_devices(values)
     wait = wait or wait_for(lambda: result)

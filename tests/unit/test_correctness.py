@@ -684,6 +684,30 @@ def test_a_reference_in_place_does_not_hide_a_wrong_kernel_of_tensors() -> None:
         )
 
 
+def test_a_reference_s_result_is_read_before_the_kernel_runs() -> None:
+    buffer = np.zeros(5)
+
+    def reference(x: Array) -> Array:
+        buffer[:] = x
+        return buffer
+
+    def kernel(x: Array) -> Array:
+        buffer[:] = 7
+        return buffer
+
+    with pytest.raises(WrongResultError, match="5 of 5"):
+        assert_matches(kernel, reference, lambda rng: (rng.random(5),))
+
+
+@pytest.mark.parametrize("result", [(np.ones(2), np.ones(2)), np.ones(3), np.zeros(2)])
+def test_every_failure_names_its_seed(result: Any) -> None:
+    # By their number, their shape and their values.
+    with pytest.raises(WrongResultError, match=r"seed=41"):
+        assert_matches(returning(result), returning(np.ones(2)), vectors(), seed=41)
+
+
 def test_a_mapping_of_results_is_refused() -> None:
     with pytest.raises(BenchmarkError, match="not a mapping"):
         assert_matches(lambda x: {"y": x}, lambda x: x, lambda rng: (rng.random(5),))
+    with pytest.raises(BenchmarkError, match="not a mapping"):
+        assert_matches(lambda x: x, lambda x: {"y": x}, lambda rng: (rng.random(5),))

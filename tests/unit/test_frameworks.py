@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -21,7 +24,9 @@ from pytest_autotune.bench.frameworks import (
     NumbaDevice,
     TorchDevice,
     device_for,
+    device_in_use,
     wait_for,
+    wait_for_devices,
 )
 from pytest_autotune.bench.measure import measure
 from pytest_autotune.errors import BenchmarkError
@@ -65,7 +70,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             is_available=lambda: available,
             is_initialized=lambda: used,
             current_device=lambda: 0,
-            Device=lambda: SimpleNamespace(id=0),
+            Device=MagicMock(return_value=SimpleNamespace(id=0)),
+            synchronize=MagicMock(),
         )
         match name:
             case "numba.cuda":
@@ -167,6 +173,57 @@ def test_what_is_no_array_tells_nothing(value: object, install: Install) -> None
     assert found([value]) == "torch"
 
 
+# Arrays on other devices
+
+
+def tensor(index: int) -> Any:
+    return of_module("torch", is_cuda=True, device=SimpleNamespace(type="cuda", index=index))
+
+
+def cupy_array(index: int) -> Any:
+    return of_module("cupy", dtype="f4", device=SimpleNamespace(id=index))
+
+
+def make_current(module: Any, index: int) -> None:
+    module.cuda.current_device = lambda: index
+    module.cuda.Device = lambda: SimpleNamespace(id=index)
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy"])
+@pytest.mark.parametrize(
+    ("current", "indices", "listed"),
+    [(0, [1], "1"), (1, [0], "0"), (0, [0, 1], "0, 1"), (1, [2, 1, 0], "0, 1, 2")],
+)
+def test_arrays_on_another_device_or_on_several_are_refused(
+    name: str, current: int, indices: list[int], listed: str, install: Install
+) -> None:
+    make_current(install(name), current)
+    arrays = [tensor(index) if name == "torch" else cupy_array(index) for index in indices]
+    for values in (arrays, [arrays], [NUMPY_ARRAY, {"a": arrays}]):
+        with pytest.raises(BenchmarkError) as raised:
+            found(values)
+        assert str(raised.value) == (
+            f"the arrays are on device {listed} of {name}, and the current one is {current}: "
+            "make theirs the current one, or where they are several, time by backend='host'"
+        )
+    assert found(arrays, "host") == "host"
+
+
+@pytest.mark.parametrize(("name", "array"), [("torch", tensor), ("cupy", cupy_array)])
+@pytest.mark.parametrize("index", [0, 3])
+def test_arrays_on_the_current_device_are_timed_there(
+    name: str, array: Callable[[int], Any], index: int, install: Install
+) -> None:
+    make_current(install(name), index)
+    assert found([array(index), NUMPY_ARRAY, array(index)]) == name
+
+
+def test_a_measurement_refuses_tensors_on_another_device(install: Install) -> None:
+    install("torch", used=True)
+    with pytest.raises(BenchmarkError, match="on device 1 of torch, and the current one is 0"):
+        measure(lambda: tensor(1))
+
+
 # No arrays
 
 
@@ -189,6 +246,16 @@ def test_numba_is_in_use_where_it_is_imported_and_has_a_device(install: Install)
     assert found([]) == "host"
     install("numba.cuda")
     assert found([]) == "numba"
+
+
+def test_a_device_in_use_is_found_without_looking_at_arrays(install: Install) -> None:
+    assert device_in_use() is None
+    install("torch", used=False)
+    assert device_in_use() is None
+    install("cupy", used=True)
+    device = device_in_use()
+    assert device is not None
+    assert device.name == "cupy"
 
 
 def test_a_framework_without_a_device_is_not_in_use(install: Install) -> None:
@@ -311,12 +378,57 @@ def test_a_measurement_waits_for_jax_once_a_sample(install: Install) -> None:
     assert waited[-1] == calls
 
 
+def test_the_host_waits_for_each_device_that_holds_arrays_once(install: Install) -> None:
+    torch: Any = install("torch")
+    cupy: Any = install("cupy")
+    wait = wait_for_devices([tensor(1), [tensor(0), tensor(1)], NUMPY_ARRAY, cupy_array(2)])
+    assert wait is not None
+    assert not torch.cuda.synchronize.called
+    device = cupy.cuda.Device.return_value = MagicMock()
+    for times in (1, 2):
+        wait()
+        assert sorted(entry.args for entry in torch.cuda.synchronize.mock_calls) == sorted(
+            [(0,), (1,)] * times
+        )
+        assert cupy.cuda.Device.mock_calls.count(call(2)) == times
+        assert device.__enter__.return_value.synchronize.call_count == times
+
+
+@pytest.mark.parametrize("values", [[], [NUMPY_ARRAY, CPU_TENSOR, 3], [JAX_ARRAY]])
+def test_where_no_device_holds_arrays_the_host_waits_for_none(
+    values: list[object], install: Install
+) -> None:
+    install("torch", used=True)
+    assert wait_for_devices(values) is None
+
+
+def test_arrays_on_several_devices_can_be_timed_by_the_host_which_waits_for_them(
+    install: Install,
+) -> None:
+    torch: Any = install("torch", used=True)
+    calls: list[int] = []
+
+    def kernel(*tensors: object) -> None:
+        calls.append(torch.cuda.synchronize.call_count)
+
+    measured = measure(
+        kernel, tensor(0), tensor(1),
+        backend="host", max_time=0.02, warmup_time=0.0, cold_cache=True,
+    )  # fmt: skip
+    assert "host" in measured.timer
+    # Both before each call that was timed; the one whose memory is traced does not wait.
+    waits = [after - before for before, after in itertools.pairwise(calls)]
+    assert len(calls) > 3
+    assert sorted(waits) == [0] + [2] * (len(calls) - 2)
+
+
 # What the adapters call
 
 #: Every name that an adapter may use, and where it is in the real package.
 APIS: Final[Mapping[str, Mapping[str, str]]] = {
     "torch": {
         "cuda.synchronize": "",
+        "cuda.current_device": "",
         "cuda.Event": "",
         "cuda.Event().record": "cuda.Event.record",
         "cuda.Event().elapsed_time": "cuda.Event.elapsed_time",
@@ -350,6 +462,9 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.Stream().begin_capture": "cuda.Stream.begin_capture",
         "cuda.Stream().end_capture": "cuda.Stream.end_capture",
         "cuda.Stream().end_capture().launch": "cuda.graph.Graph.launch",
+        "cuda.Device": "",
+        "cuda.Device().id": "cuda.Device.id",
+        "cuda.Device().synchronize": "cuda.Device.synchronize",
         "cuda.MemoryPool": "",
         "cuda.MemoryPool().malloc": "cuda.MemoryPool.malloc",
         "cuda.using_allocator": "",
@@ -557,10 +672,54 @@ def test_cupy_captures_on_a_stream_of_its_own() -> None:
         return graph
 
     stream.end_capture.side_effect = end
+    allocator = mock.cuda.using_allocator.return_value
+    allocator.__enter__.side_effect = lambda: log.append("pool")
+    allocator.__exit__.side_effect = lambda *_: log.append("usual pool")
     replay = CupyDevice(mock).capture(lambda: log.append("work"))
-    assert log == ["enter", "work", "wait", "begin", "work", "end", "exit"]
+    assert log == [
+        "pool", "enter", "work", "wait", "begin", "work", "end", "exit", "usual pool",
+    ]  # fmt: skip
+    mock.cuda.using_allocator.assert_called_once_with(mock.cuda.MemoryPool.return_value.malloc)
     replay()
     assert graph.mock_calls == [call.launch()]
+
+
+def test_the_memory_of_a_graph_of_cupy_lives_as_long_as_the_graph() -> None:
+    class Pool:
+        def malloc(self) -> None:
+            pass
+
+    pools: list[weakref.ref[Pool]] = []
+
+    def make() -> Pool:
+        pool = Pool()
+        pools.append(weakref.ref(pool))
+        return pool
+
+    mock = make_mock()
+    mock.cuda.MemoryPool = make
+    replay = CupyDevice(mock).capture(lambda: None)
+    mock.reset_mock()  # It keeps what it was called with.
+    gc.collect()
+    (pool,) = pools
+    assert pool() is not None
+    del replay
+    gc.collect()
+    assert pool() is None
+
+
+def test_a_capture_of_cupy_ends_with_an_error_too() -> None:
+    mock = make_mock()
+    calls = itertools.count()
+
+    def work() -> None:
+        if next(calls):
+            msg = "not while capturing"
+            raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="not while capturing"):
+        CupyDevice(mock).capture(work)
+    assert mock.cuda.Stream.return_value.end_capture.call_count == 1
 
 
 def test_numba_has_no_graphs() -> None:

@@ -303,6 +303,16 @@ def test_a_race_that_was_lost_while_disturbed_twice_is_reported_and_not_pruned(
     assert any("unreliable, measured twice: it was hot" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("objective", ["minimize_latency", "minimize:compile_time"])
+def test_a_race_of_one_s_own_is_taken_as_it_is(objective: str, calls: Calls) -> None:
+    own = Race(limit=0.0015, alpha=0.2)
+    calls.result = replace(MEASURED, ending="race")
+    bench = benchmark_of(objective, best("mean_e2e_latency", 0.001))
+    with pytest.raises(TrialPruned, match=r"and 1\.5 ms would have lost \(error rate 20%;"):
+        bench(nothing, race=own)
+    assert calls.race is own
+
+
 def test_what_a_check_compiled_before_is_added_once(calls: Calls) -> None:
     compilation.add(1.5, 0.5)
     bench = benchmark_of()
@@ -341,6 +351,7 @@ class Seen:
     remarks: Sequence[str] = ()
     energy = 5.0
     metrics: Mapping[str, float] = {}
+    severe = True
 
 
 def watch() -> AbstractContextManager[Any]:

@@ -131,3 +131,22 @@ def test_the_real_figures_go_on() -> None:
     # All processors together have done at least what this process has, but for rounding.
     assert after.busy - before.busy >= after.own - before.own - 0.05
     assert after.own - before.own > 0.02
+
+
+def test_what_children_used_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def seconds(pid: int) -> float:
+        asked.append(pid)
+        return 12.5
+
+    monkeypatch.setattr(machine, "cpu_seconds", seconds)
+    found = snapshot()
+    assert found is not None
+    assert found.own == 12.5
+    # Of this process and all that descend from it.
+    assert asked == [os.getpid()]
+
+
+def test_others_on_the_processors_are_no_severe_disturbance() -> None:
+    assert MachineWatch().severe is False

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from builders import make_plan, make_record, make_spec
+from builders import make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import measure as module
 from pytest_autotune.bench import peaks
+from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched, measure
 from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Ending, Race, Sampling, sample
 from pytest_autotune.bench.statistics import Interval
-from pytest_autotune.errors import BenchmarkError, SLOViolation
+from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
+from pytest_autotune.objective import Objective
 from pytest_autotune.records import Outcome
 from pytest_autotune.trial import Trial
 
@@ -323,6 +327,29 @@ def test_the_peak_of_other_frameworks_must_be_stated() -> None:
         peaks.measured_peaks(device)
 
 
+@pytest.fixture
+def torch_peaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[MagicMock]:
+    torch = MagicMock()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    timer = MagicMock()
+    timer.return_value.batch.return_value = [1e-3]
+    monkeypatch.setattr(peaks, "DeviceTimer", timer)
+    torch.timer = timer
+    yield torch
+    peaks._torch_peaks.cache_clear()
+
+
+def test_the_peaks_of_each_device_are_measured_once(torch_peaks: MagicMock) -> None:
+    device: Any = type("Device", (), {"name": "torch"})()
+    made = []
+    for index in (0, 0, 1, 0, 1):
+        torch_peaks.cuda.current_device.return_value = index
+        assert peaks.measured_peaks(device).flop_rate == 2 * 8192**3 / 1e-3
+        made.append(torch_peaks.timer.call_count)
+    # Two timers each.
+    assert made == [2, 2, 4, 4, 4]
+
+
 # Watching
 
 
@@ -445,6 +472,30 @@ def test_a_race_that_no_disturbance_can_have_lost_is_not_run_again(
     assert found.ending == ending
     # What cannot have been decisive makes nothing unreliable.
     assert found.reliable is not again
+
+
+@pytest.mark.usefixtures("rests")
+def test_a_lost_race_that_was_disturbed_twice_is_unreliable_and_not_pruned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = Sampling(
+        samples=(0.01,) * 23,
+        interval=Interval(low=0.01, high=0.01, confidence=0.95),
+        ending="race",
+        seconds=0.5,
+    )
+    monkeypatch.setattr(module, "sample", lambda *arguments, **options: lost)
+    incumbent = make_record(0, metric="mean_e2e_latency", value=0.001, score=0.001)
+    bench = GpuBenchmark(Objective.parse("minimize_latency"), make_slo(), lambda: [incumbent])
+    watch = Watching(HOT, HOT)
+    found = bench(nothing, watch=watch, warmup_time=0.0)
+    assert watch.log == ["begin", "end"] * 2
+    assert found.ending == "race"
+    assert not found.reliable
+    # Once is not enough for that, nor is what cannot have been decisive.
+    for seen in ([HOT, Seen()], [replace(HOT, severe=False)]):
+        with pytest.raises(TrialPruned, match="lost the race"):
+            bench(nothing, watch=Watching(*seen), warmup_time=0.0)
 
 
 @pytest.mark.usefixtures("rests")

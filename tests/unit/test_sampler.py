@@ -226,9 +226,17 @@ def test_slow_calls_lose_once_it_is_seen_whether_they_are_alike() -> None:
     assert len(found.samples) == 23
 
 
-def test_a_spell_of_slow_calls_does_not_lose_a_race() -> None:
+@pytest.mark.parametrize(
+    "slow",
+    [
+        pytest.param([0.1 + k / 1000 for k in range(20)], id="drifting"),
+        pytest.param([0.1 + k / 1000 for k in range(30)], id="drifting for longer"),
+        pytest.param(list(itertools.islice(scattered(0.1), 20)), id="scattered"),
+    ],
+)
+def test_a_spell_of_slow_calls_does_not_lose_a_race(slow: list[float]) -> None:
     fast = (0.005 * (1 + 0.2 * (k * 0.6180339887 % 1)) for k in itertools.count())
-    times = itertools.chain((0.1 + k / 1000 for k in range(20)), fast)
+    times = itertools.chain(slow, fast)
     found = run(Scripted(times), Goal(width=1e-6, max_time=60, max_samples=80), Race(limit=0.01))
     assert found.ending == "samples"
 
@@ -316,7 +324,7 @@ def test_who_is_as_fast_as_the_limit_is_lost_no_more_often_than_allowed(
     share = lost(draw, median, alpha, races)
     assert share <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / races)
     # It is spent with caution, as resemblance is allowed for that may be there.
-    assert alpha < 0.1 or share > alpha / 100
+    assert alpha < 0.1 or share > alpha / 20
 
 
 def test_who_is_faster_is_as_good_as_never_lost() -> None:
