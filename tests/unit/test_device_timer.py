@@ -741,8 +741,18 @@ def test_the_peaks_of_the_machine_are_measured_before_timers_are_made(
     assert gpu.log.index("peak") < at < gpu.log.index(f"flusher of {FLUSH_BYTES}")
 
 
-@pytest.mark.parametrize("seconds", [20 * US, 100 * US, 300 * US, 3 * MS])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("seconds", "known"),
+    [
+        (20 * US, True),
+        (100 * US, True),
+        (300 * US, True),
+        (3 * MS, True),
+        # Where no array tells of a device, less than waiting costs is not seen.
+        (300 * US, False),
+        (3 * MS, False),
+    ],
+)
 def test_kernels_on_another_stream_are_never_taken_for_nothing(
     gpu: Gpu, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float, *, known: bool
 ) -> None:
@@ -758,5 +768,4 @@ def test_kernels_on_another_stream_are_never_taken_for_nothing(
         clock.now = max(clock.now, gpu.free, aside[0])
 
     monkeypatch.setattr(gpu, "synchronize", synchronize)
-    if known or seconds > 100 * US:
-        assert measure(work).median >= 0.9 * seconds
+    assert measure(work).median >= 0.9 * seconds
