@@ -65,6 +65,7 @@ class Resources:
         self._gpus = Allocator(
             context.gpus, timeout=gpu_timeout, on_wait=on_wait, session=context.session
         )
+        self._grant = Grant()
         self._waited: dict[str, float] = {}
         self._servers: ServerPool | None = None
         self._checked: set[str] = set()
@@ -100,9 +101,14 @@ class Resources:
         if self._servers is not None and not self._gpus.fits(need):
             # It still has what must be given back first.
             self._servers.forget()
+        kept = bool(self._gpus.devices) and self._gpus.fits(need)
         lease = self._gpus.take(need, f"{study}, trial {trial.number}")
+        if kept:
+            # Who is there now may be the server that is kept with it.
+            return self._grant
+        self._grant = Grant()
         if lease is None:
-            return Grant()
+            return self._grant
         self._waited[study] = self._waited.get(study, 0.0) + lease.waited
         found = [
             (device, process)
@@ -111,7 +117,9 @@ class Resources:
         ]
         for device, process in found:
             trial.note(f"{device} is also used by {describe(process)}")
-        return Grant(lease=lease, guests=frozenset(process.pid for _, process in found))
+        guests = frozenset(process.pid for _, process in found)
+        self._grant = Grant(lease=lease, guests=guests)
+        return self._grant
 
     def end(self, *, study_goes_on: bool) -> None:
         """Take back what a trial had, once its last fixture is gone.

@@ -460,6 +460,8 @@ class TuningSession:
         if terminal is not None:
             terminal.ensure_newline()
             terminal.write_line(f"autotune: {text}", yellow=True)
+            # Into a file or a pipe, too, it is of use now only.
+            terminal.flush()
 
     def _running(self, trial: Trial) -> ActiveTrial:
         active = self._active

@@ -284,7 +284,7 @@ class Desk:
             _remove(ticket)
             lock.release()
 
-    def _ahead(self, ticket: Path | None) -> list[Mapping[str, Any]]:
+    def _ahead(self, ticket: Path | None) -> list[dict[str, Any]]:
         """Return the requests before ``ticket``, all of them for one without a ticket."""
         found = []
         for path in sorted(self._line.glob("*.lock")):
@@ -295,8 +295,16 @@ class Desk:
                 _remove(path)
                 dead.release()
                 continue
-            with suppress(OSError, ValueError):
-                found.append(json.loads(path.with_suffix(".json").read_text("utf-8")))
+            # What is broken, or of another version, stops nobody.
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                request = json.loads(path.with_suffix(".json").read_text("utf-8"))
+                found.append(
+                    {
+                        "keys": [str(key) for key in request["keys"]],
+                        "count": int(request["count"]),
+                        "session": str(request["session"]),
+                    }
+                )
         return found
 
 
