@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from filelock import FileLock
 
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu import leases as module
@@ -649,3 +650,11 @@ def test_what_is_written_is_json(desk: Desk, folder: Path) -> None:
     assert document["pid"] == os.getpid()
     assert document["purpose"] == "trial 7"
     lease.release()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"keys": 5, "count": "x"}', ""])
+def test_a_request_that_nobody_can_read_stops_nobody(desk: Desk, folder: Path, text: str) -> None:
+    ticket = folder / "line" / "00000000000000000001-x.lock"
+    ticket.with_suffix(".json").write_text(text)
+    with FileLock(ticket):
+        take(desk).release()
