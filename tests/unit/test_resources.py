@@ -1,0 +1,62 @@
+"""What a trial gets and gives back, and what is kept for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_plan, make_record
+
+from pytest_autotune import resources as module
+from pytest_autotune.gpu.allocation import Need
+from pytest_autotune.gpu.nvml import Process
+from pytest_autotune.gpu.pool import Device, Pool, adopt
+from pytest_autotune.masking import Masker
+from pytest_autotune.resources import Resources
+from pytest_autotune.run import RunContext
+from pytest_autotune.trial import Trial
+
+DEVICE = Device(key="GPU-0", visible="0", uuid="GPU-0")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
+    monkeypatch.setenv("AUTOTUNE_GPU_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    adopt(Pool(devices=(DEVICE,)))
+    context = RunContext(session="s", started=0.0, state_directory=tmp_path, scratch=None)
+    found = Resources(
+        context, tmp_path, Masker(),
+        gpu_timeout=1.0, notice=lambda study, text: None, on_wait=lambda text: None,
+    )  # fmt: skip
+    yield found
+    found.close()
+    adopt(None)
+
+
+def trial(number: int) -> Trial:
+    return Trial(make_record(number), make_plan())
+
+
+def test_a_server_that_is_kept_is_no_guest_of_the_next_trial(
+    made: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_it: list[Process] = []
+    monkeypatch.setattr(module, "strangers", lambda device, root: tuple(on_it))
+    kept: Any = type("Pool", (), {"keeps_one": True, "forget": lambda self: None})()
+    first = made.begin("study", trial(0), Need())
+    made._servers = kept
+    on_it.append(Process(pid=1, memory=None))  # the server, in a container
+    made.end(study_goes_on=True)
+    second = trial(1)
+    assert made.begin("study", second, Need()) == first
+    assert first.guests == frozenset()
+    assert second.notes == ()
+    made._servers = None
+    made.end(study_goes_on=True)
+    # Now it is somebody else's, whoever it is.
+    third = trial(2)
+    assert made.begin("study", third, Need()).guests == {1}
+    assert len(third.notes) == 1
