@@ -68,7 +68,6 @@ class Resources:
         self._grant = Grant()
         self._waited: dict[str, float] = {}
         self._servers: ServerPool | None = None
-        self._checked: set[str] = set()
 
     def check(self, study: str, spec: Spec, need: Need, *, server: bool) -> None:
         """Find out before any trial of a study what would fail every one of them.
@@ -76,11 +75,10 @@ class Resources:
         Raises :class:`LeaseError`, and, where its tests use a ``server``, :class:`LaunchError`.
         """
         self._gpus.check(need)
-        if not server or study in self._checked:
+        if not server:
             return
         from pytest_autotune.serving.pool import check_spec, reap
 
-        self._checked.add(study)
         check_spec(spec, spec.space.example(), self._masker)
         if spec.server is not None and spec.server.backend == "docker":
             removed = reap(self._project)

@@ -142,6 +142,7 @@ class TuningSession:
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
+        self._checked: set[str] = set()
         self._resources = Resources(
             context,
             config.rootpath,
@@ -335,10 +336,12 @@ class TuningSession:
             # first tests would be no trial, so the crashed one goes to another slot.
             return None
         study = self._study(slot.study)
-        spec = study.plan.spec
-        need = self._gpu_need(slot, study, spec.space.example())
-        served = "inference_server" in getattr(item, "fixturenames", ())
-        self._resources.check(slot.study, spec, need, server=served)
+        if slot.study not in self._checked:
+            spec = study.plan.spec
+            need = self._gpu_need(slot, study, spec.space.example())
+            served = "inference_server" in getattr(item, "fixturenames", ())
+            self._resources.check(slot.study, spec, need, server=served)
+            self._checked.add(slot.study)
         request = slot.request(rerun=self._asks_for_rerun())
         claim = study.claim(request)
         while isinstance(claim, Wait):

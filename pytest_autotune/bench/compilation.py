@@ -1,7 +1,7 @@
 """What compiling cost the running trial, wherever its kernel was first called.
 
-A check of the result comes before the timing, and so compiles what is then timed. Both add what
-their first call took beyond the others; the timing reports the sum.
+A check of the result comes before the timing, and so compiles what is then timed. It adds what
+its first call took beyond the others, and the timing reports that together with its own.
 """
 
 from __future__ import annotations

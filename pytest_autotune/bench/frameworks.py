@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias
 
 from pytest_autotune.bench.device import Device
@@ -193,24 +192,28 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
         return None
     if backend != "auto":
         return _named(backend, values)
-    elsewhere = False
-    places: dict[Backend, set[int]] = {}
-    for value in _flat(values):
-        found = _device_of(value)
-        if found == "host":
-            elsewhere = True
-        elif found is not None:
-            places.setdefault(found, set()).add(_index_of(value))
+    places = _places(values)
+    elsewhere = places.pop("host", None) is not None
     for framework, indices in places.items():
         _refuse_elsewhere(framework, indices)
-    for framework in places:
-        return _MAKERS[framework]()
+    if places:
+        return _MAKERS[next(iter(places))]()
     return None if elsewhere else device_in_use()
 
 
 def device_in_use() -> Device | None:
     """Return the device of a framework that has begun to use one, None where none has."""
     return next((_MAKERS[name]() for name in _MAKERS if _in_use(name)), None)
+
+
+def _places(values: Iterable[object]) -> dict[Backend, set[int]]:
+    """Return on which devices of which framework the arrays among ``values`` are."""
+    places: dict[Backend, set[int]] = {}
+    for value in _flat(values):
+        found = _device_of(value)
+        if found is not None:
+            places.setdefault(found, set()).add(_index_of(value))
+    return places
 
 
 def _index_of(value: Any) -> int:
@@ -239,7 +242,7 @@ def _refuse_elsewhere(framework: Backend, indices: set[int]) -> None:
 
 def tells(values: Iterable[object]) -> bool:
     """Tell whether there are arrays among ``values``, so that it is known where they live."""
-    return any(_device_of(value) is not None for value in _flat(values))
+    return bool(_places(values))
 
 
 def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
@@ -259,21 +262,17 @@ def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
 
 def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
     """Return a function that waits for every device of PyTorch and CuPy that holds ``values``."""
-    places = {
-        (found, _index_of(value))
-        for value in _flat(values)
-        if (found := _device_of(value)) in {"torch", "cupy"}
-    }
-    if not places:
+    places = _places(values)
+    tensors, arrays = places.get("torch", ()), places.get("cupy", ())
+    if not tensors and not arrays:
         return None
 
     def wait() -> None:
-        for framework, index in places:
-            if framework == "torch":
-                sys.modules["torch"].cuda.synchronize(index)
-            else:
-                with sys.modules["cupy"].cuda.Device(index) as device:
-                    device.synchronize()
+        for index in tensors:
+            sys.modules["torch"].cuda.synchronize(index)
+        for index in arrays:
+            with sys.modules["cupy"].cuda.Device(index) as device:
+                device.synchronize()
 
     return wait
 
@@ -286,7 +285,7 @@ def _named(backend: Backend, values: Iterable[object]) -> Device:
     if not _has_device(backend):
         msg = f"backend {backend!r}: {module} finds no device"
         raise BenchmarkError(msg)
-    indices = {_index_of(value) for value in _flat(values) if _device_of(value) == backend}
+    indices = _places(values).get(backend)
     if indices:
         _refuse_elsewhere(backend, indices)
     return _MAKERS[backend]()
@@ -316,13 +315,9 @@ def _device_of(value: object) -> Backend | None:
     return None
 
 
-def _module(name: str) -> ModuleType | None:
-    return sys.modules.get(name)
-
-
 def _in_use(backend: Backend) -> bool:
     """Tell whether a framework has begun to use a device, without making it begin."""
-    torch, cupy = _module("torch"), _module("cupy")
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if backend == "torch":
         return torch is not None and bool(torch.cuda.is_initialized())
     if backend == "cupy":
@@ -332,7 +327,7 @@ def _in_use(backend: Backend) -> bool:
             and _has_device("cupy")
             and cupy.get_default_memory_pool().total_bytes() > 0
         )
-    return _module("numba.cuda") is not None and _has_device("numba")
+    return "numba.cuda" in sys.modules and _has_device("numba")
 
 
 def _has_device(backend: Backend) -> bool:

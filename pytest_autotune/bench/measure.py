@@ -76,7 +76,6 @@ class _Timers:
 
     timer: HostTimer | DeviceTimer | GraphTimer
     description: str
-    device: Device | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +191,8 @@ def _first_call(
     if wait is not None:
         wait()
     taken = time.perf_counter() - begin
-    certain = device is not None and (backend != "auto" or tells(values))
-    if certain:
-        assert device is not None
-        if sees_work(work, device):
-            return device, device.synchronize, taken
-        return None, device.synchronize, taken
+    if device is not None and (backend != "auto" or tells(values)):
+        return device if sees_work(work, device) else None, device.synchronize, taken
     if backend == "auto":
         # A framework that has a device in use need not be what this function uses, nor need
         # arrays on the host mean that it is not.
@@ -237,20 +232,17 @@ def _timers(
         # The first call may have been long for compiling only.
         if host.batch(1)[0] < _ROUND_SECONDS:
             host.calibrate()
-        return _Timers(timer=host, description=f"the host's clock ({affinity()})", device=None)
+        return _Timers(timer=host, description=f"the host's clock ({affinity()})")
     if graph:
         cold = bool(cold_cache)
         probe = DeviceTimer(work, device, cold_cache=False)
         estimate = min(probe.batch(_ROUND_CALLS))
         replay = GraphTimer(work, device, cold_cache=cold, estimate=estimate)
-        return _Timers(
-            timer=replay, description=f"events of {device.name} around a CUDA graph", device=device
-        )
+        return _Timers(timer=replay, description=f"events of {device.name} around a CUDA graph")
     cold = cold_cache is None or cold_cache
     return _Timers(
         timer=DeviceTimer(work, device, cold_cache=cold),
         description=f"events of {device.name}",
-        device=device,
     )
 
 

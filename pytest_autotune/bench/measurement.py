@@ -63,8 +63,7 @@ class Measurement(Mapping[str, Any]):
     @property
     def converged(self) -> bool:
         """Whether the interval became as narrow, and as sure, as it was to be."""
-        sure = self.interval.confidence >= self.confidence
-        return sure and self.interval.relative_width <= self.width
+        return self.interval.is_sharp(self.width, self.confidence)
 
     @property
     def reliable(self) -> bool:

@@ -113,7 +113,9 @@ def sample(
                 return _ended("time", samples, goal, spent)
             samples += timer.batch(_batch(len(samples), count, spent, goal))
         spent = clock() - began
-        if spent >= min(goal.min_time, goal.max_time) and _is_sharp(_interval(samples, goal), goal):
+        if spent >= min(goal.min_time, goal.max_time) and _interval(samples, goal).is_sharp(
+            goal.width, goal.confidence
+        ):
             return _ended("interval", samples, goal, spent)
         # With fewer it is not seen whether they are alike, and so count for less.
         looks += count >= MIN_CORRELATED
@@ -138,10 +140,6 @@ def _batch(taken: int, wanted: int, spent: float, goal: Goal) -> int:
         return min(most, LEAST_SAMPLES)
     each = max(spent / taken, 1e-9)
     return max(1, min(most, int(min(_BATCH_SECONDS, goal.max_time - spent) / each)))
-
-
-def _is_sharp(interval: Interval, goal: Goal) -> bool:
-    return interval.confidence >= goal.confidence and interval.relative_width <= goal.width
 
 
 def _interval(samples: Sequence[float], goal: Goal) -> Interval:

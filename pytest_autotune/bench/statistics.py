@@ -50,6 +50,10 @@ class Interval:
         """Width as a share of the middle."""
         return (self.high - self.low) / self.middle if self.middle > 0 else 0.0
 
+    def is_sharp(self, width: float, confidence: float) -> bool:
+        """Tell whether it is as narrow as ``width`` (relative), and as sure as ``confidence``."""
+        return self.confidence >= confidence and self.relative_width <= width
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -160,11 +164,10 @@ def _rank(count: int, tail: float) -> int:
     """Return the largest k with P(Binomial(count, 1/2) < k) ≤ ``tail``, 0 if there is none."""
     if count > _MAX_EXACT:
         return math.floor(count / 2 + NormalDist().inv_cdf(tail) * math.sqrt(count) / 2)
-    total, limit, rank = 0, tail * 2.0**count if count < 1000 else 0.0, 0  # noqa: PLR2004
-    if not limit:
-        # 2.0**count overflows: whole numbers do not.
-        numerator, denominator = tail.as_integer_ratio()
-        limit = (numerator << count) // denominator
+    # In whole numbers, as 2.0**count overflows.
+    numerator, denominator = tail.as_integer_ratio()
+    limit = (numerator << count) // denominator
+    total, rank = 0, 0
     while rank <= count // 2:
         total += math.comb(count, rank)
         if total > limit:

@@ -12,7 +12,7 @@ from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.space import Categorical
 from pytest_autotune.spec.expressions import Expression, identifier
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.spec.server import is_remote
+from pytest_autotune.spec.server import is_without_our_gpus
 from pytest_autotune.spec.validation import nearest
 
 #: Fixtures that use GPUs; with the first of them a trial cannot do without.
@@ -46,10 +46,7 @@ def layout_gpus(spec: Spec) -> str | None:
     None where the spec has no layout, or its server does not run on GPUs of this machine. Which
     of a study's tests use GPUs is not asked: their selection must not change the space.
     """
-    server = spec.server
-    elsewhere = server is not None and (
-        server.backend == "url" or server.without_gpus or is_remote(server)
-    )
+    elsewhere = spec.server is not None and is_without_our_gpus(spec.server)
     return spec.layout.expression() if spec.layout.names and not elsewhere else None
 
 
@@ -69,9 +66,7 @@ def needed_gpus(
     by_tests = "gpu" in fixtures or "gpu_benchmark" in fixtures
     layout = Need(count=spec.layout.gpus(params), required="gpu" in fixtures)
     server = spec.server if "inference_server" in fixtures else None
-    if server is None:
-        return layout if by_tests else NONE
-    if server.backend == "url" or server.without_gpus or is_remote(server):
+    if server is None or is_without_our_gpus(server):
         return layout if by_tests else NONE
     match server.gpus:
         case None:

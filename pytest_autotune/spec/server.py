@@ -489,6 +489,11 @@ def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
     return visible
 
 
+def is_without_our_gpus(spec: ServerSpec) -> bool:
+    """Tell whether the server runs on no GPU of this machine, whatever its layout."""
+    return spec.backend == "url" or spec.without_gpus or is_remote(spec)
+
+
 def is_remote(spec: ServerSpec) -> bool:
     """Tell whether the server will run on another machine's container engine."""
     engine = os.environ.get("DOCKER_HOST", "")
