@@ -15,6 +15,7 @@ from pytest_autotune.objective import Objective
 from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Space, canonical
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
+from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
 from pytest_autotune.spec.server import gpu_limit, layout, quant_conflicts, read_server
 from pytest_autotune.spec.validation import nearest, shown
@@ -54,6 +55,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
         layout=parallel,
         benchmark=read_benchmark(document, origin, slo),
         optimization=_optimization(document.get("optimization", {}), origin),
+        gate=read_gate(document, origin, slo),
         description=document.get("description", ""),
         notices=tuple(notices),
         raw=document,
@@ -115,8 +117,6 @@ def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
     for key in _KUBERNETES_ONLY:
         if document.get(key):
             yield f"{key}: applies to Kubernetes deployments only and has no effect here"
-    if document.get("gate"):
-        yield "gate: this version has no regression gate yet, so it has no effect"
     if "namespace" in document.get("model", {}):
         yield "model.namespace: applies to Kubernetes deployments only and has no effect here"
 

@@ -10,6 +10,7 @@ from pytest_autotune.space import Space
 
 if TYPE_CHECKING:
     from pytest_autotune.spec.benchmark import BenchmarkSpec
+    from pytest_autotune.spec.gate import GateSpec
     from pytest_autotune.spec.server import Layout, ServerSpec
 
 InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
@@ -97,6 +98,7 @@ class Spec:
     optimization: Optimization
     layout: Layout
     benchmark: BenchmarkSpec
+    gate: GateSpec
     server: ServerSpec | None = None
     description: str = ""
     notices: tuple[str, ...] = ()

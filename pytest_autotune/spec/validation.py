@@ -50,7 +50,8 @@ def validate(document: object, origin: Origin) -> Mapping[str, Any]:
         _leaves(_validator().iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
     )
     if errors:
-        lines = list(dict.fromkeys(line for error in errors for line in _lines(error, origin)))
+        found = (line for error in errors for line in schema_lines(error, origin))
+        lines = list(dict.fromkeys(found))
         if len(lines) > MAX_ERRORS:
             lines[MAX_ERRORS:] = [f"… and {len(lines) - MAX_ERRORS} more"]
         raise SpecError("\n".join(lines))
@@ -92,7 +93,7 @@ def _leaves(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
             yield error
 
 
-def _lines(error: ValidationError, origin: Origin) -> Iterator[str]:
+def schema_lines(error: ValidationError, origin: Origin) -> Iterator[str]:
     """Describe an error, an unknown key each on a line of its own."""
     schema = error.schema
     if error.validator != "additionalProperties" or not isinstance(schema, Mapping):

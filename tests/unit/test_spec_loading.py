@@ -357,10 +357,11 @@ def test_yaml_may_merge_mappings(tmp_path: Path) -> None:
     path = tmp_path / "task.yaml"
     path.write_text(
         "model: &base {port: 1, host: a}\n"
-        "gate: {<<: *base, port: 2}\n"
+        "benchmark: {additional_params: {<<: *base, port: 2}}\n"
         "parameters: {a: [1], b: {type: choice, values: [1, 2]}}\n"
     )
-    assert load_file(path, path.name).raw["gate"] == {"port": 2, "host": "a"}
+    merged = load_file(path, path.name).raw["benchmark"]["additional_params"]
+    assert merged == {"port": 2, "host": "a"}
 
 
 @pytest.mark.parametrize(

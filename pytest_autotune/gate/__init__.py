@@ -1,0 +1,1 @@
+"""The gate: pinned configurations, and whether they got slower."""

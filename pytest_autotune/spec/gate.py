@@ -1,0 +1,81 @@
+"""What a spec says of the gate: what counts as a regression, and of which metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_autotune.errors import OptionError, SpecError
+from pytest_autotune.objective import Objective
+from pytest_autotune.spec.model import SLO, Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSpec:
+    """What is a regression, how sure to be, and at what cost.
+
+    ``tolerance`` is the share by which a metric may get worse. ``alpha`` is the error of calling
+    a regression where there is none beyond it, for all metrics together; ``power`` is 1 less the
+    error of passing one. At most ``max_launches`` of each revision are made. ``metrics`` are
+    objectives as in ``optimization.objective``, empty for the study's own. ``prepare`` is a
+    shell command that makes a checkout of an old revision ready to run.
+    """
+
+    tolerance: float = 0.03
+    alpha: float = 0.01
+    power: float = 0.95
+    max_launches: int = 27
+    metrics: tuple[Objective, ...] = ()
+    prepare: str | None = None
+
+
+def read_gate(document: Mapping[str, Any], origin: Origin, slo: SLO) -> GateSpec:
+    """Read the gate of a schema-valid ``document``; raise :class:`SpecError`."""
+    block = dict(document.get("gate", {}))
+    metrics = tuple(
+        _metric(name, slo, origin.at("gate", "metrics", index))
+        for index, name in enumerate(block.pop("metrics", ()))
+    )
+    if "tolerance" in block:
+        block["tolerance"] = _share(block["tolerance"], origin.at("gate", "tolerance"))
+    if "max_launches" in block:
+        # JSON counts 20.0 as an integer.
+        block["max_launches"] = int(block["max_launches"])
+    return GateSpec(metrics=metrics, **block)
+
+
+def _share(value: float | str, where: str) -> float:
+    """Return ``3%`` as 0.03; a plain number is a share already."""
+    share = float(value.rstrip("% ")) / 100 if isinstance(value, str) else float(value)
+    if not 0 < share < 1:
+        msg = f"{where}: {value!r} is not between 0 and 1: write a share such as 0.03, or '3%'"
+        raise SpecError(msg)
+    return share
+
+
+def _metric(name: str, slo: SLO, where: str) -> Objective:
+    """Return what to compare, and which way it is better.
+
+    A bare name takes the direction from a bound of the SLO, or from what such names mean.
+    """
+    try:
+        return Objective.parse(name)
+    except OptionError as error:
+        if ":" in name:
+            raise SpecError(f"{where}: {error}") from None
+    lower = Objective.parse(f"minimize:{name}")
+    bounds = [b for b in slo.bounds if set(b.metrics) & set(lower.metrics)]
+    if bounds:
+        maximize = not bounds[0].upper
+    elif name.endswith(("latency", "ttft", "tpot", "time", "itl", "duration")):
+        maximize = False
+    elif name.endswith(("throughput", "throughput_per_gpu", "_per_s", "goodput", "success_rate")):
+        maximize = True
+    else:
+        msg = (
+            f"{where}: whether more or less of {name!r} is better is not known: write "
+            f"'minimize:{name}' or 'maximize:{name}'"
+        )
+        raise SpecError(msg)
+    return Objective.parse(f"maximize:{name}") if maximize else lower
