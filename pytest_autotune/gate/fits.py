@@ -48,9 +48,10 @@ def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
     if problems:
         raise LockError(_advised(problems))
     notes = []
-    if entry.digests["workload"] != digests["workload"]:
+    changed = [part for part in ("workload", "server") if entry.digests[part] != digests[part]]
+    if changed:
         notes.append(
-            f"{origin.at('digests', 'workload')}: the spec's model, runtime, server or benchmark "
+            f"{origin.at('digests', changed[0])}: the spec's model, runtime, server or benchmark "
             "changed since this was locked; better parameters may have come in"
         )
     if entry.digests["space"] != digests["space"]:

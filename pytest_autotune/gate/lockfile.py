@@ -41,7 +41,7 @@ LOCK_NAME: Final = "autotune.lock.json"
 VERSION: Final = 1
 #: What of a fingerprint is the machine; the rest is software, which is upgraded on purpose.
 HARDWARE: Final = ("cpu", "cpus", "memory", "machine", "system", "gpus", "gpu_clocks")
-_DIGESTED: Final = ("space", "objective", "slo", "workload")
+_ASKED: Final = frozenset({"model", "benchmark"})
 _ABSENT: Final = "none"
 #: A parameter may be as deep as a spec allows, and lies four levels down in the lock file.
 _MAX_DEPTH: Final = MAX_DEPTH + 4
@@ -158,9 +158,17 @@ class LockFile:
 
 
 def digests_of(key: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return 12 hex digits for each part of a plan's key but the environment."""
+    """Return 12 hex digits for each part of a plan's key but the environment.
+
+    What is served and asked for is the workload; how it is served is a part of its own.
+    """
+    parts = {name: key[name] for name in ("space", "objective", "slo")}
+    given: Mapping[str, Any] = key["workload"]
+    parts["workload"] = {name: given[name] for name in given if name in _ASKED}
+    parts["server"] = {name: given[name] for name in given if name not in _ASKED}
     return {
-        part: hashlib.sha256(_bytes(canonical(key[part]))).hexdigest()[:12] for part in _DIGESTED
+        part: hashlib.sha256(_bytes(canonical(value))).hexdigest()[:12]
+        for part, value in parts.items()
     }
 
 

@@ -190,6 +190,7 @@ def test_a_file_is_as_documented(tmp_path: Path) -> None:
       }},
       "digests": {{
         "objective": "{digests["objective"]}",
+        "server": "{digests["server"]}",
         "slo": "{digests["slo"]}",
         "space": "{digests["space"]}",
         "workload": "{digests["workload"]}"
@@ -402,7 +403,9 @@ def entries_(draw: st.DrawFn) -> LockEntry:
         metrics=measured,
         slo=tuple(draw(st.lists(bounds, max_size=3))),
         fingerprint=draw(st.dictionaries(words, words, max_size=3)),
-        digests={part: draw(hexadecimal) for part in ("space", "objective", "slo", "workload")},
+        digests={
+            part: draw(hexadecimal) for part in ("space", "objective", "slo", "workload", "server")
+        },
         commit=draw(words),
         locked=draw(st.dates()).isoformat(),
         by=draw(words),
@@ -747,16 +750,18 @@ def test_an_entry_of_a_plan_fits_it() -> None:
 
 def test_digests_tell_parts_apart_and_ignore_order_and_machine() -> None:
     digests = digests_of(KEY)
-    assert list(digests) == ["space", "objective", "slo", "workload"]
+    assert list(digests) == ["space", "objective", "slo", "workload", "server"]
     assert all(re.fullmatch("[0-9a-f]{12}", digest) for digest in digests.values())
-    assert len(set(digests.values())) == 4
+    assert len(set(digests.values())) == 4  # no SLO and no server: both are empty
     # The digest is that of the canonical JSON, for other tools to compute.
     assert digests["slo"] == "44136fa355b3"
     assert digests_of({**KEY, "environment": {}}) == digests
     shuffled = {"constraints": [], "parameters": {"a": {"choices": [1, 2]}}}
     assert digests_of({**KEY, "space": shuffled}) == digests
-    other = digests_of({**KEY, "workload": {"model": "llama", "x": "\udcff"}})
+    other = digests_of({**KEY, "workload": {"model": "\udcff", "benchmark": {}}})
     assert {part for part in digests if other[part] != digests[part]} == {"workload"}
+    served = digests_of({**KEY, "workload": {"model": "llama", "server": {}, "base_runtime": "x"}})
+    assert {part for part in digests if served[part] != digests[part]} == {"server"}
     reordered = {"parameters": {"a": {"choices": [2, 1]}}, "constraints": []}
     assert digests_of({**KEY, "space": reordered})["space"] != digests["space"]
 
