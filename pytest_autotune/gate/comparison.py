@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
+from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gate.sequential import Design, bounds
 from pytest_autotune.spec.gate import GateSpec
 
@@ -26,6 +27,10 @@ class Verdict(str, enum.Enum):
     IMPROVED = "improved"
     REGRESSED = "regressed"
     INCONCLUSIVE = "inconclusive"
+
+
+class OutOfTime(AutotuneError):
+    """The time was up before a launch had ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +113,8 @@ def compare(  # noqa: PLR0913 - what a comparison is
     """Launch pairs until every metric has passed, one has regressed, or it has to end.
 
     Both launches of a pair get the same seed, another for each pair. ``deadline`` is on the
-    monotonic clock; ``progress`` is told how many pairs there are. What ``launch`` raises is
-    left to the caller. Raises KeyError for a metric that a launch did not report.
+    monotonic clock; ``progress`` is told how many pairs there are. What ``launch`` raises, but for
+    :class:`OutOfTime`, is left to the caller. Raises KeyError for a metric that a launch lacks.
     """
     began = time.monotonic()
     design = design_for(rule, len(metrics))
@@ -121,9 +126,13 @@ def compare(  # noqa: PLR0913 - what a comparison is
         if deadline is not None and number and began + taken * (1 + 1 / number) > deadline:
             stopped = "the time was up"
             break
-        found = {side: launch(side, seed + number) for side in order}
-        for metric in metrics:
-            pairs[metric.name].append((found["old"][metric.name], found["new"][metric.name]))
+        try:
+            found = {side: launch(side, seed + number) for side in order}
+        except OutOfTime:
+            stopped = "the time was up"
+            break
+        for name, values in pairs.items():
+            values.append((found["old"][name], found["new"][name]))
         progress(number + 1)
         results = [judge(metric, pairs[metric.name], rule, design) for metric in metrics]
         if _is_decided(results):
@@ -151,8 +160,9 @@ def design_for(rule: GateSpec, metrics: int) -> Design:
 
 
 def _is_decided(results: Sequence[MetricResult]) -> bool:
-    verdicts = [result.verdict for result in results]
-    return Verdict.REGRESSED in verdicts or Verdict.INCONCLUSIVE not in verdicts
+    """Tell whether further pairs can change nothing; what once had no ratio never will."""
+    undecided = [r for r in results if r.verdict is Verdict.INCONCLUSIVE and not r.reason]
+    return not undecided or any(r.verdict is Verdict.REGRESSED for r in results)
 
 
 def _orders(pairs: int, seed: int) -> Iterator[tuple[Side, Side]]:

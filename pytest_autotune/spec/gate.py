@@ -47,7 +47,7 @@ def read_gate(document: Mapping[str, Any], origin: Origin, slo: SLO) -> GateSpec
 
 def _share(value: float | str, where: str) -> float:
     """Return ``3%`` as 0.03; a plain number is a share already."""
-    share = float(value.rstrip("% ")) / 100 if isinstance(value, str) else float(value)
+    share = float(value.rstrip().rstrip("% ")) / 100 if isinstance(value, str) else float(value)
     if not 0 < share < 1:
         msg = f"{where}: {value!r} is not between 0 and 1: write a share such as 0.03, or '3%'"
         raise SpecError(msg)
@@ -62,7 +62,7 @@ def _metric(name: str, slo: SLO, where: str) -> Objective:
     try:
         return Objective.parse(name)
     except OptionError as error:
-        if ":" in name:
+        if ":" in name or not name.strip():
             raise SpecError(f"{where}: {error}") from None
     lower = Objective.parse(f"minimize:{name}")
     bounds = [b for b in slo.bounds if set(b.metrics) & set(lower.metrics)]

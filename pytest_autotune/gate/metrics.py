@@ -1,0 +1,39 @@
+"""Which metrics of a study are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from pytest_autotune.errors import UserError
+from pytest_autotune.gate.comparison import GatedMetric
+from pytest_autotune.objective import Objective
+from pytest_autotune.study import Plan
+
+_MEDIAN: Final = "p50_"
+_MEAN: Final = "mean_"
+
+
+def gated_metrics(plan: Plan, reported: Mapping[str, float]) -> list[GatedMetric]:
+    """Return what to compare, under the names that were ``reported``.
+
+    By default that is the objective; of a timed callable its median, as a mean is at the mercy
+    of a few slow calls. Raises :class:`UserError` for one that was not reported.
+    """
+    objectives: Iterable[Objective] = plan.spec.gate.metrics or (plan.objective,)
+    found = []
+    for index, objective in enumerate(objectives):
+        measured = objective.measure(reported)
+        if measured is None:
+            where = plan.spec.origin.at("gate", "metrics", index)
+            msg = (
+                f"{where}: {objective.name!r} is not among what the tests reported: "
+                f"{', '.join(sorted(reported))}"
+            )
+            raise UserError(msg)
+        name = measured[0]
+        middle = name.replace(_MEAN, _MEDIAN, 1)
+        if not plan.spec.gate.metrics and name.startswith(_MEAN) and "num_samples" in reported:
+            name = middle if middle in reported else name
+        found.append(GatedMetric(name=name, maximize=objective.maximize))
+    return found
