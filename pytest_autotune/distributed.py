@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
 
@@ -27,12 +27,33 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
     from pytest_autotune.config import Settings
-    from pytest_autotune.report.terminal import StudyReporter
     from pytest_autotune.slots import CollectedStudy
 
 _COLLECTION: Final = "collection.json"
 #: ``--dist`` modes under which the user leaves it to xdist where a test runs.
 _OURS: Final = frozenset({"load", "loadscope", "loadfile", "loadgroup", "worksteal"})
+
+
+class Reporter(Protocol):
+    """Shows and keeps what a run found, as the process that ran it knows it."""
+
+    def learn(self, studies: Iterable[StudyOutline]) -> None:
+        """Take over which studies were collected; the first to tell knows them all."""
+
+    def merge(
+        self,
+        stops: Mapping[str, Stop],
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Take over what one process knows about the end of its studies."""
+
+
+class ControllerReporter(Reporter, Protocol):
+    """As an xdist controller knows it."""
+
+    def unneeded_tests(self, units: Iterable[str]) -> int:
+        """Return how many collected tests will not run, given the unit of each test."""
 
 
 def publish_collection(
@@ -82,7 +103,7 @@ def read_collection(context: RunContext) -> Mapping[str, Any]:
 
 
 def register_controller(
-    config: pytest.Config, settings: Settings, context: RunContext, reporter: StudyReporter
+    config: pytest.Config, settings: Settings, context: RunContext, reporter: ControllerReporter
 ) -> None:
     """Register the controller's side, where tests are distributed at all."""
     if is_distributed(config):
@@ -107,7 +128,9 @@ def auto_workers(config: pytest.Config) -> int | None:
 class Controller:
     """Hooks of the process that distributes the tests."""
 
-    def __init__(self, settings: Settings, context: RunContext, reporter: StudyReporter) -> None:
+    def __init__(
+        self, settings: Settings, context: RunContext, reporter: ControllerReporter
+    ) -> None:
         self._settings = settings
         self._context = context
         self._reporter = reporter

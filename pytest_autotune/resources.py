@@ -144,7 +144,12 @@ class Resources:
                 self._notice(study, f"waited {duration(waited)} for GPUs, all trials together")
 
     def benchmark(
-        self, plan: Plan, records: Callable[[], Sequence[TrialRecord]], grant: Grant
+        self,
+        plan: Plan,
+        records: Callable[[], Sequence[TrialRecord]],
+        grant: Grant,
+        *,
+        brief: bool = False,
     ) -> GpuBenchmark:
         """Return what times callables for a trial."""
         from pytest_autotune.bench.benchmark import GpuBenchmark
@@ -153,7 +158,7 @@ class Resources:
         watch = self._watch(grant, contained=False)
         if watch is None:
             watch = partial(MachineWatch, shared=self._context.workers > 1)
-        return GpuBenchmark(plan.objective, plan.spec.slo, records, watch)
+        return GpuBenchmark(plan.objective, plan.spec.slo, records, watch, brief=brief)
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
         """Return what watches the devices of a trial, None where there is nothing to see.
@@ -207,7 +212,14 @@ class Resources:
             benchmark,
             plan.spec.slo,
             objective=plan.objective,
-            stream=f"trial-{trial.number}" if reused else "",
+            stream=_stream(plan, trial, reused=reused),
             mask=self._masker,
             watch=self._watch(grant, contained=server is not None and server.backend == "docker"),
         )
+
+
+def _stream(plan: Plan, trial: Trial, *, reused: bool) -> str:
+    """Return what tells the prompts and arrivals of a trial from those of another."""
+    if trial.seed != plan.seed:
+        return f"launch-{trial.seed}"
+    return f"trial-{trial.number}" if reused else ""

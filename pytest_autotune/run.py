@@ -41,8 +41,8 @@ class RunContext:
     gpus: tuple[Device, ...] | None = None
 
     @classmethod
-    def of(cls, config: pytest.Config) -> RunContext:
-        """Read the context from the controller, or make it."""
+    def of(cls, config: pytest.Config, folder: Path | None = None) -> RunContext:
+        """Read the context from the controller, or make it; ``folder`` is for a scratch folder."""
         given: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         if given is not None:
             sent = given[WIRE]
@@ -60,7 +60,9 @@ class RunContext:
         distributed = is_distributed(config)
         cache = getattr(config, "cache", None)
         needs_scratch = distributed or cache is None
-        scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-")) if needs_scratch else None
+        scratch = None
+        if needs_scratch:
+            scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-", dir=folder))
         if cache is not None:
             state = _state_directory(cache)
         else:

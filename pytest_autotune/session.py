@@ -6,7 +6,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_autotune.deadline import deadline
-from pytest_autotune.distributed import publish_collection, register_controller
+from pytest_autotune.distributed import Reporter, publish_collection, register_controller
 from pytest_autotune.errors import (
     InvalidMeasurementError,
     MissingMetricError,
@@ -31,6 +32,7 @@ from pytest_autotune.errors import (
 from pytest_autotune.gpu.allocation import Need
 from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.masking import Masker, secrets_in
+from pytest_autotune.pinned import PINNED, PinnedStudy, Pins
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.config import Settings
+    from pytest_autotune.gate.locker import Locker
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.server import InferenceServer
 
@@ -76,18 +79,34 @@ _PLAIN_ERRORS: Final = (
 
 
 def register(config: pytest.Config, settings: Settings) -> None:
-    """Register what this process needs: the runner, the reporter, or both."""
+    """Register what a tuning run needs in this process: the runner, the reporter, or both."""
     context = RunContext.of(config)
     reporter = None
     if not context.is_worker:
-        load_all(config.rootpath)
-        if settings.storage and not config.option.collectonly:
-            check_database(settings.storage)
-        reporter = StudyReporter(config, settings, context)
+        try:
+            locker = _check(config, settings, context)
+        except UserError:
+            context.cleanup()
+            raise
+        reporter = StudyReporter(config, settings, context, locker)
         config.pluginmanager.register(reporter, "autotune-report")
         register_controller(config, settings, context, reporter)
     session = TuningSession(config, settings, context, reporter)
     config.pluginmanager.register(session, "autotune-session")
+
+
+def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Locker | None:
+    """Find what is wrong before anything runs; return what pins the results, if asked to."""
+    load_all(config.rootpath)
+    if config.option.collectonly:
+        return None
+    if settings.storage:
+        check_database(settings.storage)
+    if not settings.lock:
+        return None
+    from pytest_autotune.gate.locker import Locker
+
+    return Locker(config, settings, context)
 
 
 @dataclass(kw_only=True)
@@ -100,7 +119,7 @@ class ActiveTrial:
     """
 
     slot: Slot
-    study: Study
+    study: Study | PinnedStudy
     trial: Trial
     record: TrialRecord
     last: pytest.Item
@@ -124,21 +143,28 @@ class TuningSession:
         config: pytest.Config,
         settings: Settings,
         context: RunContext,
-        reporter: StudyReporter | None,
+        reporter: Reporter | None,
+        pins: Pins | None = None,
     ) -> None:
+        """Prepare a session; with ``pins`` nothing is searched, and what is pinned runs once."""
         self._reporter = reporter
+        self._pins = pins
         self.config = config
         self.settings = settings
         self.context = context
-        self._masker = Masker()
-        self._masker.learn(os.environ)
+        self.masker = Masker()
+        self.masker.learn(os.environ)
         self.collected: dict[str, CollectedStudy] = {}
         self.errors: list[str] = []
         self.stops: dict[str, Stop] = {}
         self.notices: dict[str, list[str]] = {}
-        self._studies: dict[str, Study] = {}
+        #: Node ids of the tests that reported something, by study.
+        self.reporting: dict[str, list[str]] = {}
+        self._studies: dict[str, Study | PinnedStudy] = {}
         self._slots: dict[pytest.Item, Slot] = {}
         self._slot_items: dict[Slot, list[pytest.Item]] = {}
+        #: Units that xdist must keep whole besides the slots, by node id.
+        self.units: dict[str, str] = {}
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
@@ -146,7 +172,7 @@ class TuningSession:
         self._resources = Resources(
             context,
             config.rootpath,
-            self._masker,
+            self.masker,
             gpu_timeout=settings.gpu_timeout,
             notice=self._notice,
             on_wait=self._say_waiting,
@@ -168,6 +194,14 @@ class TuningSession:
         except UserError as error:
             self.errors.append(str(error))
             metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
+            return
+        if not study.slots:
+            assert self._pins is not None, "a study that is searched has slots"
+            skip = pytest.mark.skip(reason=self._pins.missing)
+            metafunc.parametrize(
+                "trial", [pytest.param(None, marks=skip)], ids=["not-pinned"], indirect=True,
+                scope=study.scope,
+            )  # fmt: skip
             return
         metafunc.parametrize(
             "trial",
@@ -196,21 +230,34 @@ class TuningSession:
         spec = fit_to_machine(spec, gpus)
         sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
         for secret in secrets_in(sections):
-            self._masker.learn_value(secret)
+            self.masker.learn_value(secret)
         listed = sections["server"].get("secrets", ())
-        self._masker.learn(os.environ, listed)
-        plan = Plan.make(node.nodeid, spec, self.settings, source)
-        strategy = make_strategy(plan.strategy, plan.context, self._extension)
+        self.masker.learn(os.environ, listed)
+        plan, slots = self._slots_of(
+            node.nodeid, Plan.make(node.nodeid, spec, self.settings, source)
+        )
         study = CollectedStudy(
             nodeid=node.nodeid,
             scope=scope,
             plan=plan,
-            slots=make_slots(node.nodeid, plan, strategy, self._spares()),
+            slots=slots,
             marked_gpus=marked,
             gpus=gpus,
         )
         self.collected[node.nodeid] = study
         return study
+
+    def _slots_of(self, nodeid: str, plan: Plan) -> tuple[Plan, list[Slot]]:
+        """Return the plan to go by, and the places for its trials."""
+        if self._pins is None:
+            strategy = make_strategy(plan.strategy, plan.context, self._extension)
+            return plan, make_slots(nodeid, plan, strategy, self._spares())
+        pin = self._pins.find(nodeid, plan)
+        if pin is None:
+            return plan, []
+        self._studies[nodeid] = PinnedStudy(pin, self.context.session)
+        self.notices.setdefault(nodeid, []).extend(pin.notes)
+        return pin.plan, [Slot(study=nodeid, id=PINNED, ordinal=0)]
 
     def _load(self, node: Node, mark: pytest.Mark) -> Spec:
         where = f"{node.nodeid}: autotune marker"
@@ -301,6 +348,7 @@ class TuningSession:
         errors = list(dict.fromkeys(self.errors))
         if self.context.is_worker:
             scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
+            scopes |= self.units
             publish_collection(self.context, self.collected.values(), scopes, errors)
         elif errors:
             # Said once, as what ends the run.
@@ -352,10 +400,11 @@ class TuningSession:
             if claim is not Stop.DONE_BEFORE:
                 self.stops[slot.study] = claim
             return None
+        seed = study.pin.seed if isinstance(study, PinnedStudy) else None
         active = ActiveTrial(
             slot=slot,
             study=study,
-            trial=Trial(claim, study.plan),
+            trial=Trial(claim, study.plan, seed),
             record=claim,
             last=items[-1],
             deadline=None,
@@ -376,7 +425,7 @@ class TuningSession:
             except UserError as error:
                 self.errors.append(str(error))
 
-    def _study(self, nodeid: str) -> Study:
+    def _study(self, nodeid: str) -> Study | PinnedStudy:
         study = self._studies.get(nodeid)
         if study is None:
             study = Study.open(
@@ -435,7 +484,7 @@ class TuningSession:
 
     # What the fixtures hand out
 
-    def _gpu_need(self, slot: Slot, study: Study, params: Mapping[str, Any]) -> Need:
+    def _gpu_need(self, slot: Slot, study: Study | PinnedStudy, params: Mapping[str, Any]) -> Need:
         items = self._slot_items[slot]
         fixtures = {name for item in items for name in getattr(item, "fixturenames", ())}
         marked = self.collected[slot.study].marked_gpus
@@ -472,6 +521,11 @@ class TuningSession:
         assert active.trial is trial, "slots run one after another"
         return active
 
+    def record_of(self, nodeid: str) -> TrialRecord | None:
+        """Return how the pinned trial of a study ended, None where it has not."""
+        records = self._studies[nodeid].records() if nodeid in self._studies else []
+        return next((record for record in records if record.finished), None)
+
     def lease_of(self, trial: Trial) -> Lease:
         """Return the GPUs of ``trial``, none where it needs none."""
         return self._running(trial).grant.lease
@@ -479,7 +533,9 @@ class TuningSession:
     def benchmark_for(self, trial: Trial) -> GpuBenchmark:
         """Return what times callables for ``trial``."""
         active = self._running(trial)
-        return self._resources.benchmark(active.study.plan, active.study.records, active.grant)
+        brief = self._pins is not None and self._pins.brief
+        study = active.study
+        return self._resources.benchmark(study.plan, study.records, active.grant, brief=brief)
 
     def start_server(self, trial: Trial) -> InferenceServer:
         """Return a server for ``trial``, ready for requests."""
@@ -513,7 +569,7 @@ class TuningSession:
         Outside all others, which the wrapper that judges trials must not be.
         """
         report = yield
-        mask_report(report, self._masker)
+        mask_report(report, self.masker)
         return report
 
     def _active_for(self, item: pytest.Item) -> ActiveTrial | None:
@@ -547,8 +603,19 @@ class TuningSession:
             return (yield)
         if active.refusal is not None and not active.concluded:
             raise active.refusal
-        with deadline(active.deadline, self._limit(active)):
+        with self._noting_reports(active, item), deadline(active.deadline, self._limit(active)):
             return (yield)
+
+    @contextmanager
+    def _noting_reports(self, active: ActiveTrial, item: pytest.Item) -> Iterator[None]:
+        """Remember which tests of a study report, themselves or by a fixture."""
+        before = active.trial.reports
+        try:
+            yield
+        finally:
+            found = self.reporting.setdefault(active.slot.study, [])
+            if active.trial.reports > before and item.nodeid not in found:
+                found.append(item.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -580,7 +647,7 @@ class TuningSession:
         active = self._active_for(item)
         if active is None:
             return (yield)
-        with deadline(active.deadline, self._limit(active)):
+        with self._noting_reports(active, item), deadline(active.deadline, self._limit(active)):
             result = yield
         if item is active.last:
             active.complete = True
@@ -634,13 +701,13 @@ class TuningSession:
     def _reason(self, active: ActiveTrial, error: BaseException | None) -> str:
         """Return in a line why a trial failed; a dead server explains what else went wrong."""
         if isinstance(error, ServerError):
-            return self._masker(error.headline)
+            return self.masker(error.headline)
         reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
         server = self._resources.server_of(active.record.number)
         ended = None if server is None else server.exited()
         if server is not None and ended is not None:
             reason = f"server died ({server.description}: {ended}); {reason}"
-        return self._masker(reason)
+        return self.masker(reason)
 
     def _judge_rest(
         self, active: ActiveTrial, item: pytest.Item, report: pytest.TestReport

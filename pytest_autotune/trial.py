@@ -25,9 +25,11 @@ _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "inva
 class Trial:
     """One configuration under test, shared by all tests of its study that run for it."""
 
-    def __init__(self, record: TrialRecord, plan: Plan) -> None:
+    def __init__(self, record: TrialRecord, plan: Plan, seed: int | None = None) -> None:
         self._record = record
         self._plan = plan
+        self._seed = plan.seed if seed is None else seed
+        self._reports = 0
         self._metrics: dict[str, float] = {}
         self._levels: dict[tuple[str | int | float | None, ...], Level] = {}
         self._notes: list[str] = []
@@ -45,6 +47,20 @@ class Trial:
     def params(self) -> Mapping[str, Any]:
         """The parameters to run with: name to value, conditional ones only where active."""
         return dict(self._record.params)
+
+    @property
+    def seed(self) -> int:
+        """A seed for whatever data the tests make.
+
+        The study's own, so that all trials work on the same; a fresh one whenever a pinned
+        configuration is launched again.
+        """
+        return self._seed
+
+    @property
+    def reports(self) -> int:
+        """How often something was reported so far."""
+        return self._reports
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -82,6 +98,7 @@ class Trial:
         :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
         not the server's.
         """
+        self._reports += 1
         own = {name: value for name, value in metrics.items() if name not in {"levels", "notes"}}
         self._notes += metrics.get("notes", ())
         for entry in metrics.get("levels", ()):
@@ -102,6 +119,7 @@ class Trial:
         Each level is held against the SLO by itself. Under ``slo.levels: all`` (the default)
         a level that breaks a hard SLO raises :class:`SLOViolation` at once.
         """
+        self._reports += 1
         self._add_level(concurrency, None, None, metrics)
         self._assert_levels()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -23,6 +24,9 @@ RACE_MARGIN: Final = 0.05
 #: Statistics that are no less than the median: whose median is too slow, of that is all the rest.
 _NOT_BELOW_MEDIAN: Final = ("p50", "p75", "p90", "p99", "max")
 _ENERGY: Final = "energy_per_call"
+#: How long one of many launches that are compared may sample, in seconds: what a launch adds to
+#: the noise by itself does not become less with more samples in it.
+LAUNCH_SECONDS: Final = 0.15
 
 
 class GpuBenchmark:
@@ -34,10 +38,14 @@ class GpuBenchmark:
         slo: SLO,
         records: Callable[[], Sequence[TrialRecord]],
         watch: Watch | None = None,
+        *,
+        brief: bool = False,
     ) -> None:
+        """Prepare a benchmark; a ``brief`` one is one of many launches that are compared."""
         self._objective = objective
         self._records = records
         self._watch = watch
+        self._brief = brief
         named = (*objective.metrics, *(name for b in slo.bounds for name in b.metrics))
         self._energy = _ENERGY in named
 
@@ -62,8 +70,11 @@ class GpuBenchmark:
             metric = options.get("metric", "e2e_latency")
             limit = self._limit(metric, options.get("flop"), options.get("bytes_moved"))
             options["race"] = None if limit is None else Race(limit=limit)
-        options.setdefault("watch", self._watch)
         options.setdefault("energy", self._energy)
+        # Of many launches each is a sample: none is worth repeating.
+        options.setdefault("watch", None if self._brief and not options["energy"] else self._watch)
+        if self._brief:
+            options["max_time"] = min(options.get("max_time", math.inf), LAUNCH_SECONDS)
         found = measure(function, *arguments, **options)
         found = replace(found, compile_time=found.compile_time + compilation.take())
         print(found)  # noqa: T201 - pytest captures it with the test's output

@@ -7,6 +7,7 @@ its holder. What a killed run leaves is removed by the next one.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.parse
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pytest_autotune.errors import UserError
 from pytest_autotune.spec.validation import did_you_mean, nearest
@@ -450,6 +453,52 @@ def _places(table: object) -> Iterator[tuple[str, str]]:
         for package, places in table.items():
             for place in [places] if isinstance(places, str | os.PathLike) else places:
                 yield str(package), os.fspath(place)
+
+
+def installed_copies(top: Path, folders: Iterable[Path]) -> list[Path]:
+    """Return where what this interpreter has installed of the repository at ``top`` lies.
+
+    That is by where it was installed from, or by a project's name in one of ``folders``. Editable
+    installs are no copies.
+    """
+    names = {_canonical(name) for folder in folders for name in _project_names(folder)}
+    found: dict[Path, None] = {}
+    for distribution in metadata.distributions():
+        text = distribution.read_text("direct_url.json")
+        origin: Mapping[str, Any] = json.loads(text) if text else {}
+        if origin.get("dir_info", {}).get("editable"):
+            continue
+        source = urllib.parse.urlsplit(str(origin.get("url", "")))
+        place = Path(urllib.parse.unquote(source.path))
+        own = source.scheme == "file" and _relative(place, top) is not None
+        name = distribution.metadata["Name"] or ""
+        if not own and _canonical(name) not in names:
+            continue
+        for file in distribution.files or ():
+            first = file.parts[0]
+            # Metadata, scripts and the path files of older editable installs are no code.
+            if first != ".." and not first.endswith((".dist-info", ".egg-info", ".pth")):
+                found[Path(str(distribution.locate_file(first)))] = None
+    return [place for place in found if place.is_dir() or place.suffix == ".py"]
+
+
+def _project_names(folder: Path) -> Iterator[str]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    try:
+        document = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    project = document.get("project")
+    name = project.get("name") if isinstance(project, Mapping) else None
+    if isinstance(name, str):
+        yield name
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def strays(files: Iterable[str], top: Path, tree: Path, keep: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from pytest_autotune.gate.revision import (
     RevisionError,
     describe,
     editable_roots,
+    installed_copies,
     map_path,
     mapped_import_path,
     strays,
@@ -980,3 +982,43 @@ def test_strays_are_what_came_from_the_wrong_tree(
         "",
     ]
     assert strays([*right, *wrong, wrong[0]], top, tree, keep) == wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "info", "copied"),
+    [
+        ("other-name", "TOP", {}, True),
+        ("other-name", "TOP/libs/part", {}, True),
+        ("other-name", "TOP", {"editable": True}, False),
+        ("other-name", "/elsewhere", {}, False),
+        # Built into a wheel first, it knows no origin, but its name.
+        ("My.Kernels", None, {}, True),
+        ("other-name", None, {}, False),
+    ],
+)
+def test_an_installed_copy_of_the_repository_is_known(  # noqa: PLR0913, PLR0917
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    url: str | None,
+    info: dict[str, bool],
+    copied: bool,  # noqa: FBT001
+) -> None:
+    top, site = tmp_path / "a top", tmp_path / "site"
+    folder = site / "some-1.dist-info"
+    for made in (top, folder, site / "kernels"):
+        made.mkdir(parents=True)
+    (top / "pyproject.toml").write_text('[project]\nname = "my_kernels"\n')
+    (site / "kernels" / "__init__.py").touch()
+    (site / "single.py").touch()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (folder / "RECORD").write_text(
+        "kernels/__init__.py,,\nsingle.py,,\nsome-1.dist-info/METADATA,,\n../../bin/run,,\n"
+    )
+    if url is not None:
+        place = Path(url.replace("TOP", str(top))).as_uri()
+        (folder / "direct_url.json").write_text(json.dumps({"url": place, "dir_info": info}))
+    monkeypatch.setattr(sys, "path", [str(site)])
+    found = installed_copies(top, [top])
+    assert found == ([site / "kernels", site / "single.py"] if copied else [])
+    assert installed_copies(tmp_path / "nothing", [tmp_path / "nothing"]) == []
