@@ -40,6 +40,34 @@ class Option:
 
 OPTIONS: Final = (
     Option(name="", flag=True, help="run the tuning studies of tests marked 'autotune'"),
+    Option(
+        name="gate",
+        flag=True,
+        help="run the configurations pinned in autotune.lock.json, and fail where they break "
+        "their SLO or got slower",
+    ),
+    Option(
+        name="against",
+        metavar="REV",
+        help="with --autotune-gate: compare with this git revision, measured here and now, "
+        "instead of with the stored baseline",
+    ),
+    Option(
+        name="strict",
+        flag=True,
+        help="with --autotune-gate: fail where nothing can be concluded, too",
+    ),
+    Option(
+        name="lock",
+        flag=True,
+        help="with --autotune: measure the best configurations again, and pin the best of them "
+        "in autotune.lock.json",
+    ),
+    Option(
+        name="lock_force",
+        flag=True,
+        help="as --autotune-lock, also over what is better or of other hardware",
+    ),
     Option(name="trials", metavar="N", help="budget in finished trials (spec: max_iterations)"),
     Option(
         name="timeout",
@@ -76,10 +104,17 @@ OPTIONS: Final = (
 class Settings:
     """What the user asked for in this run; None means that the spec decides.
 
-    ``timeout`` and ``gpu_timeout`` are in seconds.
+    ``enabled`` is for tuning, ``gate`` for comparing pinned configurations, with the revision
+    ``against`` or else the stored baseline; never both. ``timeout`` and ``gpu_timeout`` are in
+    seconds.
     """
 
     enabled: bool = False
+    gate: bool = False
+    against: str | None = None
+    strict: bool = False
+    lock: bool = False
+    lock_force: bool = False
     trials: int | None = None
     timeout: float | None = None
     strategy: str | None = None
@@ -92,8 +127,29 @@ class Settings:
     @classmethod
     def from_pytest(cls, config: pytest.Config) -> Settings:
         """Read the options of a pytest run; raise :class:`OptionError` for an unusable one."""
+        tune, gate = _modes(config)
+        for dest, needs, on in (
+            ("autotune_against", "--autotune-gate", gate),
+            ("autotune_strict", "--autotune-gate", gate),
+            ("autotune_lock", "--autotune", tune),
+            ("autotune_lock_force", "--autotune", tune),
+        ):
+            # An ini file may say so for the runs that it concerns.
+            if getattr(config.option, dest, None) and not on:
+                msg = f"--{dest.replace('_', '-')} needs {needs}"
+                raise OptionError(msg)
+        if getattr(config.option, "autotune_against", None) == "":
+            # As of a variable that CI did not set: nobody asked for the stored baseline.
+            msg = "--autotune-against: '' is no revision; give a branch, a tag or a commit"
+            raise OptionError(msg)
+        force = _flag(config, "autotune_lock_force")
         return cls(
-            enabled=_flag(config, "autotune"),
+            enabled=tune,
+            gate=gate,
+            against=_text(config, "autotune_against"),
+            strict=_flag(config, "autotune_strict"),
+            lock=tune and (_flag(config, "autotune_lock") or force),
+            lock_force=force,
             trials=_whole_number(config, "autotune_trials", minimum=1),
             timeout=_duration(config, "autotune_timeout"),
             strategy=_text(config, "autotune_strategy"),
@@ -135,6 +191,21 @@ def _raw(config: pytest.Config, dest: str) -> tuple[str, Any]:
 
 def _flag(config: pytest.Config, dest: str) -> bool:
     return bool(_raw(config, dest)[1])
+
+
+def _modes(config: pytest.Config) -> tuple[bool, bool]:
+    """Return whether to tune and whether to gate; what the command line says wins."""
+    given = [getattr(config.option, dest, None) for dest in ("autotune", "autotune_gate")]
+    if all(given):
+        msg = "--autotune searches, --autotune-gate compares what was found: give one of them"
+        raise OptionError(msg)
+    if any(given):
+        return bool(given[0]), bool(given[1])
+    tune, gate = _flag(config, "autotune"), _flag(config, "autotune_gate")
+    if tune and gate:
+        msg = "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+        raise OptionError(msg)
+    return tune, gate
 
 
 def _text(config: pytest.Config, dest: str) -> str | None:

@@ -16,7 +16,7 @@ MARKER: Final = (
     "autotune(name, *, spec=None, gpus=None, **keys): make the module, class or function a tuning "
     "study. 'name' is a spec of the repository's autotune.yaml; or 'spec' is the path of a task "
     "file; or the keys of a spec are given inline. 'gpus' is how many a trial needs, a number or "
-    "an expression over parameters. Runs with --autotune only."
+    "an expression over parameters. Runs with --autotune and --autotune-gate only."
 )
 SKIP_REASON: Final = "tuning study: runs with --autotune"
 
@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="print the JSON Schema of spec files and exit",
     )
+    group.addoption(
+        "--autotune-history",
+        action="store_true",
+        help="print what the gate found so far, and where it changed, and exit",
+    )
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -54,13 +59,17 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Print the schema instead of running, where asked to."""
-    if not config.option.autotune_schema:
-        return None
-    from pytest_autotune.spec.validation import schema_text
+    """Print the schema, or the gate's history, instead of running, where asked to."""
+    if config.option.autotune_schema:
+        from pytest_autotune.spec.validation import schema_text
 
-    print(schema_text(), end="")  # noqa: T201 - this is the command's output
-    return 0
+        print(schema_text(), end="")  # noqa: T201 - this is the command's output
+        return 0
+    if config.option.autotune_history:
+        from pytest_autotune.gate.reporter import show_history
+
+        return show_history(config)
+    return None
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -78,19 +87,35 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker and the fixtures, and, with ``--autotune``, the session."""
+    """Register the marker and the fixtures, and, where asked for, the session that runs them."""
     from pytest_autotune import fixtures
 
     config.addinivalue_line("markers", MARKER)
     config.pluginmanager.register(fixtures, "autotune-fixtures")
     try:
         settings = Settings.from_pytest(config)
-        if settings.enabled and not config.option.autotune_schema:
+        launch = config.pluginmanager.getplugin("autotune-launch")
+        if launch is not None:
+            # A child of the gate's, in which only what it is told runs.
+            launch.start(config, settings)
+        elif _only_tells(config):
+            pass
+        elif settings.enabled:
             from pytest_autotune.session import register
+
+            register(config, settings)
+        elif settings.gate:
+            from pytest_autotune.gate.session import register
 
             register(config, settings)
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _only_tells(config: pytest.Config) -> bool:
+    """Tell whether a run only prints something, and tests nothing."""
+    names = ("autotune_schema", "autotune_history", "help", "version", "markers", "cacheshow")
+    return any(getattr(config.option, name, None) for name in names)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pytest_autotune.metrics import level_label
 from pytest_autotune.records import TrialRecord
@@ -20,6 +20,8 @@ from pytest_autotune.report.text import (
     table,
 )
 
+Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -27,7 +29,7 @@ class Line:
 
     head: str
     text: str
-    tone: Literal["plain", "good", "bad", "note"] = "plain"
+    tone: Tone = "plain"
 
 
 def render(summary: Summary) -> Iterator[Line]:

@@ -17,16 +17,19 @@ from pytest_autotune.study import Plan, Stop, read_records
 
 if TYPE_CHECKING:
     from pytest_autotune.config import Settings
+    from pytest_autotune.gate.locker import Locker
+    from pytest_autotune.gate.locking import Locking
     from pytest_autotune.run import RunContext
     from pytest_autotune.slots import StudyOutline
 
 #: Layout of the values under ``autotune/`` in pytest's cache.
 SCHEMA_VERSION = 1
+_INTERRUPTED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 _STATUS: Mapping[str, tuple[str, str, tuple[str, Mapping[str, bool]]]] = {
     "infeasible": ("infeasible", "i", ("INFEASIBLE", {"yellow": True})),
     "pruned": ("pruned", "p", ("PRUNED", {"yellow": True})),
 }
-_COLOURS: Mapping[str, Mapping[str, bool]] = {
+COLOURS: Mapping[str, Mapping[str, bool]] = {
     "plain": {},
     "good": {"green": True},
     "bad": {"red": True},
@@ -37,7 +40,15 @@ _COLOURS: Mapping[str, Mapping[str, bool]] = {
 class StudyReporter:
     """Hooks of the process with the terminal: the only one, or an xdist controller."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        context: RunContext,
+        locker: Locker | None = None,
+    ) -> None:
+        self._locker = locker
+        self._locked: dict[str, Locking] = {}
         self._config = config
         self._settings = settings
         self._context = context
@@ -120,14 +131,44 @@ class StudyReporter:
                 self._summaries.append(self._summarize(study))
             except UserError as error:
                 self._errors.append(str(error))
+        if session.exitstatus not in _INTERRUPTED and self._lock():
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
         if self._errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        elif any(summary.failed for summary in self._summaries) and session.exitstatus in (
+        elif self._failed and session.exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._keep()
+
+    @property
+    def _failed(self) -> bool:
+        """The verdict on all studies, and on pinning them where that was asked for."""
+        return any(summary.failed for summary in self._summaries) or any(
+            locking.failed for locking in self._locked.values()
+        )
+
+    def _lock(self) -> bool:
+        """Pin the best configurations, unless something is wrong with the run itself.
+
+        Returns whether that was interrupted: then nothing is pinned.
+        """
+        if self._locker is None or self._errors:
+            return False
+        try:
+            self._locked = {found.study: found for found in self._locker.lock(self._summaries)}
+        except UserError as error:
+            self._errors.append(str(error))
+        except KeyboardInterrupt:
+            from pytest_autotune.gate.locking import Locking
+
+            self._locked = {
+                summary.label: Locking(study=summary.label, text="not pinned: interrupted")
+                for summary in self._summaries
+            }
+            return True
+        return False
 
     def _records(self, plan: Plan) -> Sequence[TrialRecord]:
         return read_records(plan, self._context.state_directory)
@@ -163,7 +204,13 @@ class StudyReporter:
         for summary in self._summaries:
             terminalreporter.write_sep("=", f"autotune: {summary.label}")
             for line in render(summary):
-                terminalreporter.write_line(f"{line.head:<8} {line.text}", **_COLOURS[line.tone])
+                terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
+            locking = self._locked.get(summary.label)
+            if locking is not None:
+                for note in locking.notes:
+                    terminalreporter.write_line(f"note     {note}", **COLOURS["note"])
+                tone = "bad" if locking.failed else "good" if locking.changed else "note"
+                terminalreporter.write_line(f"lock     {locking.text}", **COLOURS[tone])
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""

@@ -94,8 +94,12 @@ def test_every_option_is_read_from_the_command_line(read: Read) -> None:
         autotune_storage="sqlite:///x.db",
         autotune_fresh=True,
         autotune_infeasible="xfail",
+        autotune_lock=True,
+        autotune_lock_force=True,
     ) == Settings(
         enabled=True,
+        lock=True,
+        lock_force=True,
         trials=7,
         timeout=1800.0,
         strategy="random",
@@ -104,6 +108,13 @@ def test_every_option_is_read_from_the_command_line(read: Read) -> None:
         fresh=True,
         infeasible="xfail",
     )
+
+
+def test_the_gate_is_read_from_the_command_line(read: Read) -> None:
+    assert read(
+        autotune_gate=True, autotune_against="origin/main", autotune_strict=True
+    ) == Settings(gate=True, against="origin/main", strict=True)
+    assert read(autotune_gate=True) == Settings(gate=True)
 
 
 def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read) -> None:
@@ -117,20 +128,104 @@ def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read
         "autotune_fresh": True,
         "autotune_gpu_timeout": "5m",
         "autotune_infeasible": "fail",
+        "autotune_lock": True,
+        "autotune_lock_force": True,
     }
     from_ini = read(ini)
     assert from_ini == Settings(
         enabled=True, trials=7, timeout=90.0, strategy="random", seed=0,
-        storage="sqlite:///x.db", fresh=True, gpu_timeout=300.0, infeasible="fail",
+        storage="sqlite:///x.db", fresh=True, gpu_timeout=300.0, infeasible="fail", lock=True,
+        lock_force=True,
     )  # fmt: skip
     both = read(ini, autotune_trials="3", autotune_strategy="bayesian", autotune_infeasible="xfail")
     assert (both.trials, both.strategy, both.infeasible) == (3, "bayesian", "xfail")
-    assert {option.dest for option in OPTIONS} == set(ini)
+    gate = {"autotune_gate": True, "autotune_against": "main", "autotune_strict": True}
+    assert read(gate) == Settings(gate=True, against="main", strict=True)
+    assert read(gate, autotune_against="HEAD~1").against == "HEAD~1"
+    assert {option.dest for option in OPTIONS} == {*ini, *gate}
 
 
 def test_an_empty_option_takes_back_what_the_ini_file_says(read: Read) -> None:
     ini = {"autotune_trials": "7", "autotune_timeout": "90s", "autotune_strategy": "random"}
     assert read(ini, autotune_trials="", autotune_timeout="", autotune_strategy="") == Settings()
+
+
+def test_to_search_and_to_gate_exclude_each_other(read: Read) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(autotune=True, autotune_gate=True)
+    assert str(caught.value) == (
+        "--autotune searches, --autotune-gate compares what was found: give one of them"
+    )
+    with pytest.raises(OptionError) as caught:
+        read({"autotune": True, "autotune_gate": True})
+    assert str(caught.value) == (
+        "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+    )
+
+
+@pytest.mark.parametrize("ini", [{"autotune": True}, {"autotune_gate": True}, {}])
+def test_what_the_command_line_says_to_do_wins_over_the_ini_file(
+    read: Read, ini: dict[str, Any]
+) -> None:
+    both = {"autotune": True, "autotune_gate": True}
+    for known in (ini, both):
+        tuning, gating = read(known, autotune=True), read(known, autotune_gate=True)
+        assert (tuning.enabled, tuning.gate) == (True, False)
+        assert (gating.enabled, gating.gate) == (False, True)
+    found = read(ini)
+    assert (found.enabled, found.gate) == ("autotune" in ini, "autotune_gate" in ini)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"autotune_against": "main"}, "--autotune-against needs --autotune-gate"),
+        ({"autotune_strict": True}, "--autotune-strict needs --autotune-gate"),
+        ({"autotune_lock": True}, "--autotune-lock needs --autotune"),
+        ({"autotune_lock_force": True}, "--autotune-lock-force needs --autotune"),
+        (
+            {"autotune": True, "autotune_against": "main"},
+            "--autotune-against needs --autotune-gate",
+        ),
+        ({"autotune_gate": True, "autotune_lock": True}, "--autotune-lock needs --autotune"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    read: Read, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(**options)
+    assert str(caught.value) == said
+
+
+def test_an_ini_file_may_say_what_only_some_runs_take_notice_of(read: Read) -> None:
+    ini = {"autotune_against": "main", "autotune_strict": True, "autotune_lock": True}
+    assert not read(ini).lock
+    assert not read(ini, autotune_gate=True).lock
+    assert read(ini, autotune=True).lock
+    assert read(ini, autotune_gate=True).against == "main"
+
+
+def test_an_option_may_go_with_a_mode_that_the_ini_file_sets(read: Read) -> None:
+    assert read({"autotune_gate": True}, autotune_against="main").against == "main"
+    assert read({"autotune": True}, autotune_lock=True).lock
+
+
+def test_to_force_a_lock_is_to_lock(read: Read) -> None:
+    found = read(autotune=True, autotune_lock_force=True)
+    assert (found.lock, found.lock_force) == (True, True)
+    assert read(autotune=True, autotune_lock=True).lock_force is False
+
+
+def test_an_empty_revision_is_not_taken_for_none(read: Read) -> None:
+    for ini in ({}, {"autotune_against": "main"}):
+        with pytest.raises(OptionError) as caught:
+            read(ini, autotune_gate=True, autotune_against="")
+        assert str(caught.value) == (
+            "--autotune-against: '' is no revision; give a branch, a tag or a commit"
+        )
+    # In an ini file it is what is there if nothing is.
+    assert read({"autotune_gate": True, "autotune_against": ""}).against is None
 
 
 @pytest.mark.parametrize(
@@ -161,6 +256,11 @@ def test_an_unusable_value_is_named_with_where_it_was_given(
 def test_the_options_are_spelt_as_documented() -> None:
     assert [option.cli for option in OPTIONS] == [
         "--autotune",
+        "--autotune-gate",
+        "--autotune-against",
+        "--autotune-strict",
+        "--autotune-lock",
+        "--autotune-lock-force",
         "--autotune-trials",
         "--autotune-timeout",
         "--autotune-strategy",

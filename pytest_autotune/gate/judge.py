@@ -1,0 +1,329 @@
+"""Compare one pinned study: with an old revision, or with what was stored when it was pinned."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from pytest_autotune.environment import fingerprint
+from pytest_autotune.errors import AutotuneError, UserError
+from pytest_autotune.gate import history
+from pytest_autotune.gate.baseline import LEAST_SESSIONS, compare_with_baseline
+from pytest_autotune.gate.comparison import GatedMetric, Side, compare
+from pytest_autotune.gate.dependencies import differences
+from pytest_autotune.gate.harness import Harness
+from pytest_autotune.gate.launch import Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.lockfile import (
+    LOCK_NAME,
+    LockEntry,
+    digests_of,
+    environment_changes,
+    is_comparable,
+    parse_lock,
+)
+from pytest_autotune.gate.metrics import gated_metrics
+from pytest_autotune.gate.outcome import GateOutcome
+from pytest_autotune.gate.prepare import PreparationFailed, prepare
+from pytest_autotune.gate.revision import Commit, Repository, RevisionError, worktree
+from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.study import Plan
+
+#: So many of the latest sessions tell how much they differ.
+_SESSIONS: Final = 20
+#: What may have been bad luck is launched once more.
+_REPEATED: Final = frozenset({"failed", "crashed"})
+_SIDES: Final[Mapping[Side, str]] = {"old": "the old revision", "new": "the working tree"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A pinned study whose own tests have run: ``nodeids`` are those that report."""
+
+    plan: Plan
+    entry: LockEntry
+    record: TrialRecord | None
+    nodeids: Sequence[str]
+
+
+class _SideFailed(AutotuneError):
+    """One side gives nothing to compare; ``details`` are the end of what it said."""
+
+    def __init__(self, side: Side, cause: LaunchFailed) -> None:
+        self.side = side
+        self.details = cause.details
+        if side == "old":
+            msg = f"the old revision gave nothing to compare with: {cause} ({cause.kind})"
+        else:
+            msg = f"a launch of the working tree failed: {cause}"
+        super().__init__(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OldRevision:
+    """The old revision, checked out; ``entries`` is None where its lock file is unusable."""
+
+    commit: Commit
+    title: str
+    tree: Path
+    entries: Mapping[str, LockEntry] | None
+    notes: Sequence[str]
+    prepared: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """Compares studies of one run.
+
+    ``against`` is the old revision, None for the stored baseline. ``state`` is where the history
+    and logs are; ``deadline`` is on the monotonic clock; ``say`` is told a study and how many
+    pairs there are. Close ``resources`` at the end.
+    """
+
+    harness: Harness
+    against: str | None
+    state: Path
+    deadline: float | None
+    say: Callable[[str, int], None]
+    resources: ExitStack = field(default_factory=ExitStack)
+    _old: _OldRevision | None = None
+
+    def judge(self, case: Case) -> GateOutcome:
+        """Return what the gate says of a study."""
+        plan, record = case.plan, case.record
+        known: dict[str, Any] = {
+            "study": plan.label,
+            "parameters": case.entry.parameters,
+            "tolerance": plan.spec.gate.tolerance,
+        }
+        if record is None or record.outcome is not Outcome.FEASIBLE:
+            why = "" if record is None else f" ({record.reason or record.outcome.value})"
+            reason = f"its own tests did not pass{why}, so there is nothing to compare"
+            return GateOutcome(judgement="skipped", mode="none", reason=reason, **known)
+        known["mode"] = "revision" if self.against else "baseline"
+        try:
+            reported = {name: v for name, v in record.metrics.items() if v is not None}
+            metrics = gated_metrics(plan, reported)
+            if self.against:
+                return self._with_revision(case, metrics, self.against, known)
+            return self._with_baseline(case, metrics, known)
+        except (RevisionError, OSError) as error:
+            # It says nothing of the new code.
+            return GateOutcome(judgement="inconclusive", reason=str(error), **known)
+        except UserError as error:
+            return GateOutcome(judgement="failed", reason=str(error), **known)
+        except (_SideFailed, PreparationFailed) as error:
+            new = isinstance(error, _SideFailed) and error.side == "new"
+            return GateOutcome(
+                judgement="failed" if new else "inconclusive",
+                reason=str(error), details=error.details, **known,
+            )  # fmt: skip
+
+    def _with_revision(
+        self, case: Case, metrics: Sequence[GatedMetric], rev: str, known: dict[str, Any]
+    ) -> GateOutcome:
+        old, plan, entry = self._old_revision(rev), case.plan, case.entry
+        notes = [*self.harness.notes, *old.notes]
+        known |= {"against": old.title, "notes": notes}
+        theirs = (old.entries or {}).get(plan.label)
+        params: Mapping[str, Any] = entry.parameters
+        if theirs is None and old.entries is not None:
+            notes.append("the old revision pins nothing for this study: it was run with the same")
+        if theirs is not None:
+            if theirs.digests["workload"] != digests_of(plan.key())["workload"]:
+                reason = "the model or the benchmark changed, so their figures do not compare"
+                return GateOutcome(judgement="inconclusive", reason=reason, **known)
+            if theirs.digests["server"] != digests_of(plan.key())["server"]:
+                notes.append("the server's settings or runtime changed between the revisions")
+            if dict(theirs.parameters) != dict(entry.parameters):
+                params = theirs.parameters
+                known["changed"] = dict(params)
+        if plan.spec.server is not None and plan.spec.server.backend == "url":
+            notes.append("both revisions were measured on the same server, as its URL is given")
+        log = self.state / "logs"
+        sides: dict[Side, Launcher] = {
+            "old": self.harness.launcher(params, log / "gate-old.log", old.tree),
+            "new": self.harness.launcher(entry.parameters, log / "gate-new.log"),
+        }
+        launch = _Launches(sides, case.nodeids, metrics, self.deadline, notes)
+        prepare(plan.spec.gate.prepare, old.tree, self.harness, old.prepared)
+        comparison = compare(
+            launch,
+            metrics,
+            plan.spec.gate,
+            seed=_seed(plan),
+            deadline=self.deadline,
+            progress=partial(self.say, plan.label),
+        )
+        launch.note_broken()
+        return GateOutcome.of(comparison, **known)
+
+    def _old_revision(self, rev: str) -> _OldRevision:
+        if self._old is None:
+            root = self.harness.root
+            repository = Repository.find(root)
+            commit = repository.resolve(rev)
+            tree = self.resources.enter_context(worktree(repository, commit))
+            self._old = _read_revision(root, repository, commit, rev, tree)
+        return self._old
+
+    def _with_baseline(
+        self, case: Case, metrics: Sequence[GatedMetric], known: dict[str, Any]
+    ) -> GateOutcome:
+        plan, entry = case.plan, case.entry
+        notes = [*self.harness.notes]
+        known |= {"against": f"what was locked on {entry.locked}", "notes": notes}
+        obstacle = _obstacle(plan, entry, metrics)
+        if obstacle:
+            return GateOutcome(judgement="skipped", reason=obstacle, **known)
+        baseline = {metric.name: entry.metrics[metric.name].median for metric in metrics}
+        earlier = history.read(self.state)
+        since = [result for result in earlier.results if result.time >= _locked_at(entry)]
+        sessions = {
+            name: [
+                locked,
+                *history.session_spread(
+                    since, study=plan.label, metric=name,
+                    parameters=entry.parameters, fingerprint=fingerprint(),
+                )[-_SESSIONS:],
+            ]
+            for name, locked in baseline.items()
+        }  # fmt: skip
+        launcher = self.harness.launcher(entry.parameters, self.state / "logs" / "gate-new.log")
+        launch = _Launches({"new": launcher}, case.nodeids, metrics, self.deadline, notes)
+        comparison = compare_with_baseline(
+            partial(launch, "new"), metrics, plan.spec.gate,
+            baseline=baseline, sessions=sessions, seed=_seed(plan), deadline=self.deadline,
+        )  # fmt: skip
+        launch.note_broken()
+        notes += earlier.problems
+        seen = min(map(len, sessions.values()))
+        if seen < LEAST_SESSIONS:
+            notes.append(
+                f"{seen} of the {LEAST_SESSIONS} sessions were seen that are needed to know how "
+                "much they differ on this machine; pytest's cache keeps them"
+            )
+        return GateOutcome.of(comparison, **known)
+
+
+class _Launches:
+    """Launches either side, once more where it failed, and takes from it what is compared."""
+
+    def __init__(
+        self,
+        sides: Mapping[Side, Launcher],
+        nodeids: Sequence[str],
+        metrics: Sequence[GatedMetric],
+        deadline: float | None,
+        notes: list[str],
+    ) -> None:
+        self._sides = sides
+        self._nodeids = nodeids
+        self._metrics = metrics
+        self._deadline = deadline
+        self._notes = notes
+        self._broken: dict[Side, list[str]] = {side: [] for side in sides}
+
+    def __call__(self, side: Side, seed: int) -> Mapping[str, float]:
+        """Return the compared metrics of a launch.
+
+        Raises :class:`_SideFailed`, and :class:`.OutOfTime`.
+        """
+        try:
+            launched = self._launch(side, seed)
+            found = self._picked(launched)
+        except LaunchFailed as error:
+            self._fail(side, error)
+        self._broken[side] += launched.missed
+        return found
+
+    def _launch(self, side: Side, seed: int) -> Launched:
+        launcher = self._sides[side]
+        try:
+            return launcher.launch(self._nodeids, seed, self._deadline)
+        except LaunchFailed as error:
+            if error.kind not in _REPEATED:
+                raise
+            first = str(error)
+        launched = launcher.launch(self._nodeids, seed, self._deadline)
+        self._notes.append(f"a launch of {_SIDES[side]} failed, and did not when repeated: {first}")
+        return launched
+
+    def _fail(self, side: Side, error: LaunchFailed) -> NoReturn:
+        raise _SideFailed(side, error) from None
+
+    def _picked(self, launched: Launched) -> Mapping[str, float]:
+        missing = [m.name for m in self._metrics if m.name not in launched.metrics]
+        if missing:
+            msg = f"it did not report {', '.join(missing)}"
+            raise LaunchFailed("nothing reported", msg)
+        return {metric.name: launched.metrics[metric.name] for metric in self._metrics}
+
+    def note_broken(self) -> None:
+        """Say which SLOs single launches missed."""
+        self._notes += [
+            f"SLO {label} was missed in {labels.count(label)} launches of {_SIDES[side]}"
+            for side, labels in self._broken.items()
+            for label in dict.fromkeys(labels)
+        ]
+
+
+def _read_revision(
+    root: Path, repository: Repository, commit: Commit, rev: str, tree: Path
+) -> _OldRevision:
+    """Return a revision with what its lock file pins, and what is declared otherwise in it."""
+    name = rev if rev == commit.short else f"{rev} = {commit.short}"
+    entries: Mapping[str, LockEntry] | None = {}
+    notes = []
+    text = repository.file_at(commit, root / LOCK_NAME)
+    if text is not None:
+        try:
+            entries = parse_lock(text, f"{LOCK_NAME} of {commit.short}").entries
+        except UserError as error:
+            entries = None
+            notes.append(f"{error}; it was run with what is pinned now")
+    declared = differences(repository, commit, repository.top, [root])
+    notes += [f"dependencies: {change}" for change in declared]
+    if declared:
+        notes.append("both revisions were run with what is installed here")
+    title = f'{name} "{commit.subject}"'
+    return _OldRevision(commit=commit, title=title, tree=tree, entries=entries, notes=notes)
+
+
+def _obstacle(plan: Plan, entry: LockEntry, metrics: Sequence[GatedMetric]) -> str:
+    """Return why nothing can be compared with the stored baseline, empty if it can."""
+    here = fingerprint()
+    if not is_comparable(entry.fingerprint, here):
+        changes = "; ".join(environment_changes(entry.fingerprint, here))
+        return (
+            f"the baseline is from another environment ({changes}): compare with a revision "
+            "(--autotune-against REV), or lock it here"
+        )
+    digests = digests_of(plan.key())
+    if any(digests[part] != entry.digests[part] for part in ("workload", "server")):
+        return "the baseline was measured with another workload"
+    unknown = [metric.name for metric in metrics if metric.name not in entry.metrics]
+    if unknown:
+        return f"the baseline does not have {', '.join(unknown)}"
+    return ""
+
+
+def _locked_at(entry: LockEntry) -> float:
+    """Return the beginning of the day that an entry is of: days before, it was other code."""
+    day = dt.date.fromisoformat(entry.locked)
+    return dt.datetime(day.year, day.month, day.day, tzinfo=dt.timezone.utc).timestamp()
+
+
+def deadline_of(started: float, timeout: float | None) -> float | None:
+    """Return when a run is to end, on the monotonic clock; ``started`` is since the epoch."""
+    return None if timeout is None else time.monotonic() + started + timeout - time.time()
+
+
+def _seed(plan: Plan) -> int:
+    """Return the first of the seeds for launches; the search has used none of them."""
+    return plan.seed + 1_000_000

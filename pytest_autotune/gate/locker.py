@@ -1,0 +1,54 @@
+"""``--autotune-lock`` in a pytest run: reads the lock file before, and writes it after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_autotune.gate.harness import Harness
+from pytest_autotune.gate.lockfile import LOCK_NAME, LockFile, read_lock
+from pytest_autotune.gate.locking import Locking, Pinning
+from pytest_autotune.gate.revision import describe
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_autotune.config import Settings
+    from pytest_autotune.report.summary import Summary
+    from pytest_autotune.run import RunContext
+
+
+class Locker:
+    """Pins what a run found, once it is over."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+        """Read the lock file, so that a broken one is known before hours of tuning.
+
+        Raises :class:`LockError`.
+        """
+        self._config = config
+        self._force = settings.lock_force
+        self._log = context.state_directory / "logs" / "lock.log"
+        self._path = config.rootpath / LOCK_NAME
+        there = self._path.exists() or self._path.is_symlink()
+        self._lock = read_lock(self._path) if there else LockFile(self._path, {})
+
+    def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
+        """Pin the best of each study; raises :class:`LockError` where that cannot be written."""
+        harness = Harness.of(self._config)
+        commit = describe(self._config.rootpath)
+        pinning = Pinning(
+            launcher=lambda params: replace(harness.launcher(params, self._log), lenient=False),
+            force=self._force,
+            commit="" if commit is None else f"{commit.short}{'-dirty' if commit.dirty else ''}",
+            say=self._say,
+        )
+        return pinning.lock(summaries, self._lock, self._path)
+
+    def _say(self, text: str) -> None:
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"autotune: {text}", cyan=True)
+            terminal.flush()

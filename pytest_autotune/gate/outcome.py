@@ -1,0 +1,110 @@
+"""What the gate found of one study, as it travels from a worker to the terminal and the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from pytest_autotune.gate.comparison import Comparison, GatedMetric, MetricResult, Verdict
+
+#: ``skipped``: there was nothing to compare with. ``failed``: it did not even run.
+Judgement: TypeAlias = Literal[
+    "passed", "improved", "regressed", "inconclusive", "skipped", "failed"
+]
+Mode: TypeAlias = Literal["revision", "baseline", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOutcome:
+    """The gate's answer for one study.
+
+    ``against`` says in words what was compared with, ``parameters`` are pinned now, ``changed``
+    are those pinned in the old revision where they are others. ``pairs`` is the number of
+    launches of each side. ``remaining`` is a guess of how many more seconds would decide.
+    ``reason`` is why there is no verdict, or why it failed; ``details`` what a launch said.
+    """
+
+    study: str
+    judgement: Judgement
+    mode: Mode
+    against: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    results: Sequence[MetricResult] = ()
+    pairs: int = 0
+    seconds: float = 0.0
+    remaining: float | None = None
+    reason: str = ""
+    details: str = ""
+    notes: Sequence[str] = ()
+    tolerance: float = 0.0
+
+    @classmethod
+    def of(cls, comparison: Comparison, **known: Any) -> GateOutcome:
+        """Return the outcome that a comparison has, with what else is ``known``."""
+        reasons = [result.reason for result in comparison.results if result.reason]
+        if comparison.stopped:
+            reasons.append(comparison.stopped)
+        notes = (*known.pop("notes", ()), *comparison.notes)
+        return cls(
+            judgement=comparison.verdict.value,
+            results=tuple(comparison.results),
+            pairs=comparison.pairs,
+            seconds=comparison.seconds,
+            remaining=comparison.remaining_seconds,
+            reason="; ".join(dict.fromkeys(reasons)),
+            notes=notes,
+            **known,
+        )
+
+    def with_notes(self, notes: Sequence[str]) -> GateOutcome:
+        """Return it with further notes."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
+    @property
+    def fails(self) -> bool:
+        """Whether it makes the run fail, strict or not."""
+        return self.judgement in {"regressed", "failed"}
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it makes a strict run fail."""
+        return self.judgement in {"inconclusive", "skipped"}
+
+    def document(self) -> dict[str, Any]:
+        """Return plain types, as a test report can carry them."""
+        found = asdict(self)
+        found["results"] = [_result_document(result) for result in self.results]
+        found["notes"] = list(self.notes)
+        found["parameters"], found["changed"] = dict(self.parameters), dict(self.changed)
+        return found
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> GateOutcome:
+        """Return what :meth:`document` was made of."""
+        results = tuple(_result(entry) for entry in document["results"])
+        return cls(**{**document, "results": results})
+
+
+def _result_document(result: MetricResult) -> dict[str, Any]:
+    found = asdict(result)
+    found["verdict"] = result.verdict.value
+    # JSON has no infinity.
+    found["high"] = result.high if math.isfinite(result.high) else None
+    found["ratio"] = result.ratio if math.isfinite(result.ratio) else None
+    return found
+
+
+def _result(document: Mapping[str, Any]) -> MetricResult:
+    high, ratio = document["high"], document["ratio"]
+    return MetricResult(
+        **{
+            **document,
+            "metric": GatedMetric(**document["metric"]),
+            "verdict": Verdict(document["verdict"]),
+            "high": math.inf if high is None else high,
+            "ratio": math.nan if ratio is None else ratio,
+        }
+    )
