@@ -1,0 +1,239 @@
+"""A git repository with a study whose costs are exactly known, and the gate run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from project import kill
+
+from pytest_autotune.config import Settings
+from pytest_autotune.environment import fingerprint
+from pytest_autotune.gate.lockfile import (
+    LockedMetric,
+    LockEntry,
+    digests_of,
+    read_lock,
+    write_lock,
+)
+from pytest_autotune.spec.loading import load_named
+from pytest_autotune.study import Plan
+
+#: Decides with two pairs of launches where nothing is left to chance.
+QUICK: Mapping[str, Any] = {"alpha": 0.4, "power": 0.6, "max_launches": 4}
+SPEC: Mapping[str, Any] = {
+    "parameters": {"a": [1, 2, 3]},
+    "optimization": {"objective": "minimize:cost", "strategy": "grid_search"},
+    "gate": QUICK,
+}
+KERNEL = "def cost(a, seed):\n    return {cost} * a\n"
+MODULE = """
+import kernel
+import pytest
+
+pytestmark = pytest.mark.autotune("kernel")
+
+
+def test_cost(trial):
+    trial.report({"cost": kernel.cost(trial.params["a"], trial.seed)})
+"""
+#: Costs of which no comparison can tell whether they got worse.
+UNSURE = "def cost(a, seed):\n    return a * (1.2 if seed % 2 else 0.9)\n"
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A repository at ``path``; ``root`` is the rootdir in it, ``folder`` where pytest is run."""
+
+    path: Path
+    inside: str = "."
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        return self.path / self.inside
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / "autotune.lock.json"
+
+    @property
+    def temporary(self) -> Path:
+        """Where all temporary files of the runs are."""
+        return self.path.parent / "temporary"
+
+    def init(self) -> None:
+        """Make the repository, with a study of three trials of which a=1 is the best."""
+        self.root.mkdir(parents=True)
+        self.temporary.mkdir()
+        self.git("init", "--quiet", "--initial-branch=main")
+        (self.path / ".gitignore").write_text(".pytest_cache\n__pycache__\n")
+        self.write("pytest.ini", "[pytest]\n")
+        self.spec()
+        self.kernel("1.0")
+        self.write("test_kernel.py", MODULE)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the rootdir."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(textwrap.dedent(text))
+
+    def spec(self, gate: Mapping[str, Any] = QUICK, name: str = "kernel", **keys: Any) -> None:
+        """Write a spec into the spec file."""
+        path = self.root / "autotune.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, name: {**SPEC, "gate": gate, **keys}}))
+
+    def kernel(self, cost: str) -> None:
+        """Write a kernel whose cost is the value of an expression of ``seed``, times ``a``."""
+        self.write("kernel.py", KERNEL.format(cost=cost))
+
+    def pin(
+        self, *nodeids: str, cost: float = 1.0, spec: str = "kernel", a: int = 1, **other: Any
+    ) -> None:
+        """Pin studies of one spec in the lock file, as locking here would."""
+        entries = dict(read_lock(self.lock_file).entries) if self.lock_file.exists() else {}
+        for nodeid in nodeids or ("test_kernel.py",):
+            plan = Plan.make(nodeid, load_named(self.root, spec), Settings())
+            metric = LockedMetric(median=cost, low=cost, high=cost, launches=3)
+            known: dict[str, Any] = {
+                "study": plan.label,
+                "spec": spec,
+                "objective": plan.objective.name,
+                "metric": "cost",
+                "maximize": False,
+                "parameters": {"a": a},
+                "metrics": {"cost": metric},
+                "slo": (),
+                "fingerprint": fingerprint(),
+                "digests": digests_of(plan.key()),
+                "commit": "",
+                "locked": "2020-01-31",
+                "by": "pytest-autotune",
+            }
+            entries[plan.label] = LockEntry(**{**known, **other})
+        write_lock(self.lock_file, entries)
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(self.path), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=self.environment(),
+        )
+        return done.stdout.strip()
+
+    def commit(self, subject: str) -> str:
+        """Commit everything; return the commit's id."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", subject)
+        return self.git("rev-parse", "HEAD")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        # Options of the outer run must not reach the inner one, nor this machine's settings git.
+        foreign = ("PYTEST_", "COV_", "TOX_", "GIT_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        return {
+            **inherited,
+            "TMPDIR": str(self.temporary),
+            # Two versions of a file that were written within a second look alike.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "GIT_CEILING_DIRECTORIES": str(self.path.parent),
+            **{
+                f"GIT_{role}_{key}": value
+                for role in ("AUTHOR", "COMMITTER")
+                for key, value in (("NAME", "Tester"), ("EMAIL", "tester@example.org"))
+            },
+            **more,
+        }
+
+    def start(
+        self, *arguments: str, folder: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start pytest; it is ended with the test."""
+        with (self.path.parent / "started.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-p", "no:benchmark", *arguments],
+                cwd=folder or self.root,
+                env=self.environment(**environment),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
+            )
+        self.started.append(process)
+        return process
+
+    def output(self) -> str:
+        """Return what the latest run printed so far."""
+        return (self.path.parent / "started.log").read_text()
+
+    def run(
+        self, *arguments: str, status: int = 0, folder: Path | None = None, **environment: str
+    ) -> str:
+        """Run pytest to its end and return what it printed."""
+        found = self.start(*arguments, folder=folder, **environment).wait(timeout=300)
+        text = self.output()
+        assert found == status, text
+        assert "INTERNALERROR" not in text, text
+        return text
+
+    def lock(self, *arguments: str, status: int = 0, **more: Any) -> str:
+        return self.run("--autotune", "--autotune-lock", *arguments, status=status, **more)
+
+    def gate(self, *arguments: str, status: int = 0, **more: Any) -> str:
+        return self.run("--autotune-gate", *arguments, status=status, **more)
+
+    def compare(self, *arguments: str, status: int = 0, **more: Any) -> str:
+        """Gate against the commit before the latest, or that of the last argument."""
+        return self.gate("--autotune-against", *(arguments or ("HEAD~",)), status=status, **more)
+
+    def entry(self, study: str = "test_kernel.py (kernel)") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.lock_file.read_text())["studies"][study]
+        return found
+
+    def edit_lock(self, edit: Callable[[dict[str, Any]], object]) -> None:
+        """Change the only entry of the lock file."""
+        document = json.loads(self.lock_file.read_text())
+        (entry,) = document["studies"].values()
+        edit(entry)
+        self.lock_file.write_text(json.dumps(document, indent=2) + "\n")
+
+    def leftovers(self) -> list[str]:
+        """Return what is left of worktrees and temporary files."""
+        trees = self.git("worktree", "list", "--porcelain").count("worktree ")
+        locks = self.path / ".git" / "pytest-autotune"
+        held = [path for path in locks.glob("*") if path.name != "mutex"]
+        # xdist has pytest make such a one, which keeps it.
+        made = [path for path in self.temporary.iterdir() if path.name != f"pytest-of-{_user()}"]
+        files = [*made, *held]
+        return [str(path) for path in files] + ["worktree"] * (trees - 1)
+
+    def stop(self) -> None:
+        """End what a test left running, because it failed."""
+        for process in self.started:
+            if process.poll() is None:
+                kill(process)
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background, of which the outer run may be one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
