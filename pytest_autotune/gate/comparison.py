@@ -143,7 +143,7 @@ def compare(  # noqa: PLR0913 - what a comparison is
         results=results,
         pairs=len(next(iter(pairs.values()), ())),
         seconds=time.monotonic() - began,
-        stopped="" if _is_decided(results) else stopped,
+        stopped="" if results and _is_decided(results) else stopped,
         values=pairs,
     )
 

@@ -17,6 +17,7 @@ from pytest_autotune.gate.comparison import (
     Comparison,
     GatedMetric,
     MetricResult,
+    OutOfTime,
     Side,
     Verdict,
     compare,
@@ -400,3 +401,13 @@ def test_the_guess_is_in_seconds_too() -> None:
 def test_a_look_keeps_its_medians_in_the_metrics_own_unit() -> None:
     found = judge(RATE, [(10.0, 9.0), (20.0, 30.0), (12.0, 11.0)], RULE, Design())
     assert (found.old, found.new) == (12.0, 11.0)
+
+
+def test_time_that_is_up_before_the_first_pair_is_told() -> None:
+    def launch(side: Side, seed: int) -> Mapping[str, float]:
+        raise OutOfTime
+
+    found = compare(launch, [GatedMetric(name="time")], GateSpec())
+    assert (found.verdict, found.pairs, found.results) == (Verdict.INCONCLUSIVE, 0, [])
+    assert found.stopped == "the time was up"
+    assert found.remaining_seconds is None
