@@ -581,13 +581,16 @@ NOISE: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, int]], Array
 def launch_order(seed: int) -> list[int]:
     """Return which launches are of the new revision (1), as ``compare`` makes them."""
     order: list[int] = []
+    rule = GateSpec()
 
-    def launch(side: Side, _: int) -> Mapping[str, float]:
+    def launch(side: Side, pair: int) -> Mapping[str, float]:
         order.append(int(side == "new"))
-        return {METRIC.name: math.nan}
+        if side == "old":
+            return {METRIC.name: 1.0}
+        return {METRIC.name: (1 + rule.tolerance) * (2.0 if pair % 2 else 0.5)}
 
-    # Without a number it is never decided, so all are made.
-    compare(launch, [METRIC], GateSpec(), seed=seed)
+    # Twice the tolerated and half of it in turn, it is never decided, so all are made.
+    compare(launch, [METRIC], rule, seed=seed)
     return order
 
 
@@ -734,6 +737,15 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def print_observed(all_found: Sequence[Found]) -> None:
+    """Print everything that was found by launching."""
+    if all_found:
+        print_rates(all_found)
+        print_cost(all_found)
+        print_goals(all_found)
+        sys.stdout.flush()
+
+
 def main() -> None:
     """Measure and print."""
     options = parsed()
@@ -763,6 +775,8 @@ def main() -> None:
                 observe(
                     bench, found, runs=runs, peers=min(peers, runs), seed=seed, jobs=options.jobs
                 )
+        # At once, as they took long to make.
+        print_observed(all_found)
         if SIMULATION in wanted:
             begin = time.monotonic()
             paths = options.paths or (500 if options.quick else 5000)
@@ -770,10 +784,7 @@ def main() -> None:
             simulated = time.monotonic() - begin
     except KeyboardInterrupt:
         print("\nInterrupted: what follows is of a part of the runs")
-    if all_found:
-        print_rates(all_found)
-        print_cost(all_found)
-        print_goals(all_found)
+        print_observed(all_found)
     print_simulation(simulation, simulated)
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(all_found, simulation), indent=1))
