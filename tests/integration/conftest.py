@@ -15,6 +15,8 @@ import sqlalchemy.dialects.postgresql  # noqa: F401
 import yaml  # noqa: F401
 from project import Project
 
+import pytest_autotune.gpu.nvml  # noqa: F401 - two of it would not know each other's errors
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
