@@ -34,6 +34,7 @@ from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.masking import Masker, secrets_in
 from pytest_autotune.pinned import PINNED, PinnedStudy, Pins
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.report.announce import announce
 from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
 from pytest_autotune.report.terminal import StudyReporter
@@ -507,13 +508,8 @@ class TuningSession:
             found.append(text)
 
     def _say_waiting(self, text: str) -> None:
-        """Tell who watches why nothing happens; a worker has no terminal."""
-        terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        if terminal is not None:
-            terminal.ensure_newline()
-            terminal.write_line(f"autotune: {text}", yellow=True)
-            # Into a file or a pipe, too, it is of use now only.
-            terminal.flush()
+        """Tell who watches why nothing happens."""
+        announce(self.config, f"autotune: {text}", yellow=True)
 
     def _running(self, trial: Trial) -> ActiveTrial:
         active = self._active

@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from pytest_autotune.gate.revision import Commit, Repository
+from pytest_autotune.toml import parse_toml
 
 #: For each name, in how many ways it is declared: by specifiers or versions, for people.
 _Declared = dict[str, set[str]]
@@ -109,16 +110,8 @@ def _joined(ways: Iterable[str]) -> str:
     return " and ".join(sorted(ways))
 
 
-def _toml(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    return tomllib.loads(text)
-
-
 def _pyproject(text: str) -> _Declared:
-    document, found = _toml(text), defaultdict[str, set[str]](set)
+    document, found = parse_toml(text), defaultdict[str, set[str]](set)
     project = document.get("project", {})
     if "requires-python" in project:
         found["python"].add(str(project["requires-python"]))
@@ -193,7 +186,7 @@ def _required(line: str) -> tuple[str, str]:
 
 def _lock(text: str) -> _Declared:
     """Read what uv, poetry and pdm write, and PEP 751."""
-    document, found = _toml(text), defaultdict[str, set[str]](set)
+    document, found = parse_toml(text), defaultdict[str, set[str]](set)
     for package in document.get("package", document.get("packages", [])):
         source = package.get("source", {})
         # The repository's own packages.

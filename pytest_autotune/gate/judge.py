@@ -68,7 +68,6 @@ class _SideFailed(AutotuneError):
 class _OldRevision:
     """The old revision, checked out; ``entries`` is None where its lock file is unusable."""
 
-    commit: Commit
     title: str
     tree: Path
     entries: Mapping[str, LockEntry] | None
@@ -292,7 +291,7 @@ def _read_revision(
     if declared:
         notes.append("both revisions were run with what is installed here")
     title = f'{name} "{commit.subject}"'
-    return _OldRevision(commit=commit, title=title, tree=tree, entries=entries, notes=notes)
+    return _OldRevision(title=title, tree=tree, entries=entries, notes=notes)
 
 
 def _obstacle(plan: Plan, entry: LockEntry, metrics: Sequence[GatedMetric]) -> str:

@@ -10,6 +10,7 @@ from pytest_autotune.gate.harness import Harness
 from pytest_autotune.gate.lockfile import LOCK_NAME, LockFile, read_lock
 from pytest_autotune.gate.locking import Locking, Pinning
 from pytest_autotune.gate.revision import describe
+from pytest_autotune.report.announce import announce
 
 if TYPE_CHECKING:
     import pytest
@@ -47,8 +48,4 @@ class Locker:
         return pinning.lock(summaries, self._lock, self._path)
 
     def _say(self, text: str) -> None:
-        terminal = self._config.pluginmanager.getplugin("terminalreporter")
-        if terminal is not None:
-            terminal.ensure_newline()
-            terminal.write_line(f"autotune: {text}", cyan=True)
-            terminal.flush()
+        announce(self._config, f"autotune: {text}", cyan=True)

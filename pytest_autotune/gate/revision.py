@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from pytest_autotune.errors import UserError
 from pytest_autotune.spec.validation import did_you_mean, nearest
+from pytest_autotune.toml import parse_toml
 
 _OPTION: Final = "--autotune-against"
 #: Of the temporary folders that worktrees lie in, and of the folder for their locks.
@@ -484,11 +485,7 @@ def installed_copies(top: Path, folders: Iterable[Path]) -> list[Path]:
 
 def _project_names(folder: Path) -> Iterator[str]:
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        document = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        document = parse_toml((folder / "pyproject.toml").read_text("utf-8"))
     except (OSError, ValueError):
         return
     project = document.get("project")

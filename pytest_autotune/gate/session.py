@@ -22,6 +22,7 @@ from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.gate.pins import LockPins
 from pytest_autotune.gate.reporter import GateReporter
 from pytest_autotune.gate.revision import Repository
+from pytest_autotune.report.announce import announce
 from pytest_autotune.report.gate import headline
 from pytest_autotune.run import RunContext
 from pytest_autotune.session import TuningSession
@@ -203,18 +204,13 @@ class GateSession:
         self._open.close()
 
     def _say(self, label: str, pairs: int) -> None:
-        plugins = self._config.pluginmanager
-        terminal = plugins.getplugin("terminalreporter")
-        capture = plugins.getplugin("capturemanager")
-        silent = time.monotonic() - self._said < _SILENCE and self._config.get_verbosity() < 1
-        if terminal is None or silent:
+        if time.monotonic() - self._said < _SILENCE and self._config.get_verbosity() < 1:
             return
         self._said = time.monotonic()
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        several = "s" * (pairs > 1)
         with nullcontext() if capture is None else capture.global_and_fixture_disabled():
-            terminal.ensure_newline()
-            several = "s" * (pairs > 1)
-            terminal.write_line(f"  {label}: {pairs} pair{several} of launches", cyan=True)
-            terminal.flush()
+            announce(self._config, f"  {label}: {pairs} pair{several} of launches", cyan=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.model import Origin, Spec, json_pointer
 from pytest_autotune.spec.validation import nearest, shown, validate
+from pytest_autotune.toml import parse_toml
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
 _PYPROJECT: Final = "pyproject.toml"
@@ -157,11 +158,7 @@ def _parse(kind: str, text: str) -> Any:
     if kind == "JSON":
         return json.loads(text, object_pairs_hook=_unique)
     if kind == "TOML":
-        try:
-            import tomllib
-        except ModuleNotFoundError:  # Python 3.10
-            import tomli as tomllib  # type: ignore[no-redef]
-        return tomllib.loads(text)
+        return parse_toml(text)
     import yaml
 
     from pytest_autotune.spec.unique_yaml import UniqueKeyLoader

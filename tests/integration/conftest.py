@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import optuna.samplers  # noqa: F401 - this process forgets what it was the firs
 import pytest
 import sqlalchemy.dialects.postgresql  # noqa: F401
 import yaml  # noqa: F401
+from gated import Gated
 from project import Project
 
 import pytest_autotune.gpu.nvml  # noqa: F401 - two of it would not know each other's errors
@@ -51,3 +52,15 @@ def study(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
         return pytester.runpytest_inprocess("--autotune", *strict, *args)
 
     return run
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Iterator[Gated]:
+    """A repository whose first commit pins a=1 with a cost of 1."""
+    found = Gated(tmp_path / "repository")
+    found.init()
+    found.pin()
+    found.commit("first")
+    yield found
+    found.stop()
+    assert found.leftovers() == []

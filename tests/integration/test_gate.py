@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -64,18 +64,6 @@ def test_not_locked(trial):
 def test_ordinary(number):
     pass
 """
-
-
-@pytest.fixture
-def gated(tmp_path: Path) -> Iterator[Gated]:
-    """A repository whose first commit pins a=1 with a cost of 1."""
-    found = Gated(tmp_path / "repository")
-    found.init()
-    found.pin()
-    found.commit("first")
-    yield found
-    found.stop()
-    assert found.leftovers() == []
 
 
 def commit_cost(gated: Gated, cost: str) -> None:

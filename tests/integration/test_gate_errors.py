@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from gated import QUICK, Gated
 
 Edit = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture
-def gated(tmp_path: Path) -> Iterator[Gated]:
-    """A repository whose first commit pins a=1 with a cost of 1."""
-    found = Gated(tmp_path / "repository")
-    found.init()
-    found.pin()
-    found.commit("first")
-    yield found
-    found.stop()
-    assert found.leftovers() == []
 
 
 def assert_usage_error(text: str, *parts: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
+
+import pytest
 
 from pytest_autotune.config import Settings
 from pytest_autotune.evaluation import Level
@@ -212,3 +215,14 @@ def in_space(space: Space, point: Point) -> bool:
 
 def penalty_of(compliance: Compliance) -> float:
     return compliance.penalty
+
+
+def isolate_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep git from this machine's settings, and give it somebody to commit as."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "Tester")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)

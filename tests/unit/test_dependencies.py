@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from builders import isolate_git
 
 from pytest_autotune.gate.dependencies import differences
 from pytest_autotune.gate.revision import Repository
@@ -19,13 +19,7 @@ def git(top: Path, *arguments: str) -> None:
 @pytest.fixture
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository without commits, out of reach of this machine's settings."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Tester")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    isolate_git(monkeypatch)
     top = (tmp_path / "project").resolve()
     top.mkdir()
     git(top, "init", "--quiet")
