@@ -53,7 +53,14 @@ class MissingMetricError(AutotuneError):
 
 
 class TrialPruned(AutotuneError):
-    """The trial was given up early, because it cannot win or is saturated."""
+    """The trial was given up early, because it cannot win or is saturated.
+
+    ``estimate`` is what is known of its objective all the same, with the user's sign.
+    """
+
+    def __init__(self, reason: str = "", estimate: float | None = None) -> None:
+        super().__init__(reason)
+        self.estimate = estimate
 
 
 class TrialTimeout(AutotuneError):

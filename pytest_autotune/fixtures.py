@@ -73,7 +73,8 @@ def load_test(request: pytest.FixtureRequest, trial: Trial) -> Iterator[LoadTest
     """Put a server under the load of the spec's ``benchmark``: ``load_test(inference_server)``.
 
     The result goes to ``trial.report``; keyword arguments replace keys of the block for one
-    call. An address (``load_test("http://127.0.0.1:8000")``) will do for a server.
+    call. An address (``load_test("http://127.0.0.1:8000")``) will do for a server. A candidate that
+    can no longer become better than the incumbent is pruned, unless ``race=False``.
     """
     session = request.config.pluginmanager.getplugin("autotune-session")
     test = session.load_test_for(trial)

@@ -85,12 +85,13 @@ class PinnedStudy:
         levels: Sequence[Level] = (),
         notes: Sequence[str] = (),
         reason: str = "",
+        estimate: float | None = None,
     ) -> TrialRecord:
         """Keep how the trial ended and return it finished."""
         document: Mapping[str, Any] = result_document(
             outcome,
             evaluation=evaluation, levels=levels, notes=notes, reason=reason,
-            duration=time.time() - record.owner.started,
+            duration=time.time() - record.owner.started, estimate=estimate,
         )  # fmt: skip
         finished = replace(record, outcome=outcome, **expanded(document))
         self._records = [finished]

@@ -70,7 +70,8 @@ class TrialRecord:
     ``value`` has the user's sign and no penalty; ``score`` is canonical, lower is better,
     penalties included. ``violation`` is by how much hard bounds are broken. ``duration`` is
     in seconds. ``slo`` has one plain mapping per bound, ``notes`` one sentence each on how it
-    was measured.
+    was measured. ``estimate`` is what is known of the objective of a trial that was pruned, with
+    the user's sign.
     """
 
     number: int
@@ -89,6 +90,7 @@ class TrialRecord:
     notes: Sequence[str] = ()
     reason: str = ""
     duration: float | None = None
+    estimate: float | None = None
 
     @cached_property
     def key(self) -> str:
@@ -133,6 +135,7 @@ def result_document(  # noqa: PLR0913 - all that is known of a trial
     reason: str,
     duration: float,
     notes: Sequence[str] = (),
+    estimate: float | None = None,
 ) -> dict[str, Any]:
     """Return what is stored of a finished trial, as plain and finite JSON types."""
     document: dict[str, Any] = {"outcome": outcome.value, "duration": round(duration, 6)}
@@ -140,6 +143,8 @@ def result_document(  # noqa: PLR0913 - all that is known of a trial
         document["reason"] = reason
     if notes:
         document["notes"] = list(notes)
+    if estimate is not None and math.isfinite(estimate):
+        document["estimate"] = float(estimate)
     if levels:
         document["levels"] = [level.document() for level in levels]
         # One list per metric, as the names would be most of what is stored.

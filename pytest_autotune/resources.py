@@ -196,7 +196,13 @@ class Resources:
         """Return the last server that was started for a trial, running or not."""
         return None if self._servers is None else self._servers.of_trial(trial)
 
-    def load_test(self, plan: Plan, trial: Trial, grant: Grant) -> LoadTest:
+    def load_test(
+        self,
+        plan: Plan,
+        trial: Trial,
+        grant: Grant,
+        records: Callable[[], Sequence[TrialRecord]],
+    ) -> LoadTest:
         """Return a load test of the trial's spec."""
         from pytest_autotune.load.loadtest import LoadTest
 
@@ -212,6 +218,7 @@ class Resources:
             benchmark,
             plan.spec.slo,
             objective=plan.objective,
+            records=records,
             stream=_stream(plan, trial, reused=reused),
             mask=self._masker,
             watch=self._watch(grant, contained=server is not None and server.backend == "docker"),

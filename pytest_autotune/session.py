@@ -544,7 +544,8 @@ class TuningSession:
     def load_test_for(self, trial: Trial) -> LoadTest:
         """Return a load test of the trial's spec."""
         active = self._running(trial)
-        return self._resources.load_test(active.study.plan, trial, active.grant)
+        study = active.study
+        return self._resources.load_test(study.plan, trial, active.grant, study.records)
 
     def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
         """Show how the server's log ends with what failed."""
@@ -683,7 +684,8 @@ class TuningSession:
             self._infeasible(active, item, report, str(error))
         elif isinstance(error, TrialPruned) or _is_optunas_pruned(error):
             reason = str(error) or "given up early"
-            self._conclude(active, item, report, Outcome.PRUNED, reason=reason)
+            estimate = error.estimate if isinstance(error, TrialPruned) else None
+            self._conclude(active, item, report, Outcome.PRUNED, reason=reason, estimate=estimate)
             _mark(report, Outcome.PRUNED, reason)
         elif report.failed:
             self._add_server_log(active, report)
@@ -745,6 +747,7 @@ class TuningSession:
         outcome: Outcome,
         *,
         reason: str = "",
+        estimate: float | None = None,
     ) -> None:
         """Store how the trial ended, tell other plugins, and send a line along with the report."""
         evaluation = None
@@ -755,7 +758,7 @@ class TuningSession:
             active.record = study.finish(
                 active.record, outcome,
                 evaluation=evaluation, levels=active.trial.levels, notes=active.trial.notes,
-                reason=reason,
+                reason=reason, estimate=estimate,
             )  # fmt: skip
         except TrialLostError as error:
             self.notices.setdefault(active.slot.study, []).append(str(error))

@@ -288,6 +288,7 @@ class Study:
         levels: Sequence[Level] = (),
         notes: Sequence[str] = (),
         reason: str = "",
+        estimate: float | None = None,
     ) -> TrialRecord:
         """Store how a claimed trial ended and return it finished.
 
@@ -299,6 +300,7 @@ class Study:
         document = result_document(
             outcome,
             evaluation=evaluation, levels=levels, notes=notes, reason=reason, duration=duration,
+            estimate=estimate,
         )  # fmt: skip
         state, values = TrialState.FAIL, None
         if outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:

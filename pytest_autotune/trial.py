@@ -127,9 +127,13 @@ class Trial:
         """Add a sentence on how this trial was measured, for the summary."""
         self._notes.append(text)
 
-    def prune(self, reason: str = "") -> NoReturn:
-        """Give the trial up: it cannot win, or more load would tell nothing."""
-        raise TrialPruned(reason or "given up early")
+    def prune(self, reason: str = "", estimate: float | None = None) -> NoReturn:
+        """Give the trial up: it cannot win, or more load would tell nothing.
+
+        ``estimate`` is what the objective had reached by then, or would at best have come to,
+        where that is known: the search learns from it.
+        """
+        raise TrialPruned(reason or "given up early", estimate)
 
     def evaluate(self, *, complete: bool = True) -> Evaluation:
         """Judge the trial by everything reported; raises :class:`MissingMetricError`.

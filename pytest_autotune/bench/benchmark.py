@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -80,7 +80,9 @@ class GpuBenchmark:
         print(found)  # noqa: T201 - pytest captures it with the test's output
         # What was disturbed twice may have lost for that: it is reported, as unreliable.
         if found.ending == "race" and found.reliable:
-            raise TrialPruned(self._lost(found, options["race"]))
+            known = race is True
+            estimate = self._estimate(found.median, options) if known else None
+            raise TrialPruned(self._lost(found, options["race"]), estimate)
         return found
 
     def _limit(self, metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
@@ -95,11 +97,18 @@ class GpuBenchmark:
         if not self._objective.maximize:
             known = {f"{statistic}_{metric}" for statistic in ("mean", *_NOT_BELOW_MEDIAN)}
             return value * (1 + RACE_MARGIN) if best.metric in known else None
-        rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
-        work, unit = rates.get(best.metric, (None, 1.0))
-        if not isinstance(work, int | float):
-            return None  # What it is instead will be refused.
-        return work / (value * unit) * (1 + RACE_MARGIN)
+        work = _work(best.metric, flop, bytes_moved)
+        return None if work is None else work / value * (1 + RACE_MARGIN)
+
+    def _estimate(self, median: float, options: Mapping[str, Any]) -> float | None:
+        """Return the objective of a call that takes the median of a race that was lost."""
+        if not self._objective.maximize:
+            return median
+        best = incumbent(effective(self._records()))
+        if best is None or best.metric is None:
+            return None
+        work = _work(best.metric, options.get("flop"), options.get("bytes_moved"))
+        return None if work is None else work / median
 
     def _lost(self, found: Measurement, race: Race) -> str:
         return (
@@ -108,3 +117,11 @@ class GpuBenchmark:
             f"(error rate {race.alpha:.0%}; what is no candidate, such as a baseline, needs "
             "race=False or a metric= of its own)"
         )
+
+
+def _work(metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
+    """Return the work of a call in the unit of a rate, None where it is not known."""
+    rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
+    work, unit = rates.get(metric, (None, 1.0))
+    # What it is instead of a number will be refused.
+    return work / unit if isinstance(work, int | float) else None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 from pytest_autotune.load.limits import Limit
+from pytest_autotune.load.race import LevelRace
 
 Endpoint = Literal["chat", "completions"]
 PATHS: Final[Mapping[Endpoint, str]] = {
@@ -24,7 +25,7 @@ class Job:
     running. Open loop: requests arrive at ``request_rate`` per second at random, whether or not
     earlier ones were answered. The level ends when ``max_requests`` were sent or after
     ``max_time`` seconds, and in-flight requests are waited for; or early, when one of
-    ``limits`` is lost. ``warmup`` requests go before and are not counted.
+    ``limits`` or the ``race`` is lost. ``warmup`` requests go before and are not counted.
     """
 
     url: str
@@ -42,6 +43,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     limits: Sequence[Limit] = ()
+    race: LevelRace | None = None
 
     def document(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -53,7 +55,8 @@ class Job:
         known = {entry.name for entry in fields(cls)}
         assert known.issuperset(document), "a job is written and read by the same version"
         limits = tuple(Limit(**limit) for limit in document["limits"])
-        return cls(**{**document, "limits": limits})
+        race = None if document["race"] is None else LevelRace.of(document["race"])
+        return cls(**{**document, "limits": limits, "race": race})
 
 
 def seed_number(job: Job) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from pytest_autotune.bench.measure import Watch, Watched
 from pytest_autotune.errors import LoadTestError
@@ -15,6 +15,8 @@ from pytest_autotune.load.endpoint import first_model
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.limits import Limit
+from pytest_autotune.load.order import fates, first
+from pytest_autotune.load.standing import Standing, bar
 from pytest_autotune.load.statistics import (
     PERCENTILES,
     GoodputLimits,
@@ -27,6 +29,7 @@ from pytest_autotune.load.statistics import (
 from pytest_autotune.load.traffic import Scenario
 from pytest_autotune.metrics import aggregate
 from pytest_autotune.objective import Objective
+from pytest_autotune.records import TrialRecord
 from pytest_autotune.report.text import LEVEL_HEADER, level_row, number, quantity, table
 from pytest_autotune.slo import Compliance, check
 from pytest_autotune.spec.benchmark import (
@@ -48,6 +51,9 @@ _MAX_WARMUP: Final = 16
 _TOKENS_OFF: Final = 0.1
 _MEASURED_AGAIN: Final = "measured again, as the first time was disturbed"
 _LATENCIES: Final = ("ttft", "tpot", "e2e_latency")
+
+#: Levels, lightest first unless said otherwise, and the scenario of each.
+Declared: TypeAlias = Sequence[tuple[Level, Scenario]]
 
 
 class Target(Protocol):
@@ -88,7 +94,8 @@ class LevelResult:
     ``metrics`` are flat, times in seconds. ``ended_early`` says why it was cut short;
     ``invalid`` why its numbers are not the server's; ``warnings`` what else to know.
     ``errors`` maps each class of error to its count and an example. ``requests`` are in order
-    of their schedule.
+    of their schedule. It is not ``reliable`` where it was disturbed twice; ``lost`` where it was
+    cut short because its trial cannot win.
     """
 
     level: Level
@@ -99,6 +106,8 @@ class LevelResult:
     warnings: tuple[str, ...] = ()
     errors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     requests: Sequence[RequestRecord] = field(default=(), repr=False)
+    reliable: bool = True
+    lost: bool = False
 
     @property
     def concurrency(self) -> int | None:
@@ -193,17 +202,21 @@ class LoadTest:
         slo: SLO,
         *,
         objective: Objective | None = None,
+        records: Callable[[], Sequence[TrialRecord]] = list,
         stream: str = "",
         mask: Callable[[str], str] = str,
         watch: Watch | None = None,
     ) -> None:
         """Prepare a test; ``stream`` tells apart tests that must not send the same prompts.
 
-        ``watch`` looks at the devices that the server runs on.
+        ``records`` are the study's trials so far; ``watch`` looks at the devices that the server
+        runs on.
         """
         self._raw = raw
         self._benchmark = benchmark
         self._slo = slo
+        self._objective = objective
+        self._records = records
         self._percentiles = _further_percentiles(slo, objective)
         self._stream = stream
         self._calls = 0
@@ -211,12 +224,14 @@ class LoadTest:
         self._watch = watch
         self._generator = Generator()
 
-    def __call__(self, server: Target | str, **changes: Any) -> LoadResult:
+    def __call__(self, server: Target | str, *, race: bool = True, **changes: Any) -> LoadResult:
         """Run the levels on ``server``, which may be just an address, and return the result.
 
         ``changes`` replace keys of the spec's ``benchmark`` block for this call
         (``num_concurrency=[4], max_requests_per_iteration=50``). Under ``slo.levels: all`` it
-        stops at the first level that breaks a hard SLO.
+        stops at the first level that breaks a hard SLO; and a candidate that cannot become better
+        than the incumbent any more is not measured to the end: raises :class:`TrialPruned`.
+        ``race=False`` keeps it.
 
         Raises :class:`LoadTestError` where it cannot be run as asked, and what the server
         raises if it dies meanwhile.
@@ -235,17 +250,60 @@ class LoadTest:
         job = self._job(spec, target)
         if isinstance(spec.concurrency, LevelSearch) or isinstance(spec.request_rate, LevelSearch):
             return self._search(spec, job, target)
+        return self._all(spec, job, target, race=race)
+
+    def _all(self, spec: BenchmarkSpec, job: Job, target: Target, *, race: bool) -> LoadResult:
+        """Measure the declared levels, as long as they can matter."""
+        declared = list(_declared(spec))
+        order, notes = self._order(declared)
+        standing = self._standing(spec, declared, target) if race else None
         levels: list[LevelResult] = []
-        for level, scenario in _declared(spec):
-            result = self._level(spec, job, target, level, scenario)
+        for level, scenario in order:
+            asked = None if standing is None else standing.race(level, fixed=scenario.fixed)
+            result = self._level(spec, replace(job, race=asked), target, level, scenario)
             levels.append(result)
             print(_progress(result))  # noqa: T201 - pytest captures it with the test's output
+            if result.invalid or not result.reliable:
+                # What it seems to be worth may be due to something else.
+                standing = None
+            if standing is not None and asked is not None and result.lost:
+                raise standing.lose(level, result.metrics, result.requests, asked)
             if self._slo.levels == "all" and not result.compliance.feasible:
-                left = len(list(_declared(spec))) - len(levels)
-                more = "1 heavier level was" if left == 1 else f"{left} heavier levels were"
-                notes = [f"{more} left out: the trial is infeasible"] if left else []
-                return LoadResult(levels, notes)
-        return LoadResult(levels, _saturation(levels))
+                notes += _left_out([level for level, _ in order], len(levels))
+                return LoadResult(_lightest_first(levels, declared), notes)
+            if standing is not None:
+                pruned = standing.add(level, result.metrics, result.requests)
+                if pruned is not None:
+                    raise pruned
+        levels = _lightest_first(levels, declared)
+        return LoadResult(levels, [*notes, *_saturation(levels)])
+
+    def _order(self, declared: Declared) -> tuple[Declared, list[str]]:
+        """Return the levels in the order to run them in, and what to say of it."""
+        if self._slo.levels != "all" or len(declared) == 1:
+            return declared, []
+
+        def breaks(metrics: Mapping[str, float | None], level: Level) -> bool:
+            found = {name: math.nan if v is None else v for name, v in metrics.items()}
+            return not self._check(found, level).feasible
+
+        chosen = first(fates(self._records(), [level for level, _ in declared], breaks))
+        if chosen is None or chosen.level.identity == declared[0][0].identity:
+            return declared, []
+        at = next(i for i, (lv, _) in enumerate(declared) if lv.identity == chosen.level.identity)
+        note = (
+            f"level {chosen.level.label} ran first: {chosen.failed} of {chosen.measured} earlier "
+            f"trials broke a hard bound there, in {quantity('time', chosen.seconds)} each"
+        )
+        return [declared[at], *declared[:at], *declared[at + 1 :]], [note]
+
+    def _standing(self, spec: BenchmarkSpec, declared: Declared, target: Target) -> Standing | None:
+        """Return what tells whether the trial can still win, None where nothing does."""
+        if self._objective is None or self._slo.levels != "all" or spec.generator != "builtin":
+            return None
+        levels = [level for level, _ in declared]
+        found = bar(self._records(), self._objective, levels)
+        return None if found is None else Standing(found, levels, target.gpus)
 
     def close(self) -> None:
         """End the load generator."""
@@ -318,13 +376,14 @@ class LoadTest:
         result, seen = self._watched(spec, job, target, level, scenario)
         if seen is None or not seen.disturbances:
             return result
-        # With other prompts, as the server may remember these.
-        job = replace(job, seed=f"{job.seed}/again")
+        # With other prompts, as the server may remember these; and to its end, as it is reported if
+        # it is disturbed again.
+        job = replace(job, seed=f"{job.seed}/again", race=None)
         result, seen = self._watched(spec, job, target, level, scenario)
         if seen is None or not seen.disturbances:
             return replace(result, warnings=(*result.warnings, _MEASURED_AGAIN))
         why = f"unreliable, measured twice: {'; '.join(seen.disturbances)}"
-        return replace(result, warnings=(*result.warnings, why))
+        return replace(result, warnings=(*result.warnings, why), reliable=False)
 
     def _watched(
         self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
@@ -375,6 +434,7 @@ class LoadTest:
                 for error, (count, example) in error_classes(run.requests).items()
             },
             requests=run.requests,
+            lost=run.lost,
         )
 
     def _check(self, metrics: Mapping[str, float], level: Level) -> Compliance:
@@ -480,6 +540,22 @@ def _declared(spec: BenchmarkSpec) -> Iterator[tuple[Level, Scenario]]:
         for scenario in spec.scenarios:
             several = len(spec.scenarios) > 1
             yield _level_of(load, scenario, closed=closed, several=several), scenario
+
+
+def _lightest_first(levels: Sequence[LevelResult], declared: Declared) -> list[LevelResult]:
+    places = {level.identity: place for place, (level, _) in enumerate(declared)}
+    return sorted(levels, key=lambda result: places[result.level.identity])
+
+
+def _left_out(order: Sequence[Level], measured: int) -> list[str]:
+    """Say which levels were not measured, as the last one that was broke a hard bound."""
+    left = order[measured:]
+    if not left:
+        return []
+    heavier = all(level.load >= order[measured - 1].load for level in left)
+    kind = "heavier" if heavier else "other"
+    more = f"1 {kind} level was" if len(left) == 1 else f"{len(left)} {kind} levels were"
+    return [f"{more} left out: the trial is infeasible"]
 
 
 def limits(slo: SLO, *, strict: bool) -> tuple[Limit, ...]:

@@ -21,6 +21,7 @@ from pytest_autotune.load.connection import Connection, Exchange
 from pytest_autotune.load.job import PATHS, Job
 from pytest_autotune.load.limits import Tally
 from pytest_autotune.load.prompts import FileTokenizer, PromptSource, Tokenizer
+from pytest_autotune.load.race import Contest
 from pytest_autotune.load.statistics import ClientHealth, LevelRun, RequestRecord, percentile
 from pytest_autotune.load.traffic import Scenario, arrivals
 
@@ -158,6 +159,8 @@ class LevelRunner:
         self._lags: list[float] = []
         self._backlogs: list[tuple[float, int, int]] = []
         self._tallies = [Tally(limit) for limit in job.limits]
+        self._contest = None if job.race is None else Contest(job.race)
+        self._out = False
 
     async def run(self) -> LevelRun:
         """Run the level to its end."""
@@ -182,6 +185,7 @@ class LevelRunner:
             requests=sorted(self._finished, key=lambda request: request.scheduled),
             gaps=self._gaps,
             ended_early=self._stopped,
+            lost=self._out,
             client=ClientHealth(
                 cpu=cpu / wall if wall > 0 else 0.0,
                 lag_p50=percentile(lags, 0.5) if lags else 0.0,
@@ -232,12 +236,13 @@ class LevelRunner:
 
     async def _request(self, due: float) -> bool:
         """Send one request and record it; tell whether it succeeded."""
+        number = self._issued
         wanted, data = self._prepared.next()
         exchange = await self._attempt(due, wanted, data)
         if exchange.error == "stale":
             # The server closed an idle connection; any client sends again, once.
             exchange = await self._attempt(due, wanted, data)
-        self._record(exchange)
+        self._record(exchange, number)
         return not exchange.error
 
     async def _attempt(self, due: float, wanted: int, data: bytes) -> Exchange:
@@ -279,7 +284,7 @@ class LevelRunner:
         self._pool.give(connection)
         return exchange
 
-    def _record(self, exchange: Exchange) -> None:
+    def _record(self, exchange: Exchange, number: int = 0) -> None:
         stamps = exchange.stamps
         now = perf_counter()
         cut = exchange.error == "cut"
@@ -301,6 +306,8 @@ class LevelRunner:
         self._finished.append(request)
         if not cut:
             self._tally(request)
+            if self._contest is not None:
+                self._contest.add(request, number)
         if ok:
             self._failures, self._last_success = 0, now
             self._gaps.extend(b - a for a, b in pairwise(stamps))
@@ -314,7 +321,7 @@ class LevelRunner:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             if not self._stopped:
-                reason = self._lost() or self._saturated() or self._hopeless()
+                reason = self._lost() or self._saturated() or self._hopeless() or self._beaten()
                 if reason:
                     self._stop(reason)
 
@@ -347,6 +354,15 @@ class LevelRunner:
             if tally.limit.lost(known, at_most):
                 return f"{tally.limit.label} is lost whatever follows, after {known.count} requests"
         return ""
+
+    def _beaten(self) -> str:
+        """Tell whether the race is lost, which is looked at last: it says least of the server."""
+        if self._contest is None:
+            return ""
+        now = perf_counter()
+        running = self._so_far(self._contest.race.metric, now)
+        self._out = self._contest.lost(self._at_most(now), now - self._began, running)
+        return "the trial cannot win" if self._out else ""
 
     def _so_far(self, metric: str, now: float) -> Iterator[float]:
         """Yield lower bounds of what running requests will take."""
@@ -463,6 +479,7 @@ async def run_level(job: Job, tokenizer: Tokenizer | None = None) -> LevelRun:
                 max_requests=job.warmup,
                 max_time=None,
                 limits=(),
+                race=None,
             )
             prepared = Prepared(warm, job.warmup, "warm-up", tokenizer)
             await LevelRunner(warm, pool, prepared, ()).run()

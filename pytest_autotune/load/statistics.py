@@ -112,12 +112,16 @@ class ClientHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelRun:
-    """Everything that running one level gave."""
+    """Everything that running one level gave.
+
+    ``ended_early`` says why it did, ``lost`` that it was for a lost race.
+    """
 
     requests: Sequence[RequestRecord]
     gaps: Sequence[float] = ()
     ended_early: str = ""
     client: ClientHealth = field(default_factory=ClientHealth)
+    lost: bool = False
 
 
 def percentile_of(statistic: str) -> float | None:

@@ -58,6 +58,11 @@ class Scenario:
     input: Lengths
     output: Lengths
 
+    @property
+    def fixed(self) -> bool:
+        """Whether all requests want equally many tokens."""
+        return self.input.kind == self.output.kind == "fixed"
+
     @classmethod
     def parse(cls, text: str) -> Scenario:
         """Parse a scenario; raise ValueError saying what is allowed."""

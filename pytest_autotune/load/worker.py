@@ -34,6 +34,7 @@ def document(run: LevelRun) -> dict[str, Any]:
         "gaps": [round(gap, 7) for gap in run.gaps[::step]],
         "ended_early": run.ended_early,
         "client": asdict(run.client),
+        "lost": run.lost,
     }
 
 
@@ -47,6 +48,7 @@ def read(document: dict[str, Any]) -> LevelRun:
         gaps=document["gaps"],
         ended_early=document["ended_early"],
         client=ClientHealth(**document["client"]),
+        lost=document["lost"],
     )
 
 

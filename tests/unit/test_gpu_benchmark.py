@@ -303,6 +303,20 @@ def test_a_race_that_was_lost_while_disturbed_twice_is_reported_and_not_pruned(
     assert any("unreliable, measured twice: it was hot" in note for note in found.notes)
 
 
+def test_what_lost_a_race_is_remembered_by_its_median(calls: Calls) -> None:
+    calls.result = replace(MEASURED, ending="race")
+    with pytest.raises(TrialPruned) as raised:
+        benchmark_of("minimize_latency", best("mean_e2e_latency", 0.001))(nothing)
+    assert raised.value.estimate == 0.002
+    with pytest.raises(TrialPruned) as raised:
+        benchmark_of("maximize:tflop_per_s", maximal("tflop_per_s", 900.0))(nothing, flop=1e12)
+    assert raised.value.estimate == pytest.approx(500.0)
+    # What a race of one's own is about, nobody knows.
+    with pytest.raises(TrialPruned) as raised:
+        benchmark_of()(nothing, race=Race(limit=0.001))
+    assert raised.value.estimate is None
+
+
 @pytest.mark.parametrize("objective", ["minimize_latency", "minimize:compile_time"])
 def test_a_race_of_one_s_own_is_taken_as_it_is(objective: str, calls: Calls) -> None:
     own = Race(limit=0.0015, alpha=0.2)

@@ -25,6 +25,7 @@ from pytest_autotune.load.connection import Exchange
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.limits import Limit
+from pytest_autotune.load.race import LevelRace
 from pytest_autotune.load.runner import LevelRunner, Pool, Prepared, due_times, run_level
 from pytest_autotune.load.statistics import GoodputLimits, LevelRun, level_metrics
 from pytest_autotune.load.traffic import Scenario
@@ -849,3 +850,36 @@ def test_scenarios_with_blanks_are_the_same_job() -> None:
         sequence(9, 9, scenario=Scenario.parse(text).text) for text in ("D(9,3)", " D( 9 , 3 )")
     )
     assert plain == spaced
+
+
+# A race
+
+
+def make_race(statistic: str, limit: float, **fields: Any) -> LevelRace:
+    return LevelRace(metric="ttft", statistic=statistic, limit=limit, **fields)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "p50"])
+def test_a_level_ends_once_its_trial_cannot_win(
+    server: Scripted, generator: Generator, statistic: str
+) -> None:
+    race = make_race(statistic, 0.003)
+    job = make_job(server, {"ttft": 0.01}, concurrency=2, max_requests=400, race=race)
+    level = generator.run(job, nothing)
+    assert level.lost
+    assert level.ended_early == "the trial cannot win"
+    assert 30 <= len(level.requests) < 250
+
+
+def test_a_level_that_may_win_runs_to_its_end(server: Scripted) -> None:
+    level = run(server, {"ttft": 0.01}, max_requests=80, race=make_race("p50", 0.05))
+    assert not level.lost
+    assert (level.ended_early, len(level.requests)) == ("", 80)
+
+
+def test_a_broken_slo_is_said_before_a_lost_race(server: Scripted) -> None:
+    race = make_race("mean", 0.001, certain=0.001)
+    limit = make_limit("ttft", "max", 0.001)
+    level = run(server, {"ttft": 0.02}, max_requests=100, limits=[limit], race=race)
+    assert not level.lost
+    assert "is lost whatever follows" in level.ended_early

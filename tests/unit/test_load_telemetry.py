@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pytest
-from builders import make_spec
+from builders import make_record, make_spec
 from scripted import Scripted, serve
 
+from pytest_autotune.errors import TrialPruned
 from pytest_autotune.load.loadtest import LoadTest
+from pytest_autotune.objective import Objective
 
 LOAD: Mapping[str, Any] = {
     "traffic_scenarios": ["D(8,4)"],
@@ -263,3 +265,55 @@ def test_nobody_watches_where_there_is_nothing_to_see(server: Scripted) -> None:
         test.close()
     assert not [name for name in level.metrics if "gpu" in name and not name.endswith("_per_gpu")]
     assert level.warnings == ()
+
+
+# A race
+
+
+def raced(server: Scripted, *sights: Seen, requests: int = 60) -> tuple[LoadTest, Watcher]:
+    """Return a load test of a server that takes ten times as long as the incumbent."""
+    spec = make_spec(
+        parameters={"a": [1]}, benchmark={**LOAD, "max_requests_per_iteration": requests}
+    )
+    entry = {"concurrency": 1, "metrics": {"mean_ttft": 0.001}}
+    best = make_record(0, metric="mean_ttft", value=0.001, score=0.001, levels=[entry])
+    watcher = Watcher(server, sights)
+    objective = Objective.parse("minimize_ttft")
+    test = LoadTest(
+        spec.raw, spec.benchmark, spec.slo,
+        objective=objective, records=lambda: [best], watch=watcher,
+    )  # fmt: skip
+    return test, watcher
+
+
+def test_a_quiet_level_that_cannot_win_prunes_its_trial(server: Scripted) -> None:
+    test, watcher = raced(server, Seen())
+    with closing(test), pytest.raises(TrialPruned, match="lost the race: mean_ttft") as lost:
+        test(server.url)
+    assert watcher.requests[0] < 60
+    assert lost.value.estimate == pytest.approx(0.011, abs=0.005)
+
+
+def test_a_level_that_lost_while_disturbed_is_measured_again_to_its_end(server: Scripted) -> None:
+    test, watcher = raced(server, Seen(disturbances=(HOT,)), Seen())
+    with closing(test):
+        (level,) = test(server.url).levels
+    assert watcher.requests[0] < 60
+    assert watcher.requests[1:] == [60]
+    assert level.reliable
+    assert not level.lost
+
+
+def test_a_level_that_was_disturbed_twice_prunes_nothing(server: Scripted) -> None:
+    test, _ = raced(server, Seen(disturbances=(HOT,)))
+    with closing(test):
+        (level,) = test(server.url).levels
+    assert not level.reliable
+    assert level.metrics["num_requests"] == 60
+
+
+def test_a_race_can_be_left_out(server: Scripted) -> None:
+    test, watcher = raced(server, Seen())
+    with closing(test):
+        test(server.url, race=False)
+    assert watcher.requests == [60]

@@ -154,3 +154,9 @@ def test_one_of_many_launches_samples_briefly_and_is_not_watched(
     assert (seen[1].get("max_time"), seen[1]["watch"]) == (asked.get("max_time"), watch)
     # Energy is told by who watches.
     assert seen[2]["watch"] is watch
+
+
+def test_what_it_had_reached_when_it_was_pruned_is_kept() -> None:
+    study = pinned()
+    finished = study.finish(claimed(study), Outcome.PRUNED, reason="slow", estimate=3.5)
+    assert (finished.outcome, finished.estimate) == (Outcome.PRUNED, 3.5)

@@ -141,3 +141,18 @@ def test_aggregates_are_of_the_levels_that_were_kept() -> None:
     )
     assert document["dropped"] == ["4"]
     assert expanded(document)["metrics"]["y"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("estimate", "stored"), [(2.5, 2.5), (None, None), (math.inf, None), (math.nan, None)]
+)
+def test_what_a_pruned_trial_had_reached_is_stored_where_it_is_known(
+    estimate: float | None, stored: float | None
+) -> None:
+    document = result_document(
+        Outcome.PRUNED, evaluation=None, levels=[], reason="slow", duration=1.0, estimate=estimate
+    )
+    assert ("estimate" in document) is (stored is not None)
+    fields = expanded(json.loads(json.dumps(document, allow_nan=False)))
+    record = make_record(0, outcome=Outcome.PRUNED, score=None, **fields)
+    assert record.estimate == stored

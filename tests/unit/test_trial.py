@@ -100,3 +100,7 @@ def test_a_trial_can_be_given_up() -> None:
         make_trial().prune("saturated at 8")
     with pytest.raises(TrialPruned, match="given up early"):
         make_trial().prune()
+    with pytest.raises(TrialPruned, match="slow") as raised:
+        make_trial().prune("slow", estimate=2.5)
+    assert raised.value.estimate == 2.5
+    assert TrialPruned("slow").estimate is None

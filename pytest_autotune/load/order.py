@@ -1,0 +1,74 @@
+"""Which level of load to run first: the one that is likeliest to end the trial, for its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from pytest_autotune.evaluation import Level
+from pytest_autotune.records import Outcome, TrialRecord, effective
+
+#: So many infeasible trials must have been measured before anything but the lightest goes first.
+MIN_INFEASIBLE: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What became of a level in earlier trials: ``failed`` of ``measured``, ``seconds`` each."""
+
+    level: Level
+    failed: int
+    measured: int
+    seconds: float
+
+    @property
+    def worth(self) -> float:
+        """Failures to expect per second of it, by Laplace's rule of succession."""
+        return (self.failed + 1) / (self.measured + 2) / max(self.seconds, 1e-9)
+
+
+def fates(
+    records: Sequence[TrialRecord],
+    levels: Sequence[Level],
+    breaks: Callable[[Mapping[str, float | None], Level], bool],
+) -> list[Fate]:
+    """Return what became of ``levels``, of those that were ever measured.
+
+    ``breaks`` tells whether a level's metrics break a hard bound. None are returned before enough
+    trials were infeasible.
+    """
+    past = [record for record in effective(records) if record.finished and record.levels]
+    infeasible = sum(record.outcome is Outcome.INFEASIBLE for record in past)
+    if infeasible < MIN_INFEASIBLE:
+        return []
+    found = []
+    for level in levels:
+        seen = [m for record in past for m in _metrics_of(record, level)]
+        seconds = [m["duration"] for m in seen if m.get("duration") is not None]
+        if seconds:
+            failed = sum(breaks(metrics, level) for metrics in seen)
+            found.append(
+                Fate(level=level, failed=failed, measured=len(seen), seconds=median(seconds))
+            )
+    return found
+
+
+def first(found: Sequence[Fate]) -> Fate | None:
+    """Return the level to begin with: the most worth, of equals the one that comes first.
+
+    None where no level ever failed, so that nothing is known against the lightest.
+    """
+    if not any(fate.failed for fate in found):
+        return None
+    return max(found, key=lambda fate: fate.worth)
+
+
+def _metrics_of(record: TrialRecord, level: Level) -> list[Mapping[str, Any]]:
+    return [
+        entry["metrics"]
+        for entry in record.levels
+        if (entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"))
+        == level.identity
+    ]
