@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_autotune.errors import OptionError
@@ -97,7 +98,27 @@ OPTIONS: Final = (
         help="whether a trial that breaks a hard SLO fails its test (default) or is only "
         "reported as infeasible",
     ),
+    Option(
+        name="record",
+        metavar="FILE",
+        help="write the trials of the run's study to this CSV file (.gz: compressed), to be "
+        "replayed",
+    ),
+    Option(
+        name="replay",
+        metavar="FILE",
+        help="measure nothing and run no test: take the results of trials from this CSV file",
+    ),
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenFile:
+    """A file that an option names: ``where`` that was, how it was ``written``, and its ``path``."""
+
+    where: str
+    written: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +127,7 @@ class Settings:
 
     ``enabled`` is for tuning, ``gate`` for comparing pinned configurations, with the revision
     ``against`` or else the stored baseline; never both. ``timeout`` and ``gpu_timeout`` are in
-    seconds.
+    seconds. Results are taken from ``replay``, and written to ``record``; never both.
     """
 
     enabled: bool = False
@@ -123,6 +144,8 @@ class Settings:
     fresh: bool = False
     gpu_timeout: float = DEFAULT_GPU_TIMEOUT
     infeasible: Literal["fail", "xfail"] | None = None
+    record: GivenFile | None = None
+    replay: GivenFile | None = None
 
     @classmethod
     def from_pytest(cls, config: pytest.Config) -> Settings:
@@ -133,6 +156,8 @@ class Settings:
             ("autotune_strict", "--autotune-gate", gate),
             ("autotune_lock", "--autotune", tune),
             ("autotune_lock_force", "--autotune", tune),
+            ("autotune_record", "--autotune", tune),
+            ("autotune_replay", "--autotune", tune or gate),
         ):
             # An ini file may say so for the runs that it concerns.
             if getattr(config.option, dest, None) and not on:
@@ -143,12 +168,16 @@ class Settings:
             msg = "--autotune-against: '' is no revision; give a branch, a tag or a commit"
             raise OptionError(msg)
         force = _flag(config, "autotune_lock_force")
+        lock = tune and (_flag(config, "autotune_lock") or force)
+        record = _file(config, "autotune_record") if tune else None
+        replay = _file(config, "autotune_replay") if tune or gate else None
+        _refuse_replay(replay, gate=gate, lock=lock, record=record)
         return cls(
             enabled=tune,
             gate=gate,
             against=_text(config, "autotune_against"),
             strict=_flag(config, "autotune_strict"),
-            lock=tune and (_flag(config, "autotune_lock") or force),
+            lock=lock,
             lock_force=force,
             trials=_whole_number(config, "autotune_trials", minimum=1),
             timeout=_duration(config, "autotune_timeout"),
@@ -158,6 +187,8 @@ class Settings:
             fresh=_flag(config, "autotune_fresh"),
             gpu_timeout=_duration(config, "autotune_gpu_timeout") or DEFAULT_GPU_TIMEOUT,
             infeasible=_infeasible(config),
+            record=record,
+            replay=replay,
         )
 
 
@@ -210,6 +241,38 @@ def _modes(config: pytest.Config) -> tuple[bool, bool]:
 
 def _text(config: pytest.Config, dest: str) -> str | None:
     return _raw(config, dest)[1] or None
+
+
+def _file(config: pytest.Config, dest: str) -> GivenFile | None:
+    """Read a path: relative to where pytest was called, or, in an ini file, to that file."""
+    where, written = _raw(config, dest)
+    if not written:
+        return None
+    folder = config.invocation_params.dir
+    if where.endswith("(ini)"):
+        folder = config.rootpath if config.inipath is None else config.inipath.parent
+    return GivenFile(where=where, written=written, path=folder / written)
+
+
+def _refuse_replay(
+    replay: GivenFile | None, *, gate: bool, lock: bool, record: GivenFile | None
+) -> None:
+    """Refuse what would take replayed results for measured ones."""
+    if replay is None:
+        return
+    if gate or lock:
+        other = "--autotune-gate" if gate else "--autotune-lock"
+        msg = (
+            f"{replay.where} and {other} exclude each other: results that are replayed can "
+            "neither be pinned nor held against what is pinned; leave one of them out"
+        )
+        raise OptionError(msg)
+    if record is not None:
+        msg = (
+            f"{replay.where} and {record.where} exclude each other: results that are replayed "
+            "are recorded already; leave one of them out"
+        )
+        raise OptionError(msg)
 
 
 def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.pool import caller_pool
+from pytest_autotune.report.announce import announce_replay
 from pytest_autotune.run import WIRE, RunContext, is_distributed, visible_to
 from pytest_autotune.slots import StudyOutline
 from pytest_autotune.spec.build import build_spec, fit_to_machine
@@ -115,13 +116,17 @@ def register_controller(
 def auto_workers(config: pytest.Config) -> int | None:
     """Return how many workers ``-n auto`` means: as many as can have their GPUs at a time.
 
-    That is by the largest parallel layout in the repository's spec file. None without GPUs, or
-    where the user has set another number.
+    That is by the largest parallel layout in the repository's spec file. None without GPUs, where
+    all that is there is replayed, or where the user has set another number.
     """
     there = len(caller_pool().devices)
     if not there or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
-    specs = load_all(config.rootpath)
+    known = load_all(config.rootpath)
+    # What is replayed needs no GPU.
+    specs = [spec for spec in known if spec.replay is None]
+    if known and not specs:
+        return None
     return max(1, there // max((largest_need(spec, there) for spec in specs), default=1))
 
 
@@ -136,6 +141,7 @@ class Controller:
         self._reporter = reporter
         self._session: pytest.Session | None = None
         self._containers = False
+        self._told = False
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Remember whose progress is shown."""
@@ -178,8 +184,12 @@ class Controller:
         if collection["errors"]:
             raise pytest.UsageError("\n".join(collection["errors"]))
         outlines = [_outline(study, self._settings) for study in collection["studies"]]
-        servers = [outline.plan.spec.server for outline in outlines]
+        servers = [o.plan.spec.server for o in outlines if o.plan.replay is None]
         self._containers = any(s is not None and s.backend == "docker" for s in servers)
+        if self._session is not None and not self._told:
+            self._told = True
+            for outline in outlines:
+                announce_replay(self._session.config, outline.plan)
         self._reporter.learn(outlines)
 
     @pytest.hookimpl(tryfirst=True)
@@ -212,7 +222,10 @@ class Controller:
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
     origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
-    spec = fit_to_machine(build_spec(study["name"], study["raw"], origin), study["gpus"])
+    given = settings.replay is not None
+    spec = build_spec(study["name"], study["raw"], origin, replayed=given)
+    if not given and spec.replay is None:
+        spec = fit_to_machine(spec, study["gpus"])
     return StudyOutline(
         nodeid=study["nodeid"],
         plan=Plan.make(study["nodeid"], spec, settings, study["source"]),

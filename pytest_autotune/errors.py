@@ -37,6 +37,14 @@ class StorageError(UserError):
     """The study's storage cannot be opened, locked or understood."""
 
 
+class RecordingError(UserError):
+    """Recorded results cannot be read, or do not fit a spec; the message says what to do."""
+
+
+class RecordedFailure(AutotuneError):
+    """A trial failed when it was recorded, and so fails again."""
+
+
 class TrialLostError(AutotuneError):
     """Another process took the trial over, so this process's result does not count."""
 

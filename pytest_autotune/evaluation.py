@@ -130,6 +130,12 @@ def max_compliant(levels: Sequence[Level], compliant: Sequence[Level]) -> dict[s
     return {"max_compliant_concurrency" if closed else "max_compliant_request_rate": highest}
 
 
+def reported_slo(metrics: Metrics, levels: Sequence[Level], slo: SLO) -> SLO:
+    """Return what of ``slo`` can be judged by the metrics that are there."""
+    names = {*metrics, *(name for level in levels for name in level.metrics)}
+    return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
+
+
 def broken_so_far(metrics: Metrics, slo: SLO, level: str | None = None) -> Compliance:
     """Check only the bounds whose metric is already there, to fail a trial early."""
     present = tuple(bound for bound in slo.bounds if any(name in metrics for name in bound.metrics))

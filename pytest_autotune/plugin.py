@@ -76,7 +76,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Make ``-n auto`` one worker for each lease of GPUs, where there are any."""
     try:
-        if not Settings.from_pytest(config).enabled:
+        settings = Settings.from_pytest(config)
+        if not settings.enabled or settings.replay is not None:
             return None
         from pytest_autotune.distributed import auto_workers
 

@@ -20,6 +20,7 @@ from pytest_autotune.distributed import Reporter, publish_collection, register_c
 from pytest_autotune.errors import (
     InvalidMeasurementError,
     MissingMetricError,
+    RecordedFailure,
     ServerError,
     SLOViolation,
     SpecError,
@@ -29,12 +30,12 @@ from pytest_autotune.errors import (
     TrialTimeout,
     UserError,
 )
-from pytest_autotune.gpu.allocation import Need
+from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.masking import Masker, secrets_in
 from pytest_autotune.pinned import PINNED, PinnedStudy, Pins
 from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
-from pytest_autotune.report.announce import announce
+from pytest_autotune.report.announce import announce, announce_replay
 from pytest_autotune.report.masked import mask_report
 from pytest_autotune.report.summary import broken_bounds, trial_line
 from pytest_autotune.report.terminal import StudyReporter
@@ -72,6 +73,7 @@ _LOG_LINES: Final = 60
 _PLAIN_ERRORS: Final = (
     InvalidMeasurementError,
     MissingMetricError,
+    RecordedFailure,
     ServerError,
     TooFewGpusError,
     TrialTimeout,
@@ -98,11 +100,15 @@ def register(config: pytest.Config, settings: Settings) -> None:
 
 def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Locker | None:
     """Find what is wrong before anything runs; return what pins the results, if asked to."""
-    load_all(config.rootpath)
+    load_all(config.rootpath, replayed=settings.replay is not None)
     if config.option.collectonly:
         return None
     if settings.storage:
         check_database(settings.storage)
+    if settings.record is not None:
+        from pytest_autotune.replay.recorder import check_target
+
+        check_target(settings.record)
     if not settings.lock:
         return None
     from pytest_autotune.gate.locker import Locker
@@ -223,12 +229,14 @@ class TuningSession:
             raise SpecError(msg)
         source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
         spec = self._load(node, mark)
-        marked = None
-        if "gpus" in mark.kwargs:
-            where = f"{node.nodeid}: autotune marker"
-            marked = marked_gpus(mark.kwargs["gpus"], spec, where)
-        gpus = marked or layout_gpus(spec)
-        spec = fit_to_machine(spec, gpus)
+        marked = gpus = None
+        if self.settings.replay is None and spec.replay is None:
+            # What is replayed needs nothing of this machine.
+            if "gpus" in mark.kwargs:
+                where = f"{node.nodeid}: autotune marker"
+                marked = marked_gpus(mark.kwargs["gpus"], spec, where)
+            gpus = marked or layout_gpus(spec)
+            spec = fit_to_machine(spec, gpus)
         sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
         for secret in secrets_in(sections):
             self.masker.learn_value(secret)
@@ -253,6 +261,9 @@ class TuningSession:
         if self._pins is None:
             strategy = make_strategy(plan.strategy, plan.context, self._extension)
             return plan, make_slots(nodeid, plan, strategy, self._spares())
+        if plan.replay is not None:
+            msg = f"{nodeid}: results that are replayed can neither be pinned nor compared"
+            raise SpecError(msg)
         pin = self._pins.find(nodeid, plan)
         if pin is None:
             return plan, []
@@ -265,18 +276,19 @@ class TuningSession:
         own = {"spec", "gpus"}
         inline = {key: value for key, value in mark.kwargs.items() if key not in own}
         path = mark.kwargs.get("spec")
+        replayed = self.settings.replay is not None
         if len(mark.args) + (path is not None) + bool(inline) > 1:
             msg = f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
             raise SpecError(msg)
         if path is not None:
-            return load_file(self._resolve(node, path, where), str(path))
+            return load_file(self._resolve(node, path, where), str(path), replayed=replayed)
         if inline:
-            return load_inline(node.name, inline, where, node.path.parent)
+            return load_inline(node.name, inline, where, node.path.parent, replayed=replayed)
         name = mark.args[0] if mark.args else None
         if name is not None and not isinstance(name, str):
             msg = f"{where}: {name!r} is not the name of a spec"
             raise SpecError(msg)
-        return load_named(self.config.rootpath, name)
+        return load_named(self.config.rootpath, name, replayed=replayed)
 
     def _resolve(self, node: Node, path: object, where: str) -> Path:
         """Find a task file from the test's folder or from the rootdir."""
@@ -342,19 +354,50 @@ class TuningSession:
             self.collected[nodeid].tests = [_around(item.nodeid, slot.id) for item in found]
         # Studies in the order they run in, and only those that do.
         self.collected = {nodeid: self.collected[nodeid] for nodeid in groups}
+        self._replay()
+
+    def _replay(self) -> None:
+        """Let nothing of the tests run whose results are replayed."""
+        replays = {
+            nodeid: study.plan.replay
+            for nodeid, study in self.collected.items()
+            if study.plan.replay is not None
+        }
+        if not replays:
+            return
+        from pytest_autotune.replay.hooks import Replayer, strip
+
+        self.config.pluginmanager.register(Replayer(self), "autotune-replay")
+        for slot, items in self._slot_items.items():
+            if slot.study in replays:
+                for item in items:
+                    strip(item, replays[slot.study].file)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self) -> None:
         """Report spec errors as a usage error, and tell an xdist controller what was found."""
-        errors = list(dict.fromkeys(self.errors))
+        errors = list(dict.fromkeys([*self.errors, *self._unrecordable()]))
         if self.context.is_worker:
             scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
             scopes |= self.units
             publish_collection(self.context, self.collected.values(), scopes, errors)
         elif errors:
-            # Said once, as what ends the run.
+            # Said once, as what ends the run; there is nothing to sum up.
             self.errors.clear()
+            self.collected.clear()
             raise pytest.UsageError("\n".join(errors))
+        for study in self.collected.values():
+            announce_replay(self.config, study.plan)
+
+    def _unrecordable(self) -> Iterator[str]:
+        """Say why the run's trials cannot be recorded."""
+        target = self.settings.record
+        if target is not None and len(self.collected) > 1:
+            names = ", ".join(study.plan.label for study in self.collected.values())
+            yield (
+                f"{target.where}: {target.written}: a recording is of one study, and this run has "
+                f"{len(self.collected)}: {names}; run one of them, by the path of its tests"
+            )
 
     # Running
 
@@ -412,7 +455,7 @@ class TuningSession:
         )
         self._grant(active)
         limit = study.plan.spec.optimization.timeout_per_iteration
-        if limit is not None:
+        if limit is not None and study.plan.replay is None:
             # Counted from here, as waiting for a GPU says nothing of the candidate.
             active.deadline = time.monotonic() + limit
         return active
@@ -486,6 +529,8 @@ class TuningSession:
     # What the fixtures hand out
 
     def _gpu_need(self, slot: Slot, study: Study | PinnedStudy, params: Mapping[str, Any]) -> Need:
+        if study.plan.replay is not None:
+            return NONE
         items = self._slot_items[slot]
         fixtures = {name for item in items for name in getattr(item, "fixturenames", ())}
         marked = self.collected[slot.study].marked_gpus
@@ -569,7 +614,8 @@ class TuningSession:
         mask_report(report, self.masker)
         return report
 
-    def _active_for(self, item: pytest.Item) -> ActiveTrial | None:
+    def active_for(self, item: pytest.Item) -> ActiveTrial | None:
+        """Return the trial that ``item`` runs for, None where it runs for none."""
         active = self._active
         return active if active is not None and self._slots.get(item) is active.slot else None
 
@@ -582,7 +628,7 @@ class TuningSession:
         """
         if item not in self._slots:
             return
-        active = self._active_for(item)
+        active = self.active_for(item)
         if active is None:
             pytest.skip("no trial was drawn for this slot")
         item.user_properties += [
@@ -595,7 +641,7 @@ class TuningSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Keep set-up to the trial's time limit."""
-        active = self._active_for(item)
+        active = self.active_for(item)
         if active is None:
             return (yield)
         if active.refusal is not None and not active.concluded:
@@ -631,7 +677,7 @@ class TuningSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """End a trial's fixtures after its last test."""
-        active = self._active_for(item)
+        active = self.active_for(item)
         try:
             return (yield)
         finally:
@@ -641,7 +687,7 @@ class TuningSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge the trial at the end of its last test, where that test can still fail."""
-        active = self._active_for(item)
+        active = self.active_for(item)
         if active is None:
             return (yield)
         with self._noting_reports(active, item), deadline(active.deadline, self._limit(active)):
@@ -662,7 +708,7 @@ class TuningSession:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what happened to a test into what happened to its trial."""
-        active = self._active_for(item)
+        active = self.active_for(item)
         report = yield
         if active is None or active.concluded:
             return report
@@ -739,7 +785,7 @@ class TuningSession:
             report.outcome = "failed"
             report.longrepr = text
 
-    def _conclude(
+    def _conclude(  # noqa: PLR0913 - all that is known of its end
         self,
         active: ActiveTrial,
         item: pytest.Item,

@@ -2,16 +2,19 @@
 
 A *point* is a plain mapping of parameter name to value, holding only the parameters that are
 active in it. Small discrete spaces are enumerated once into a :class:`Pool`; large and
-continuous ones are only ever sampled.
+continuous ones are only ever sampled. A space may be restricted to points that are listed, and
+then is never enumerated, however large.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pytest_autotune.errors import SpecError
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    BoolArray: TypeAlias = npt.NDArray[np.bool_]
     IntArray: TypeAlias = npt.NDArray[np.int64]
     FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -32,10 +36,14 @@ MAX_VISITED: Final = 500_000
 #: Rejection sampling gives up after this many draws, then searches by backtracking.
 MAX_DRAWS: Final = 2_000
 MAX_BACKTRACK: Final = 50_000
+#: Rows of a pool are numbered by their digits up to here.
+MAX_CODE: Final = 2**62
 #: A range with more values than this is drawn from without being listed.
 MAX_LISTED: Final = 1_000_000
 
 INACTIVE: Final = -1
+#: In rows that are being made: a value that the parameter cannot take.
+OUTSIDE: Final = -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +155,47 @@ class Continuous:
         return index
 
 
-Parameter: TypeAlias = Categorical | Integer | Continuous
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A real number of which only ``values`` are known, ascending: what is left of a range."""
+
+    name: str
+    values: tuple[float, ...]
+    log: bool = False
+    when: Expression | None = None
+
+    ordered: Final = True
+    step: Final[None] = None
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return self.values[0]
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return self.values[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+    def value(self, index: int) -> float:
+        """Return the value at ``index``."""
+        return self.values[index]
+
+    def index(self, value: Any) -> int:
+        """Return the index of ``value``; raise ValueError where it is not listed."""
+        index = bisect_left(self.values, value)
+        if index == len(self.values) or self.values[index] != value:
+            msg = f"{value!r} is not a value of {self.name}"
+            raise ValueError(msg)
+        return index
+
+
+Parameter: TypeAlias = Categorical | Integer | Continuous | Listed
 
 
 def canonical(value: Any) -> str:
@@ -168,16 +216,77 @@ def label(value: Any) -> str:
     return value if isinstance(value, str) else canonical(value)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Points to which a space is restricted: rows of indices into the values of ``parameters``.
+
+    It carries its parameters, so that it means the same points in a space that spells its
+    values otherwise. ``digest`` stands for the rows in comparisons and keys.
+    """
+
+    parameters: tuple[Parameter, ...]
+    rows: IntArray = field(repr=False, compare=False)
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Digest the values that are listed, and how they are combined."""
+        import numpy as np
+
+        digest = hashlib.sha256()
+        for parameter, column in zip(self.parameters, self.rows.T, strict=True):
+            present, inverse = np.unique(column, return_inverse=True)
+            values = [parameter.value(int(at)) for at in present if at != INACTIVE]
+            inactive = len(values) < len(present)
+            digest.update(canonical([parameter.name, inactive, values]).encode())
+            digest.update(inverse.reshape(-1).astype("<i8").tobytes())
+        object.__setattr__(self, "digest", digest.hexdigest())
+
+    def rows_for(self, parameters: Sequence[Parameter]) -> IntArray:
+        """Return the rows as indices into the values of ``parameters``, of the same names.
+
+        Points with a value that those do not have are left out.
+        """
+        import numpy as np
+
+        columns = []
+        for parameter, own, column in zip(parameters, self.parameters, self.rows.T, strict=True):
+            assert parameter.name == own.name, "a listing is for the same parameters"
+            if parameter == own:
+                columns.append(column)
+                continue
+            present, inverse = np.unique(column, return_inverse=True)
+            moved = [
+                INACTIVE if at == INACTIVE else index_of(parameter, own.value(int(at)))
+                for at in present
+            ]
+            columns.append(np.array(moved, dtype=np.int64)[inverse.reshape(-1)])
+        rows: IntArray = np.stack(columns, axis=1) if columns else self.rows
+        known: IntArray = rows[(rows != OUTSIDE).all(axis=1)]
+        return known
+
+
+def index_of(parameter: Parameter, value: Any) -> int:
+    """Return the index of ``value``, ``OUTSIDE`` where the parameter cannot take it."""
+    try:
+        return parameter.index(value)
+    except (ValueError, TypeError):
+        return OUTSIDE
+
+
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """A constrained, possibly conditional search space.
 
     ``variables`` are names that constraints may use besides the parameters, such as ``gpus``.
+    With ``listed`` only those of its points exist that also meet the constraints and the
+    conditions. Expressions that use ``variables`` do not count then: what they say of the
+    machine was decided where the points were listed.
     """
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Expression, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+    listed: Listing | None = None
     _order: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -214,6 +323,8 @@ class Space:
         """Tell whether ``point`` holds exactly the active parameters and meets the constraints."""
         if not set(point).issubset(self.names):
             return False
+        if self.listed is not None:
+            return self._listed_pool.row(point) is not None
         scope = dict(self.variables)
         for at, index in enumerate(self._order):
             parameter = self.parameters[index]
@@ -239,10 +350,12 @@ class Space:
         """All valid points, or None where the space is continuous or too large to list."""
         import numpy as np
 
+        if self.listed is not None:
+            return self._listed_pool
         if any(p.size is None or p.size > MAX_VISITED for p in self.parameters):
             return None
         radices = [int(p.size or 0) + 1 for p in self.parameters]
-        if math.prod(radices) >= 2**62:
+        if math.prod(radices) >= MAX_CODE:
             return None
         rows: list[list[int]] = []
         for visited, row in enumerate(self._walk()):
@@ -252,6 +365,69 @@ class Space:
                 return None
         indices = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.parameters))
         return Pool(self, indices, tuple(radices))
+
+    @cached_property
+    def _listed_pool(self) -> Pool:
+        import numpy as np
+
+        assert self.listed is not None
+        rows = self.listed.rows_for(self.parameters)
+        if len(rows):
+            rows = np.unique(rows, axis=0)
+        for at, parameter in enumerate(self.parameters):
+            active = rows[:, at] != INACTIVE
+            if parameter.when is None:
+                rows = rows[active]
+            elif not self._reads_machine(parameter.when):
+                exists = partial(self.is_active, parameter)
+                rows = rows[self._decided(rows, parameter.when, exists) == active]
+        for constraint in self.constraints:
+            if not self._reads_machine(constraint):
+                holds = partial(_satisfied, (constraint,))
+                rows = rows[self._decided(rows, constraint, holds)]
+        radices = tuple(int(p.size or 0) + 1 for p in self.parameters)
+        return Pool(self, rows, radices if math.prod(radices) < MAX_CODE else None)
+
+    def _reads_machine(self, expression: Expression) -> bool:
+        return not expression.names.isdisjoint(self.variables)
+
+    def _decided(
+        self,
+        rows: IntArray,
+        expression: Expression,
+        decide: Callable[[Mapping[str, Any]], bool],
+    ) -> BoolArray:
+        """Tell for each row what ``decide`` says of the values that ``expression`` reads.
+
+        It is asked once for each combination of them, of which there are few.
+        """
+        import numpy as np
+
+        read = [
+            (at, parameter)
+            for at, parameter in enumerate(self.parameters)
+            if identifier(parameter.name) in expression.names
+        ]
+        if not read or not len(rows):
+            return np.full(len(rows), decide({}))
+        # Combinations as numbers, which are sorted faster than rows are.
+        code: IntArray = np.zeros(len(rows), dtype=np.int64)
+        for at, _ in read:
+            present, inverse = np.unique(rows[:, at], return_inverse=True)
+            combined = code * len(present) + inverse.reshape(-1)
+            code = np.unique(combined, return_inverse=True)[1].reshape(-1)
+        first = np.unique(code, return_index=True)[1]
+        verdicts = [
+            decide(
+                {
+                    identifier(parameter.name): parameter.value(int(rows[row, at]))
+                    for at, parameter in read
+                    if rows[row, at] != INACTIVE
+                }
+            )
+            for row in first
+        ]
+        return np.array(verdicts, dtype=np.bool_)[code]
 
     def _walk(self) -> Iterator[list[int] | None]:
         """Visit assignments depth first; yield each valid row, and None for each inner node."""
@@ -291,9 +467,12 @@ class Space:
     def draw(self, rng: np.random.Generator) -> Point | None:
         """Draw one valid point at random, or None where none can be found.
 
-        Uniform by rejection where constraints leave at least about one combination in
-        ``MAX_DRAWS``; below that by randomized backtracking, which is not uniform.
+        Uniform among listed points, and by rejection where constraints leave at least about one
+        combination in ``MAX_DRAWS``; below that by randomized backtracking, which is not uniform.
         """
+        if self.listed is not None:
+            pool = self._listed_pool
+            return pool.point(int(rng.integers(len(pool)))) if len(pool) else None
         for _ in range(MAX_DRAWS):
             point = self._draw_once(rng)
             if point is not None:
@@ -357,17 +536,25 @@ class Space:
                     entry = {"integer": [low, high], "log": log, "step": step}
                 case Continuous(low=low, high=high, log=log, step=real_step):
                     entry = {"continuous": [low, high], "log": log, "step": real_step}
+                case Listed(log=log):
+                    # Its values are in the listing's digest.
+                    entry = {"continuous": [parameter.low, parameter.high], "log": log}
             if parameter.when is not None:
                 entry["when"] = parameter.when.source
             parameters[parameter.name] = entry
-        used = frozenset().union(*(constraint.names for constraint in self._expressions()))
-        return {
+        used = frozenset().union(*(constraint.names for constraint in self.expressions()))
+        document: dict[str, Any] = {
             "parameters": parameters,
             "constraints": sorted(constraint.source for constraint in self.constraints),
             "variables": {k: v for k, v in self.variables.items() if k in used},
         }
+        if self.listed is not None:
+            document["variables"] = {}
+            document["listed"] = self.listed.digest
+        return document
 
-    def _expressions(self) -> Iterator[Expression]:
+    def expressions(self) -> Iterator[Expression]:
+        """Yield the constraints and the conditions."""
         yield from self.constraints
         yield from (p.when for p in self.parameters if p.when is not None)
 
@@ -376,21 +563,27 @@ class Pool:
     """Every valid point of an enumerable space, as rows of value indices.
 
     ``indices`` has shape (points, parameters), in declaration order with the last parameter
-    fastest; ``INACTIVE`` marks a parameter that does not exist in that point.
+    fastest; ``INACTIVE`` marks a parameter that does not exist in that point. ``radices`` are
+    one more than the sizes of the parameters, None where their product is ``MAX_CODE`` or more;
+    then the rows must be in that order already.
     """
 
-    def __init__(self, space: Space, indices: IntArray, radices: tuple[int, ...]) -> None:
+    def __init__(self, space: Space, indices: IntArray, radices: tuple[int, ...] | None) -> None:
         import numpy as np
 
         self.space = space
+        self._rows: dict[str, int | None] = {}
+        self.indices: IntArray = indices
+        self._codes: IntArray | None = None
+        if radices is None:
+            return
         self._weights = np.ones(len(radices), dtype=np.int64)
         for position in range(len(radices) - 2, -1, -1):
             self._weights[position] = self._weights[position + 1] * radices[position + 1]
         codes = (indices + 1) @ self._weights
         order = np.argsort(codes, kind="stable")
-        self.indices: IntArray = indices[order]
-        self._codes: IntArray = codes[order]
-        self._rows: dict[str, int | None] = {}
+        self.indices = indices[order]
+        self._codes = codes[order]
 
     def __len__(self) -> int:
         """Return the number of valid points."""
@@ -411,14 +604,21 @@ class Pool:
             self._rows[key] = self._find(point)
         return self._rows[key]
 
+    @cached_property
+    def _places(self) -> Mapping[bytes, int]:
+        return {digits.tobytes(): row for row, digits in enumerate(self.indices)}
+
     def _find(self, point: Point) -> int | None:
-        try:
-            digits = [
-                p.index(point[p.name]) if p.name in point else INACTIVE
-                for p in self.space.parameters
-            ]
-        except (ValueError, TypeError):
+        digits = [
+            index_of(p, point[p.name]) if p.name in point else INACTIVE
+            for p in self.space.parameters
+        ]
+        if OUTSIDE in digits:
             return None
+        if self._codes is None:
+            import numpy as np
+
+            return self._places.get(np.array(digits, dtype=np.int64).tobytes())
         code = int(sum((d + 1) * int(w) for d, w in zip(digits, self._weights, strict=True)))
         at = int(self._codes.searchsorted(code))
         return at if at < len(self._codes) and int(self._codes[at]) == code else None

@@ -36,7 +36,15 @@ from pytest_autotune.records import (
     result_document,
 )
 from pytest_autotune.slo import MAX_SCORE
-from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Point, point_key
+from pytest_autotune.space import (
+    Categorical,
+    Continuous,
+    Integer,
+    Listed,
+    Parameter,
+    Point,
+    point_key,
+)
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.storage import (
     Store,
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from pytest_autotune.config import Settings
+    from pytest_autotune.replay.source import Replay
 
 #: A trial that takes its process down this often is not tried again.
 MAX_ATTEMPTS: Final = 3
@@ -80,7 +89,8 @@ class Plan:
     """A study before anything ran: the spec, with the options of this run applied.
 
     ``label`` names the study for people and across runs (node id and spec name);
-    ``budget`` is in finished trials, times are in seconds.
+    ``budget`` is in finished trials, times are in seconds. With ``replay`` nothing is measured.
+    ``pinned`` are configurations of the lock file, which a new study may try first.
     """
 
     label: str
@@ -95,18 +105,30 @@ class Plan:
     storage: str | None = None
     fresh: bool = False
     source: str = ""
+    pinned: Sequence[Point] = ()
+    replay: Replay | None = None
 
     @classmethod
     def make(cls, nodeid: str, spec: Spec, settings: Settings, source: str = "") -> Plan:
         """Apply ``settings`` to ``spec``; the command line wins over the spec.
 
         ``source`` is a digest of the test module, to notice that it changed between runs.
+        Raises :class:`UserError` where recorded results are to be replayed, and cannot be.
         """
+        replay = None
+        if settings.replay is not None or spec.replay is not None:
+            from pytest_autotune.replay.source import replayed
+
+            spec, replay = replayed(spec, settings)
+            # Nothing of it runs.
+            source = ""
         search = spec.optimization
         name = search.study_name or spec.name
+        label = nodeid if nodeid.endswith(name) else f"{nodeid} ({name})"
         infeasible = settings.infeasible or search.infeasible or "fail"
         return cls(
-            label=nodeid if nodeid.endswith(name) else f"{nodeid} ({name})",
+            # Another study than the one that is measured, wherever it is kept or shown.
+            label=label if replay is None else f"{label}, replayed",
             spec=spec,
             objective=effective_objective(Objective.parse(search.objective), spec.slo),
             strategy=settings.strategy or search.strategy,
@@ -118,6 +140,7 @@ class Plan:
             storage=settings.storage or search.storage,
             fresh=settings.fresh,
             source=source,
+            replay=replay,
         )
 
     @property
@@ -133,10 +156,16 @@ class Plan:
     def key(self) -> Mapping[str, Any]:
         """Return what identifies comparable trials; a change in it starts a new study."""
         raw = self.spec.raw
-        return {
+        key = {
             "space": self.spec.space.document(),
             "objective": self.objective.name,
             "slo": raw.get("slo", {}),
+        }
+        if self.replay is not None:
+            # The same on every machine, whatever a server would be started with.
+            return {**key, "replay": self.replay.key()}
+        return {
+            **key,
             "workload": without_secrets({name: raw[name] for name in _WORKLOAD if name in raw}),
             "environment": fingerprint(),
         }
@@ -533,7 +562,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
             return CategoricalDistribution([_storable(parameter, value) for value in choices])
         case Integer(low=low, high=high, log=log, step=step):
             return IntDistribution(low, low + (high - low) // step * step, log=log, step=step)
-        case Continuous(low=low, high=high, log=log):
+        case Continuous(low=low, high=high, log=log) | Listed(low=low, high=high, log=log):
             return FloatDistribution(low, high, log=log)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
-from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate
+from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate, reported_slo
 from pytest_autotune.metrics import flatten
 from pytest_autotune.report.text import slo_table
 from pytest_autotune.slo import Compliance
-from pytest_autotune.spec.model import SLO
 
 if TYPE_CHECKING:
     from pytest_autotune.records import TrialRecord
@@ -141,13 +139,10 @@ class Trial:
         A trial that was cut short is not ``complete``: what it had no chance to report does
         not count as missing.
         """
-        slo = self._plan.spec.slo if complete else self._reported_slo()
-        return evaluate(self._metrics, self.levels, slo, self._plan.objective)
-
-    def _reported_slo(self) -> SLO:
         slo = self._plan.spec.slo
-        names = {*self._metrics, *(name for level in self.levels for name in level.metrics)}
-        return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
+        if not complete:
+            slo = reported_slo(self._metrics, self.levels, slo)
+        return evaluate(self._metrics, self.levels, slo, self._plan.objective)
 
     def _add_level(
         self,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_autotune.study import Plan
+
 
 def announce(config: pytest.Config, text: str, **colour: bool) -> None:
     """Show ``text`` at once; a worker has no terminal."""
@@ -16,3 +18,10 @@ def announce(config: pytest.Config, text: str, **colour: bool) -> None:
         terminal.write_line(text, **colour)
         # Into a file or a pipe, too, it is of use now only.
         terminal.flush()
+
+
+def announce_replay(config: pytest.Config, plan: Plan) -> None:
+    """Say of a study whose results are replayed that they are, before there are any."""
+    if plan.replay is not None:
+        text = f"autotune: {plan.label} from {plan.replay}: nothing is run or measured"
+        announce(config, text, yellow=True)

@@ -34,6 +34,9 @@ class Line:
 
 def render(summary: Summary) -> Iterator[Line]:
     """Yield the lines of a study's summary."""
+    replay = summary.plan.replay
+    if replay is not None:
+        yield Line("replayed", f"from {replay}: nothing was run or measured here", "note")
     best = summary.best
     if best is not None:
         yield from _best(summary, best)

@@ -112,13 +112,17 @@ class Summary:
         )
         if plan.xfail:
             again += " --autotune-infeasible xfail"
+        given = ""
+        if plan.replay is not None and plan.replay.given:
+            given = f" --autotune-replay {shlex.quote(plan.replay.file)}"
+        again += given
         best = self.best
         if best is None:
             return [again]
         nodes = " ".join(
             shlex.quote(f"{before}{best.owner.slot}{after}") for before, after in self.tests
         )
-        return [again, f"pytest --autotune {nodes}"]
+        return [again, f"pytest --autotune {nodes}{given}"]
 
     def tightest(self) -> str:
         """Name the SLO that stood in the way when nothing was feasible.

@@ -57,6 +57,7 @@ class StudyReporter:
         self._notices: dict[str, list[str]] = {}
         self._errors: list[str] = []
         self._summaries: list[Summary] = []
+        self._recorded = ""
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
         """Take over which studies were collected; the first to tell knows them all."""
@@ -94,7 +95,8 @@ class StudyReporter:
         self._errors.extend(errors)
 
     def pytest_report_header(self) -> str:
-        """Say that tuning is on, and where its state is."""
+        """Say that tuning is on, where its state is, and what is not measured."""
+        replay = self._settings.replay
         if self._settings.storage:
             place = f"studies in {masked_url(self._settings.storage)}"
         elif self._context.persistent:
@@ -104,6 +106,8 @@ class StudyReporter:
             place = f"studies in {state}"
         else:
             place = "studies are not kept, as pytest's cache is off"
+        if replay is not None:
+            place = f"results are replayed from {replay.written}, nothing is measured; {place}"
         return f"autotune: {place}"
 
     @pytest.hookimpl(tryfirst=True)
@@ -133,6 +137,7 @@ class StudyReporter:
                 self._errors.append(str(error))
         if session.exitstatus not in _INTERRUPTED and self._lock():
             session.exitstatus = pytest.ExitCode.INTERRUPTED
+        self._record()
         if self._errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         elif self._failed and session.exitstatus in (
@@ -169,6 +174,19 @@ class StudyReporter:
             }
             return True
         return False
+
+    def _record(self) -> None:
+        """Write the trials where they are to be recorded."""
+        target = self._settings.record
+        # Several studies were refused at collection.
+        if target is None or len(self._summaries) != 1:
+            return
+        from pytest_autotune.replay.recorder import record
+
+        try:
+            self._recorded = record(self._summaries[0], target)
+        except UserError as error:
+            self._errors.append(str(error))
 
     def _records(self, plan: Plan) -> Sequence[TrialRecord]:
         return read_records(plan, self._context.state_directory)
@@ -211,6 +229,8 @@ class StudyReporter:
                     terminalreporter.write_line(f"note     {note}", **COLOURS["note"])
                 tone = "bad" if locking.failed else "good" if locking.changed else "note"
                 terminalreporter.write_line(f"lock     {locking.text}", **COLOURS[tone])
+            if self._recorded:
+                terminalreporter.write_line(f"recorded {self._recorded}")
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""

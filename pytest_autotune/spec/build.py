@@ -17,6 +17,7 @@ from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
+from pytest_autotune.spec.replay import read_replay
 from pytest_autotune.spec.server import gpu_limit, layout, quant_conflicts, read_server
 from pytest_autotune.spec.validation import nearest, shown
 
@@ -31,21 +32,32 @@ _MAX_STEPS: Final = 1e15
 _LOCAL_MODES: Final = frozenset({"docker", "local", "process", "url"})
 
 
-def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
-    """Build the model of a schema-valid ``document``; raise :class:`SpecError`."""
+def build_spec(
+    name: str, document: Mapping[str, Any], origin: Origin, *, replayed: bool = False
+) -> Spec:
+    """Build the model of a schema-valid ``document``; raise :class:`SpecError`.
+
+    Where its results will be ``replayed``, or it says so itself, neither this machine limits the
+    space nor are its points looked for: they are the recorded ones.
+    """
     notices: list[str] = list(_unsupported(document))
     parameters = tuple(_parameters(document, origin, notices))
     server = read_server(document, origin)
     parallel = layout(server, document)
     slo = _slo(document.get("slo", {}), origin)
-    space = _restricted(
-        _space(parameters, document, origin),
-        dict(parallel.constraints()),
-        origin.at("parallel_config"),
-        notices,
-    )
-    conflicts = dict(quant_conflicts(server, document))
-    space = _restricted(space, conflicts, origin.at("quant_config"), notices)
+    replay = read_replay(document, origin)
+    space = _space(parameters, document, origin)
+    impossible = {
+        origin.at("parallel_config"): dict(parallel.constraints()),
+        origin.at("quant_config"): dict(quant_conflicts(server, document)),
+    }
+    if replayed or replay is not None:
+        rules = tuple(Expression.parse(rule) for found in impossible.values() for rule in found)
+        space = replace(space, constraints=(*space.constraints, *rules))
+    else:
+        space = _on_this_machine(space, origin)
+        for where, found in impossible.items():
+            space = _restricted(space, found, where, notices)
     return Spec(
         name=name,
         origin=origin,
@@ -56,6 +68,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
         benchmark=read_benchmark(document, origin, slo),
         optimization=_optimization(document.get("optimization", {}), origin),
         gate=read_gate(document, origin, slo),
+        replay=replay,
         description=document.get("description", ""),
         notices=tuple(notices),
         raw=document,
@@ -208,7 +221,7 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
         _expression(source, origin.at("constraints", index))
         for index, source in enumerate(document.get("constraints", ()))
     )
-    variables = {"cpus": os.cpu_count() or 1, "gpus": 0}
+    variables: dict[str, Any] = {"cpus": os.cpu_count() or 1, "gpus": 0}
     known = [identifier(parameter.name) for parameter in parameters] + list(variables)
     placed = [
         *((e, origin.at("constraints", at)) for at, e in enumerate(constraints)),
@@ -225,14 +238,18 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
     if clash is not None:
         msg = f"{origin.at('parameters', clash)}: {clash!r} has a meaning in constraints; rename it"
         raise SpecError(msg)
-    # Asking the driver costs time, so only where an expression wants to know.
-    if any("gpus" in expression.names for expression, _ in placed):
-        variables["gpus"] = visible_gpus()
     try:
-        space = Space(parameters=parameters, constraints=constraints, variables=variables)
+        return Space(parameters=parameters, constraints=constraints, variables=variables)
     except SpecError as error:
         msg = f"{origin.at('parameters')}: {error}"
         raise SpecError(msg) from None
+
+
+def _on_this_machine(space: Space, origin: Origin) -> Space:
+    """Let a space know the GPUs that are here; refuse it where it has no points then."""
+    # Asking the driver costs time, so only where an expression wants to know.
+    if any("gpus" in expression.names for expression in space.expressions()):
+        space = replace(space, variables={**space.variables, "gpus": visible_gpus()})
     _require_points(space, origin)
     return space
 
@@ -244,7 +261,7 @@ def _require_points(space: Space, origin: Origin) -> None:
     try:
         empty = _is_empty(space)
     except ExpressionError as error:
-        msg = f"{_place_of(error, space, origin)}: {error}"
+        msg = f"{place_of(error, space, origin)}: {error}"
         raise SpecError(msg) from None
     if empty:
         used = {
@@ -290,7 +307,7 @@ def _restricted(
     return space
 
 
-def _place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
+def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
     """Return where the expression stands that could not be evaluated."""
     for at, constraint in enumerate(space.constraints):
         if constraint.source == error.source:

@@ -11,6 +11,7 @@ from pytest_autotune.space import Space
 if TYPE_CHECKING:
     from pytest_autotune.spec.benchmark import BenchmarkSpec
     from pytest_autotune.spec.gate import GateSpec
+    from pytest_autotune.spec.replay import ReplaySpec
     from pytest_autotune.spec.server import Layout, ServerSpec
 
 InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
@@ -88,7 +89,8 @@ class Spec:
     """One tuning spec. ``raw`` is the validated document, as plain JSON types.
 
     ``notices`` are things that the spec says and this version does not act on, one sentence
-    each; they are shown in the summary. ``server`` is None where the spec names none.
+    each; they are shown in the summary. ``server`` is None where the spec names none, ``replay``
+    where it has no recorded results.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Spec:
     benchmark: BenchmarkSpec
     gate: GateSpec
     server: ServerSpec | None = None
+    replay: ReplaySpec | None = None
     description: str = ""
     notices: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

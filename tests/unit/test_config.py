@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from builders import make_plan, make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.config import OPTIONS, Settings, parse_duration
+from pytest_autotune.config import OPTIONS, GivenFile, Settings, parse_duration
 from pytest_autotune.errors import OptionError, UserError
 
 Read = Callable[..., Settings]
@@ -27,6 +28,9 @@ def read() -> Read:
         config = SimpleNamespace(
             option=SimpleNamespace(**{o.dest: options.get(o.dest) for o in OPTIONS}),
             getini=lambda dest: (ini or {}).get(dest, False if dest in flags else ""),
+            invocation_params=SimpleNamespace(dir=Path("/called/from")),
+            inipath=Path("/ini/pytest.ini"),
+            rootpath=Path("/root"),
         )
         return Settings.from_pytest(cast("pytest.Config", config))
 
@@ -142,7 +146,43 @@ def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read
     gate = {"autotune_gate": True, "autotune_against": "main", "autotune_strict": True}
     assert read(gate) == Settings(gate=True, against="main", strict=True)
     assert read(gate, autotune_against="HEAD~1").against == "HEAD~1"
-    assert {option.dest for option in OPTIONS} == {*ini, *gate}
+    files = {"autotune_record", "autotune_replay"}
+    assert {option.dest for option in OPTIONS} == {*ini, *gate, *files}
+
+
+@pytest.mark.parametrize("name", ["record", "replay"])
+def test_a_file_is_relative_to_whoever_names_it(read: Read, name: str) -> None:
+    key = f"autotune_{name}"
+    called = getattr(read(autotune=True, **{key: "a/b.csv"}), name)
+    where, path = f"--autotune-{name}", Path("/called/from/a/b.csv")
+    assert called == GivenFile(where=where, written="a/b.csv", path=path)
+    ini = {"autotune": True, key: "b.csv"}
+    said = GivenFile(where=f"{key} (ini)", written="b.csv", path=Path("/ini/b.csv"))
+    assert getattr(read(ini), name) == said
+    assert getattr(read(ini, **{key: "/x.csv"}), name).path == Path("/x.csv")
+    assert getattr(read(ini, **{key: ""}), name) is None
+    # An ini file may say so for the runs that it concerns.
+    assert getattr(read({key: "b.csv"}), name) is None
+    with pytest.raises(OptionError, match=f"--autotune-{name} needs --autotune"):
+        read(**{key: "b.csv"})
+
+
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [
+        ({"autotune": True, "autotune_lock": True}, "--autotune-lock"),
+        ({"autotune": True, "autotune_lock_force": True}, "--autotune-lock"),
+        ({"autotune_gate": True}, "--autotune-gate"),
+        ({"autotune": True, "autotune_record": "y.csv"}, "--autotune-record"),
+    ],
+)
+def test_what_is_replayed_is_neither_pinned_nor_compared_nor_recorded(
+    read: Read, option: dict[str, Any], other: str
+) -> None:
+    with pytest.raises(OptionError, match=rf"^--autotune-replay and {other} exclude each other"):
+        read(autotune_replay="x.csv", **option)
+    with pytest.raises(OptionError, match=rf"^autotune_replay \(ini\) and {other} exclude each"):
+        read({"autotune_replay": "x.csv"}, **option)
 
 
 def test_an_empty_option_takes_back_what_the_ini_file_says(read: Read) -> None:
@@ -269,6 +309,8 @@ def test_the_options_are_spelt_as_documented() -> None:
         "--autotune-fresh",
         "--autotune-gpu-timeout",
         "--autotune-infeasible",
+        "--autotune-record",
+        "--autotune-replay",
     ]
     assert all(option.help for option in OPTIONS)
 

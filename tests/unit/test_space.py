@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from hypothesis import strategies as st
 from pytest_autotune.errors import SpecError
 from pytest_autotune.space import (
     INACTIVE,
+    MAX_POOL,
     Categorical,
     Continuous,
     Integer,
+    Listed,
+    Listing,
     Parameter,
     Point,
     Space,
@@ -457,3 +461,129 @@ def test_rounding_does_not_show_in_stepped_values() -> None:
     ).parameters
     values = [parameter.value(index) for index in range(11)]
     assert values == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def listed_space(space: Space, points: Sequence[Point]) -> Space:
+    """Restrict ``space`` to some points of it, valid or not."""
+    rows = [
+        [p.index(point[p.name]) if p.name in point else INACTIVE for p in space.parameters]
+        for point in points
+    ]
+    listing = Listing(space.parameters, np.array(rows, dtype=np.int64))
+    return replace(space, listed=listing)
+
+
+def test_of_listed_points_those_remain_that_are_valid() -> None:
+    conditional = {"type": "choice", "values": ["x", "y"], "when": "a > 1"}
+    full = make_space({"a": [1, 2, 3], "b": [4, 5], "c": conditional}, "a + b != 7", "c != 'y'")
+    points: list[Point] = [
+        {"a": 3, "b": 5, "c": "x"},
+        {"a": 1, "b": 5},
+        {"a": 1, "b": 5},  # twice
+        {"a": 1, "b": 4, "c": "x"},  # c does not exist here
+        {"a": 2, "b": 4},  # and does here
+        {"a": 2, "b": 5, "c": "x"},  # broken
+        {"a": 2, "b": 4, "c": "y"},  # broken
+    ]
+    space = listed_space(full, points)
+    assert points_of(space) == [{"a": 1, "b": 5}, {"a": 3, "b": 5, "c": "x"}]
+    assert [space.is_valid(point) for point in points] == [True, True, True, *[False] * 4]
+    assert [full.is_valid(point) for point in points] == [True, True, True, *[False] * 4]
+    assert full.is_valid({"a": 2, "b": 4, "c": "x"})
+    assert not space.is_valid({"a": 2, "b": 4, "c": "x"})
+    assert not space.is_valid({"a": 1, "b": 5, "d": 1})
+    assert space.example() == {"a": 1, "b": 5}
+    rng = np.random.default_rng(0)
+    drawn = Counter(point_key(space.draw(rng) or {}) for _ in range(200))
+    assert set(drawn) == {point_key(point) for point in points_of(space)}
+    assert min(drawn.values()) > 60
+    assert listed_space(full, points[3:]).draw(rng) is None
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_listed_space_is_the_full_one_without_what_is_not_listed(data: st.DataObject) -> None:
+    full = make_space(
+        {
+            "a": {"type": "integer", "low": 1, "high": 4},
+            "b": [True, "1", 1, None],
+            "c": {"type": "continuous", "low": 0, "high": 1, "step": 0.25, "when": "a % 2 == 0"},
+        },
+        "a != 3 or b == 1",
+    )
+    everything = points_of(full)
+    some = data.draw(st.lists(st.sampled_from(everything), min_size=1, max_size=30))
+    space = listed_space(full, some)
+    wanted = {point_key(point) for point in some}
+    assert points_of(space) == [p for p in everything if point_key(p) in wanted]
+    assert all(space.is_valid(p) == (point_key(p) in wanted) for p in everything)
+
+
+def test_a_listing_means_the_same_points_whatever_the_parameters_look_like() -> None:
+    full = make_space({"a": {"type": "integer", "low": 1, "high": 9}, "b": ["x", "y"]})
+    space = listed_space(full, [{"a": 2, "b": "y"}, {"a": 4, "b": "x"}, {"a": 9, "b": "x"}])
+    thinned = Categorical(name="a", choices=(9, 7, 4))
+    changed = replace(space, parameters=(thinned, full.parameters[1]))
+    assert points_of(changed) == [{"a": 9, "b": "x"}, {"a": 4, "b": "x"}]
+    assert changed.is_valid({"a": 4, "b": "x"})
+    assert not changed.is_valid({"a": 2, "b": "y"})
+    none = replace(space, parameters=(Categorical(name="a", choices=(1,)), full.parameters[1]))
+    assert points_of(none) == []
+
+
+def test_keys_and_comparisons_know_what_is_listed() -> None:
+    full = make_space({"a": [1, 2], "b": [3, 4]}, "a * b <= gpus + 99")
+    one, other = [{"a": 1, "b": 3}], [{"a": 1, "b": 4}]
+    assert listed_space(full, one) == listed_space(full, one)
+    assert listed_space(full, one) != listed_space(full, other)
+    assert listed_space(full, one) != full
+    documents = [
+        json.dumps(s.document()) for s in (full, *(listed_space(full, p) for p in (one, other)))
+    ]
+    assert len(set(documents)) == 3
+    assert listed_space(full, one).document()["variables"] == {}
+    swapped = make_space({"a": [2, 1], "b": [3, 4]})
+    digests = {
+        s.listed.digest for s in (listed_space(full, one), listed_space(swapped, one)) if s.listed
+    }
+    assert len(digests) == 1
+
+
+def test_what_is_about_the_machine_was_decided_where_points_were_listed() -> None:
+    many = {"type": "choice", "values": [1, 2], "when": "gpus > 99"}
+    full = make_spec(parameters={"a": [1, 8], "b": many}).space
+    strict = replace(full, constraints=(Expression.parse("a <= gpus"), Expression.parse("a > 1")))
+    points: list[Point] = [{"a": 8, "b": 2}, {"a": 8}, {"a": 1, "b": 1}]
+    assert points_of(listed_space(strict, points)) == [{"a": 8}, {"a": 8, "b": 2}]
+
+
+def test_more_points_than_are_ever_enumerated_can_be_listed() -> None:
+    names = "abcdefgh"
+    full = Space(
+        parameters=tuple(Integer(name=name, low=0, high=10**9) for name in names),
+        constraints=(Expression.parse("a % 2 == 0"),),
+    )
+    assert full.pool is None
+    count = 2 * MAX_POOL + 2
+    rows = np.random.default_rng(0).integers(0, 10**9, (count, len(names)))
+    rows[:, 0] = np.arange(count)
+    space = replace(full, listed=Listing(full.parameters, rows))
+    pool = space.pool
+    assert pool is not None
+    assert len(pool) == MAX_POOL + 1
+    for at in (0, 2, count - 2):
+        point = dict(zip(names, rows[at].tolist(), strict=True))
+        assert space.is_valid(point)
+        assert pool.point(pool.row(point) or 0) == point
+        assert not space.is_valid({**point, "h": point["h"] + 1})
+
+
+def test_a_listed_number_is_found_by_value() -> None:
+    parameter = Listed(name="x", values=(0.1, 0.25, 3.0))
+    assert (parameter.size, parameter.low, parameter.high) == (3, 0.1, 3.0)
+    assert [parameter.index(parameter.value(at)) for at in range(3)] == [0, 1, 2]
+    assert parameter.index(3) == 2
+    for wrong in (0.0, 0.2, 4.0, math.nan):
+        with pytest.raises(ValueError, match="is not a value of x"):
+            parameter.index(wrong)
+    assert draw_value(parameter, np.random.default_rng(0)) in parameter.values

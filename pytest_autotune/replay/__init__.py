@@ -1,0 +1,1 @@
+"""Results of trials as a table: recorded once, replayed on any machine."""

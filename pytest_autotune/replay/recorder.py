@@ -1,0 +1,170 @@
+"""Writing what trials came to as a table that can be replayed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.errors import RecordingError
+from pytest_autotune.metrics import aggregate, level_label
+from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.replay.cells import write_cell
+from pytest_autotune.replay.columns import (
+    ENDING,
+    LEVEL,
+    ending_column,
+    level_column,
+    metric_column,
+)
+
+if TYPE_CHECKING:
+    from pytest_autotune.config import GivenFile
+    from pytest_autotune.report.summary import Summary
+    from pytest_autotune.study import Plan
+
+
+def check_target(target: GivenFile) -> None:
+    """Find out before a run whether its recording can be written; raise :class:`RecordingError`."""
+    path, where = target.path, f"{target.where}: {target.written}"
+    if path.is_dir():
+        msg = f"{where}: is a folder; name a file, such as recorded.csv"
+    elif not path.parent.is_dir():
+        msg = f"{where}: there is no folder {str(Path(target.written).parent)!r}"
+    elif not os.access(path.parent, os.W_OK):
+        msg = f"{where}: the folder cannot be written to"
+    else:
+        return
+    raise RecordingError(msg)
+
+
+def record(summary: Summary, target: GivenFile) -> str:
+    """Write the finished trials of a study to ``target`` and return a sentence on it.
+
+    Pruned trials are left out, as nobody knows what they would have come to. Raises
+    :class:`RecordingError`.
+    """
+    kept = [r for r in summary.finished if r.outcome is not Outcome.PRUNED]
+    pruned = len(summary.finished) - len(kept)
+    left_out = f" ({pruned} pruned {_trials(pruned)} left out)" if pruned else ""
+    if not kept:
+        return f"nothing in {target.written}: no trial was finished{left_out}"
+    content = table(kept, summary.plan).encode()
+    if target.path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    try:
+        _replace(target.path, content)
+    except OSError as error:
+        msg = f"{target.where}: {target.written}: cannot be written: {error.strerror or error}"
+        raise RecordingError(msg) from None
+    return f"{len(kept)} {_trials(len(kept))} in {target.written}{left_out}"
+
+
+def table(records: Sequence[TrialRecord], plan: Plan) -> str:
+    """Return finished trials as CSV: a row each, or one for each load level.
+
+    What a trial reported beside its levels has a row of its own, whose level is empty.
+    """
+    rows = [row for record in records for row in _rows(record, plan)]
+    names = plan.spec.space.names
+    present = {name for row in rows for name in row}
+    levels = [name for name in (level_column(key, names) for key in LEVEL) if name in present]
+    endings = [ending_column(key, names) for key in ENDING if key != "n_samples"]
+    metrics = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if name not in {*names, *levels, *endings}
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        text, [*names, *levels, *metrics, *endings], restval="", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
+    names = plan.spec.space.names
+    failed = record.outcome is Outcome.FAILED
+    common = {name: write_cell(value) for name, value in record.params.items()}
+    endings: dict[str, Any] = {"valid": 0 if failed else 1, "error": record.reason}
+    if record.duration is not None:
+        endings["duration"] = record.duration
+    common |= {
+        ending_column(key, names): write_cell(value)
+        for key, value in endings.items()
+        if value != ""
+    }
+    if failed:
+        yield common
+        return
+    for level in record.levels:
+        place = {key: level[key] for key in LEVEL if level.get(key) is not None}
+        yield {
+            **common,
+            **{level_column(key, names): write_cell(value) for key, value in place.items()},
+            **_metrics(level["metrics"], names),
+        }
+    own = _own_metrics(record, plan)
+    if own or not record.levels:
+        yield {**common, **_metrics(own, names)}
+
+
+def _metrics(metrics: Mapping[str, float | None], names: Sequence[str]) -> dict[str, str]:
+    return {
+        metric_column(name, names): write_cell(math.nan if value is None else value)
+        for name, value in metrics.items()
+    }
+
+
+def _own_metrics(record: TrialRecord, plan: Plan) -> Mapping[str, float | None]:
+    """Return what a trial reported itself, and does not follow from its levels."""
+    if not record.levels:
+        return record.metrics
+    kept = [
+        {name: math.nan if value is None else value for name, value in level["metrics"].items()}
+        for level in record.levels
+        if level_label(level) not in record.dropped
+    ]
+    follows: dict[str, float | None] = {
+        name: value if math.isfinite(value) else None
+        for name, value in (aggregate(kept) if kept else {}).items()
+    }
+    derived = {"max_compliant_concurrency", "max_compliant_request_rate"}
+    return {
+        name: value
+        for name, value in record.metrics.items()
+        if not (name in follows and follows[name] == value)
+        and not (plan.spec.slo.levels == "max" and name in derived)
+    }
+
+
+def _trials(count: int) -> str:
+    return "trial" if count == 1 else "trials"
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Put ``content`` in the place of ``target``, whole or not at all; raise OSError."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with partial.open("xb") as file:
+            if target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            file.write(content)
+            file.flush()
+            # Renamed before its content is on disk, it could be empty after a power cut.
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise

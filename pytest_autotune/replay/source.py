@@ -1,0 +1,109 @@
+"""What a study's results are replayed from, if they are: its spec's file, or the run's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.errors import ExpressionError, RecordingError, SpecError
+from pytest_autotune.spec.build import place_of
+
+if TYPE_CHECKING:
+    from pytest_autotune.config import Settings
+    from pytest_autotune.replay.table import Recording
+    from pytest_autotune.spec.model import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Results that a study takes instead of measuring; ``given`` where an option says so."""
+
+    recording: Recording
+    given: bool = False
+
+    @property
+    def file(self) -> str:
+        """The file, as the user would write it."""
+        return self.recording.shown
+
+    def __str__(self) -> str:
+        """Name file and selection, for people."""
+        where = self.recording.where
+        return self.file if where is None else f"{self.file} where {where}"
+
+    def key(self) -> dict[str, Any]:
+        """Return what identifies the results."""
+        return {"recording": self.recording.digest, "where": self.recording.where or ""}
+
+
+def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:
+    """Read the recorded results for ``spec``, and restrict its space to them.
+
+    What the command line or the ini file says wins over the spec, whose ``where`` is for its own
+    file. Raises :class:`UserError`.
+    """
+    from pytest_autotune.replay.table import Recording
+
+    given, own = settings.replay, spec.replay
+    if given is None:
+        assert own is not None, "somebody wants a replay"
+        _refuse(spec, settings)
+    try:
+        if given is not None:
+            place = given.where
+            recording = Recording.read(given.path, shown=given.written)
+        else:
+            assert own is not None
+            place = spec.origin.at("replay")
+            path = Path(spec.origin.folder) / own.file
+            recording = Recording.read(path, own.where, shown=own.file)
+        space = recording.restrict(spec.space)
+    except RecordingError as error:
+        msg = f"{place}: {error}"
+        raise RecordingError(msg) from None
+    except ExpressionError as error:
+        msg = f"{place_of(error, spec.space, spec.origin)}: {error}"
+        raise SpecError(msg) from None
+    found = replace(spec, space=space, notices=(*spec.notices, *_notices(spec, recording)))
+    return found, Replay(recording=recording, given=given is not None)
+
+
+def _refuse(spec: Spec, settings: Settings) -> None:
+    """Refuse what would take replayed results for measured ones."""
+    place = spec.origin.at("replay")
+    if settings.gate or settings.lock:
+        option = "--autotune-gate" if settings.gate else "--autotune-lock"
+        msg = (
+            f"{place}: {option}: results that are replayed can neither be pinned nor held against "
+            "what is pinned; take 'replay' out of the spec to measure"
+        )
+        raise SpecError(msg)
+    if settings.record is not None:
+        msg = (
+            f"{place}: {settings.record.where}: results that are replayed are recorded already; "
+            "take 'replay' out of the spec to measure"
+        )
+        raise SpecError(msg)
+
+
+def _notices(spec: Spec, recording: Recording) -> list[str]:
+    notices = []
+    outside = len(recording) - recording.fitting
+    if outside:
+        notices.append(
+            f"{outside} of the {len(recording)} recorded rows are outside of the spec, and left out"
+        )
+    machine = sorted(
+        {
+            repr(expression.source)
+            for expression in spec.space.expressions()
+            if not expression.names.isdisjoint(spec.space.variables)
+        }
+    )
+    if machine:
+        notices.append(
+            f"{' and '.join(machine)} did not count: it is about this machine, and the results "
+            "are another's"
+        )
+    return notices

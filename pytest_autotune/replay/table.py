@@ -1,0 +1,531 @@
+"""Recorded results of trials, as a space to search and as an answer for each of its points.
+
+Pure: neither pytest nor a study is needed.
+
+    recording = Recording.read(Path("recorded.csv.gz"), "system == 'h100_sxm'")
+    space = recording.restrict(spec.space)
+    recorded = recording.result(space.example())
+    judged = recorded.judge(spec.slo, objective)
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from pytest_autotune.errors import ExpressionError, MissingMetricError, RecordingError
+from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate, reported_slo
+from pytest_autotune.metrics import Metrics, flatten
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import Outcome
+from pytest_autotune.replay.cells import Matcher, read_cell, read_number, read_text
+from pytest_autotune.replay.columns import Columns
+from pytest_autotune.space import (
+    OUTSIDE,
+    Continuous,
+    Integer,
+    Listed,
+    Listing,
+    Parameter,
+    Point,
+    Pool,
+    Space,
+    label,
+)
+from pytest_autotune.spec.expressions import Expression, identifier
+from pytest_autotune.spec.model import SLO
+from pytest_autotune.spec.validation import nearest
+
+if TYPE_CHECKING:
+    from pytest_autotune.space import IntArray
+
+#: How many values or columns a message lists.
+_SHOWN: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a recorded trial comes to under some SLO and objective; ``reason`` if it failed."""
+
+    outcome: Outcome
+    evaluation: Evaluation | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What was recorded of one point.
+
+    ``metrics`` are those of the whole trial, under flat names; ``levels`` its load levels.
+    ``error`` is why it failed, where it is not ``valid``. ``duration`` is in seconds, None
+    where it is unknown.
+    """
+
+    metrics: Metrics = field(default_factory=dict)
+    levels: Sequence[Level] = ()
+    valid: bool = True
+    error: str = ""
+    duration: float | None = None
+
+    @property
+    def failure(self) -> str:
+        """What is said of a trial that failed."""
+        return f"recorded as failed: {self.error or 'no reason given'}"
+
+    def report(self) -> dict[str, Any]:
+        """Return what a test would have handed to ``trial.report``."""
+        if not self.levels:
+            return dict(self.metrics)
+        levels = [{**level.metrics, **level.document()} for level in self.levels]
+        return {**self.metrics, "levels": levels}
+
+    def judge(self, slo: SLO, objective: Objective) -> Judged:
+        """Judge it as a study does a trial that reports this."""
+        if not self.valid:
+            return Judged(outcome=Outcome.FAILED, reason=self.failure)
+        broken = not broken_so_far(self.metrics, slo).feasible or (
+            slo.levels == "all"
+            and any(not broken_so_far(level.metrics, slo).feasible for level in self.levels)
+        )
+        # A hard SLO that breaks ends a trial; what it had not reported by then is not missing.
+        bounds = reported_slo(self.metrics, self.levels, slo) if broken else slo
+        try:
+            evaluation = evaluate(self.metrics, self.levels, bounds, objective)
+        except MissingMetricError as error:
+            return Judged(outcome=Outcome.FAILED, reason=str(error))
+        feasible = evaluation.compliance.feasible
+        outcome = Outcome.FEASIBLE if feasible else Outcome.INFEASIBLE
+        return Judged(outcome=outcome, evaluation=evaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The rows that a space takes: ``rows`` of the file by row of its ``pool``."""
+
+    columns: Columns
+    pool: Pool
+    rows: Mapping[int, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A table of texts; ``lines`` tells for each row where in the file it ends."""
+
+    header: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    lines: Sequence[int]
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with it."""
+        if not self.header:
+            yield "is empty: a header with the names of the columns is expected"
+        for at, name in enumerate(self.header):
+            if not name:
+                yield f"column {at + 1} has no name"
+            elif name in self.header[:at]:
+                yield f"two columns are called {name!r}"
+        for row, line in zip(self.rows, self.lines, strict=True):
+            if len(row) != len(self.header):
+                yield f"line {line} has {len(row)} cells, the header {len(self.header)}"
+        if not self.rows:
+            yield "has no rows"
+
+    def selected(self, where: str) -> _Content:
+        """Return the rows that ``where`` holds for; raise :class:`RecordingError`."""
+        try:
+            kept = list(self._meeting(Expression.parse(where)))
+        except ExpressionError as error:
+            msg = f"where: {error}"
+            raise RecordingError(msg) from None
+        rows = [self.rows[at] for at in kept]
+        return _Content(self.header, rows, [self.lines[at] for at in kept])
+
+    def _meeting(self, expression: Expression) -> Iterator[int]:
+        names = [identifier(name) for name in self.header]
+        for name in sorted(expression.names):
+            if name not in names:
+                msg = f"where: no column {name!r}{nearest(name, names)}"
+                raise RecordingError(msg)
+        read = {name: names.index(name) for name in sorted(expression.names)}
+        verdicts: dict[tuple[str, ...], bool] = {}
+        for position, row in enumerate(self.rows):
+            key = tuple(row[at] for at in read.values())
+            if key not in verdicts:
+                scope = {name: read_cell(cell) for name, cell in zip(read, key, strict=True)}
+                verdicts[key] = expression(scope)
+            if verdicts[key]:
+                yield position
+        if not any(verdicts.values()):
+            values = "; ".join(
+                f"{name} is {_some([row[at] for row in self.rows])}" for name, at in read.items()
+            )
+            msg = f"none of its {len(self.rows)} rows meets where: {expression.source} ({values})"
+            raise RecordingError(msg)
+
+
+class Recording:
+    """A file of recorded results, one row per trial or per load level of one.
+
+    ``digest`` stands for its content. ``shown`` is the file as the user would write it.
+    """
+
+    def __init__(
+        self, content: _Content, *, shown: str, digest: str, where: str | None = None
+    ) -> None:
+        self.header = content.header
+        self.shown = shown
+        self.digest = digest
+        self.where = where
+        self._rows = content.rows
+        self._lines = content.lines
+        self._table: _Table | None = None
+
+    @classmethod
+    def read(cls, path: Path, where: str | None = None, shown: str | None = None) -> Recording:
+        """Read a CSV file, compressed where it is named ``.gz``.
+
+        ``where`` selects rows: an expression over the columns, whose names are written as those
+        of parameters are. Raises :class:`RecordingError`.
+        """
+        shown = shown or path.name
+        try:
+            text = _text(path)
+            content = _parse(text)
+            if where is not None:
+                content = content.selected(where)
+        except RecordingError as error:
+            msg = f"{shown}: {error}"
+            raise RecordingError(msg) from None
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(content, shown=shown, digest=digest, where=where)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    @property
+    def fitting(self) -> int:
+        """How many of the rows belong to points of the space it was restricted to."""
+        assert self._table is not None, "restrict() comes first"
+        return sum(map(len, self._table.rows.values()))
+
+    def restrict(self, space: Space) -> Space:
+        """Return ``space`` with no other points than the recorded ones.
+
+        Rows outside of it are left out. Raises :class:`RecordingError` where a parameter has no
+        column, nothing is left, or a point was recorded twice.
+        """
+        import numpy as np
+
+        try:
+            columns = Columns.of(self.header, self._numeric, space.names)
+        except RecordingError as error:
+            self._fail(str(error))
+        cells = [self._cells[at] for at in columns.parameters]
+        parameters = tuple(
+            _listed(parameter, column)
+            for parameter, column in zip(space.parameters, cells, strict=True)
+        )
+        indices = [
+            Matcher(parameter).indices(column)
+            for parameter, column in zip(parameters, cells, strict=True)
+        ]
+        digits = np.array(indices, dtype=np.int64).reshape(len(parameters), len(self)).T
+        fits = np.flatnonzero((digits != OUTSIDE).all(axis=1))
+        if not len(fits):
+            self._fail(self._why_none_fits(space, digits, cells))
+        listing = Listing(parameters, np.ascontiguousarray(digits[fits]))
+        restricted = replace(space, parameters=parameters, listed=listing)
+        pool = restricted.pool
+        assert pool is not None, "what is listed can be enumerated"
+        if not len(pool):
+            self._fail(_why_all_break(restricted, len(fits)))
+        self._table = _Table(columns=columns, pool=pool, rows=_grouped(digits, fits, pool))
+        self._check()
+        return restricted
+
+    def result(self, point: Point) -> Recorded:
+        """Return what was recorded of a ``point`` of the restricted space.
+
+        Raises :class:`RecordingError` where it is none.
+        """
+        assert self._table is not None, "restrict() comes first"
+        row = self._table.pool.row(point)
+        if row is None:
+            self._fail(f"nothing was recorded for {label(dict(point))}")
+        columns = self._table.columns
+        found = [self._rows[at] for at in self._table.rows[row]]
+        failed = [cells for cells in found if not _valid(_cell(cells, columns.endings, "valid"))]
+        durations = [read_number(_cell(cells, columns.endings, "duration")) for cells in found]
+        duration = max((seconds for seconds in durations if seconds is not None), default=None)
+        if failed:
+            error = read_text(_cell(failed[0], columns.endings, "error"))
+            return Recorded(valid=False, error=error, duration=duration)
+        levels, metrics = [], {}
+        for cells in found:
+            level = _level(cells, columns)
+            measured = _metrics(cells, columns)
+            if level is None:
+                metrics = measured
+            else:
+                levels.append(replace(level, metrics=measured))
+        levels.sort(key=lambda level: (level.load, level.scenario or ""))
+        return Recorded(metrics=metrics, levels=tuple(levels), duration=duration)
+
+    @cached_property
+    def _cells(self) -> Sequence[Sequence[str]]:
+        """The cells by column."""
+        return list(zip(*self._rows, strict=True))
+
+    @cached_property
+    def _numeric(self) -> frozenset[str]:
+        """Names of the columns that hold numbers and empty cells only, and some number."""
+        return frozenset(
+            name for name, cells in zip(self.header, self._cells, strict=True) if _is_numeric(cells)
+        )
+
+    def _fail(self, problem: str) -> NoReturn:
+        msg = f"{self.shown}: {problem}"
+        raise RecordingError(msg)
+
+    def _line(self, row: int) -> str:
+        return f"line {self._lines[row]}"
+
+    def _why_none_fits(self, space: Space, digits: IntArray, cells: Sequence[Sequence[str]]) -> str:
+        reasons = [
+            f"{parameter.name} is {_some(column)} there, but {_values(parameter)} in the spec"
+            for parameter, row, column in zip(space.parameters, digits.T, cells, strict=True)
+            if (row == OUTSIDE).all()
+        ]
+        selected = "" if self.where is None else f" where {self.where}"
+        return f"none of its {len(self)} rows{selected} fits the spec's parameters: " + (
+            "; ".join(reasons) or "each has some value that is not in the spec"
+        )
+
+    def _check(self) -> None:
+        """Find what is wrong with the rows of each point."""
+        assert self._table is not None
+        columns = self._table.columns
+        places = [*columns.levels.values()]
+        if "valid" in columns.endings:
+            places.append(columns.endings["valid"])
+        checked = set()
+        for rows in self._table.rows.values():
+            for row in rows:
+                cells = self._rows[row]
+                said = tuple(cells[at] for at in places)
+                if said not in checked:
+                    self._check_row(row, columns)
+                    checked.add(said)
+            if len(rows) > 1:
+                self._check_point(rows, columns)
+
+    def _check_row(self, row: int, columns: Columns) -> None:
+        cells = self._rows[row]
+        valid = _cell(cells, columns.endings, "valid")
+        if _valid(valid) is None:
+            at = self.header[columns.endings["valid"]]
+            self._fail(f"{self._line(row)}: {at} is {valid!r}, neither 1 nor 0")
+        try:
+            _level(cells, columns)
+        except ValueError as error:
+            self._fail(f"{self._line(row)}: {error}")
+
+    def _check_point(self, rows: Sequence[int], columns: Columns) -> None:
+        seen: dict[Any, int] = {}
+        for row in rows:
+            level = _level(self._rows[row], columns)
+            first = seen.setdefault(None if level is None else level.identity, row)
+            if first != row:
+                self._fail(self._twice(first, row, columns))
+
+    def _twice(self, first: int, second: int, columns: Columns) -> str:
+        differ = [
+            name
+            for name, one, other in zip(
+                self.header, self._rows[first], self._rows[second], strict=True
+            )
+            if one != other
+        ]
+        # What tells them apart has few values; what was measured has many.
+        kinds = {name: len(set(self._cells[self.header.index(name)])) for name in differ}
+        differ.sort(key=lambda name: (name in self._numeric, kinds[name]))
+        place = self.header.index(differ[0]) if differ else 0
+        shown = ", ".join(differ[:_SHOWN]) + (", …" if len(differ) > _SHOWN else "")
+        point = ", ".join(
+            f"{self.header[at]}={self._rows[first][at]}"
+            for at in columns.parameters
+            if self._rows[first][at]
+        )
+        text = f"{self._line(first)} and {self._line(second)} are of the same point ({point})"
+        if not differ:
+            return f"{text}, and equal: keep one of them"
+        condition = f"{identifier(differ[0])} == {read_cell(self._rows[first][place])!r}"
+        return (
+            f"{text} and differ in {shown}: select by the spec's replay.where, such as "
+            f'"{condition}", make a parameter of it, or keep one row for each point'
+        )
+
+
+def _text(path: Path) -> str:
+    """Return the content of a file; raise :class:`RecordingError`."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        problem = "no such file"
+    except UnicodeDecodeError as error:
+        problem = f"is not a text in UTF-8: {error}"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        problem = f"cannot be decompressed: {error}"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+    raise RecordingError(problem)
+
+
+def _parse(text: str) -> _Content:
+    """Read CSV with a header; raise :class:`RecordingError`."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        header = tuple(next(reader, ()))
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        msg = f"line {reader.line_num}: not valid CSV: {error}"
+        raise RecordingError(msg) from None
+    content = _Content(header, rows, lines)
+    problem = next(content.problems(), None)
+    if problem is not None:
+        raise RecordingError(problem)
+    return content
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    import numpy as np
+
+    filled = list(filter(None, set(cells)))
+    try:
+        # Many times faster than one by one.
+        np.array(filled, dtype=np.str_).astype(np.float64)
+    except ValueError:
+        return False
+    return bool(filled)
+
+
+def _listed(parameter: Parameter, cells: Sequence[str]) -> Parameter:
+    """Return a parameter as it is searched where only what is in ``cells`` is known of it.
+
+    Of a grid's ``n`` nothing is left: the recorded values are what there is.
+    """
+    if isinstance(parameter, Integer):
+        return replace(parameter, n=None)
+    if not isinstance(parameter, Continuous):
+        return parameter
+    if parameter.size is not None:
+        return replace(parameter, n=None)
+    numbers = [read_number(cell) for cell in set(cells)]
+    within = {
+        float(number)
+        for number in numbers
+        if number is not None and parameter.low <= number <= parameter.high
+    }
+    values = tuple(sorted(within)) or (parameter.low,)
+    return Listed(name=parameter.name, values=values, log=parameter.log, when=parameter.when)
+
+
+def _grouped(digits: IntArray, fits: IntArray, pool: Pool) -> Mapping[int, Sequence[int]]:
+    """Return the rows of each point of ``pool``, of those that fit its parameters."""
+    places = {indices.tobytes(): row for row, indices in enumerate(pool.indices)}
+    grouped: dict[int, list[int]] = {}
+    for row in fits.tolist():
+        place = places.get(digits[row].tobytes())
+        if place is not None:
+            grouped.setdefault(place, []).append(row)
+    return grouped
+
+
+def _why_all_break(space: Space, rows: int) -> str:
+    """Say which constraint or condition is met by no row."""
+    assert space.listed is not None
+    alone = [
+        constraint.source
+        for constraint in space.constraints
+        if not len(replace(space, constraints=(constraint,)).pool or ())
+    ]
+    conditions = replace(space, constraints=())
+    if not len(conditions.pool or ()):
+        return (
+            f"none of the {rows} rows that fit the spec's parameters has exactly those that "
+            "exist in it: cells are empty for others, and for no others"
+        )
+    reason = " and ".join(map(repr, alone or [c.source for c in space.constraints]))
+    return f"none of the {rows} rows that fit the spec's parameters satisfies {reason}"
+
+
+def _cell(cells: Sequence[str], places: Mapping[str, int], name: str) -> str:
+    return cells[places[name]] if name in places else ""
+
+
+def _valid(cell: str) -> bool | None:
+    """Return whether a trial succeeded, None where the cell does not say so plainly."""
+    value = read_cell(cell)
+    if value is None:
+        return True
+    return bool(value) if value in (0, 1) else None
+
+
+def _level(cells: Sequence[str], columns: Columns) -> Level | None:
+    """Return the load level of a row, None where it is of a whole trial; raise ValueError."""
+    concurrency = _cell(cells, columns.levels, "concurrency")
+    rate = _cell(cells, columns.levels, "request_rate")
+    scenario = read_text(_cell(cells, columns.levels, "scenario"))
+    if not (concurrency or rate or scenario):
+        return None
+    if bool(concurrency) == bool(rate):
+        both = "both" if rate else "neither"
+        msg = f"a load level has a concurrency or a request_rate, not {both}"
+        raise ValueError(msg)
+    number = read_number(concurrency or rate)
+    if number is None or number <= 0 or (concurrency and not isinstance(number, int)):
+        kind = "concurrency" if concurrency else "request_rate"
+        what = "a positive whole number" if concurrency else "a positive number"
+        msg = f"{kind} is {concurrency or rate!r}, not {what}"
+        raise ValueError(msg)
+    return Level(
+        concurrency=int(number) if concurrency else None,
+        request_rate=None if concurrency else float(number),
+        scenario=scenario or None,
+        metrics={},
+    )
+
+
+def _metrics(cells: Sequence[str], columns: Columns) -> dict[str, float]:
+    return flatten({name: float(cells[at]) for name, at in columns.metrics.items() if cells[at]})
+
+
+def _some(cells: Sequence[str]) -> str:
+    found = list(dict.fromkeys(cell or "empty" for cell in cells))
+    return ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+
+
+def _values(parameter: Parameter) -> str:
+    match parameter:
+        case Integer(low=low, high=high) | Continuous(low=low, high=high):
+            return f"{low} to {high}"
+    size = parameter.size or 0
+    found = [label(parameter.value(at)) for at in range(min(size, _SHOWN))]
+    return ", ".join(found) + (", …" if size > _SHOWN else "")

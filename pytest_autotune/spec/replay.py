@@ -1,0 +1,37 @@
+"""What a spec says of results that are replayed instead of measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.spec.expressions import Expression
+from pytest_autotune.spec.model import Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySpec:
+    """Where recorded results are, relative to the spec's folder, and which rows of them count.
+
+    ``where`` is an expression over the columns of ``file``; None takes all rows.
+    """
+
+    file: str
+    where: str | None = None
+
+
+def read_replay(document: Mapping[str, Any], origin: Origin) -> ReplaySpec | None:
+    """Read the replay of a schema-valid ``document``, None without; raise :class:`SpecError`."""
+    block = document.get("replay")
+    if block is None:
+        return None
+    replay = ReplaySpec(**block)
+    if replay.where is not None:
+        try:
+            Expression.parse(replay.where)
+        except ExpressionError as error:
+            msg = f"{origin.at('replay', 'where')}: {error}"
+            raise SpecError(msg) from None
+    return replay
