@@ -78,7 +78,8 @@ OPTIONS: Final = (
     Option(
         name="strategy",
         metavar="NAME",
-        help="search strategy: bayesian, grid_search, random, or one that a plugin adds",
+        help="search strategy: auto (default), bayesian, grid_search, random, or one that a "
+        "plugin adds",
     ),
     Option(name="seed", metavar="N", help="seed of the search (default 0)"),
     Option(

@@ -6,9 +6,9 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +49,7 @@ from pytest_autotune.slots import (
     make_slots,
     spares_named,
 )
+from pytest_autotune.space import Point
 from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.gpus import layout_gpus, marked_gpus, needed_gpus
 from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
@@ -259,6 +260,7 @@ class TuningSession:
     def _slots_of(self, nodeid: str, plan: Plan) -> tuple[Plan, list[Slot]]:
         """Return the plan to go by, and the places for its trials."""
         if self._pins is None:
+            plan = replace(plan, pinned=self._pinned(nodeid, plan))
             strategy = make_strategy(plan.strategy, plan.context, self._extension)
             return plan, make_slots(nodeid, plan, strategy, self._spares())
         if plan.replay is not None:
@@ -270,6 +272,20 @@ class TuningSession:
         self._studies[nodeid] = PinnedStudy(pin, self.context.session)
         self.notices.setdefault(nodeid, []).extend(pin.notes)
         return pin.plan, [Slot(study=nodeid, id=PINNED, ordinal=0)]
+
+    def _pinned(self, nodeid: str, plan: Plan) -> Sequence[Point]:
+        """Return what the lock file pins for a study that is searched anew, if anything."""
+        from pytest_autotune.gate.lockfile import LOCK_NAME, LockError, read_lock
+
+        path = self.config.rootpath / LOCK_NAME
+        if not path.exists():
+            return ()
+        try:
+            entry = read_lock(path).entries.get(plan.label)
+        except LockError as error:
+            self._notice(nodeid, f"no warm start: {error}")
+            return ()
+        return () if entry is None else (entry.parameters,)
 
     def _load(self, node: Node, mark: pytest.Mark) -> Spec:
         where = f"{node.nodeid}: autotune marker"

@@ -74,11 +74,24 @@ class Categorical:
 
     def index(self, value: Any) -> int:
         """Return the index of ``value``; raise ValueError where it is none of the choices."""
-        index = self._index_of.get(canonical(value))
+        # Most values are plain, and found without writing them as JSON.
+        plain = isinstance(value, str | int | float)
+        index = self._plain.get((type(value), value)) if plain else None
+        if index is None:
+            index = self._index_of.get(canonical(value))
         if index is None:
             msg = f"{value!r} is not a value of {self.name}"
             raise ValueError(msg)
         return index
+
+    @cached_property
+    def _plain(self) -> Mapping[tuple[type, Any], int]:
+        return {
+            (type(choice), choice): index
+            for index, choice in enumerate(self.choices)
+            # Of floats, 0.0 and -0.0 are equal and written differently.
+            if isinstance(choice, str | int) or (isinstance(choice, float) and choice)
+        }
 
     @cached_property
     def _index_of(self) -> Mapping[str, int]:

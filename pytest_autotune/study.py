@@ -54,6 +54,7 @@ from pytest_autotune.storage import (
     open_journal,
 )
 from pytest_autotune.strategies import ExtensionLookup, History, StrategyContext, make_strategy
+from pytest_autotune.warm_start import hints
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -68,7 +69,10 @@ MAX_ATTEMPTS: Final = 3
 _KEY: Final = "autotune:key"
 _SESSION: Final = "autotune:session"
 _SOURCE: Final = "autotune:source"
+_HINTS: Final = "autotune:hints"
 _CONSTRAINT: Final = "slo"
+#: What goes by no earlier result.
+_UNGUIDED: Final = ("grid_search", "random")
 _STALE: Final = (
     "the test module changed since this study began, and earlier trials were kept; "
     "if they no longer hold, start anew with --autotune-fresh"
@@ -151,6 +155,8 @@ class Plan:
             optimization=self.spec.optimization,
             limit=self.budget,
             seed=self.seed,
+            slo=self.spec.slo,
+            objective=self.objective,
         )
 
     def key(self) -> Mapping[str, Any]:
@@ -216,6 +222,7 @@ class Study:
         session: str,
         started: float,
         extension: ExtensionLookup | None,
+        hints: Sequence[Point],
         notices: Sequence[str],
     ) -> None:
         self.plan = plan
@@ -226,7 +233,8 @@ class Study:
         self._session = session
         self._started = started
         self._process = uuid.uuid4().hex
-        self._strategy = make_strategy(plan.strategy, plan.context, extension)
+        context = replace(plan.context, hints=hints)
+        self._strategy = make_strategy(plan.strategy, context, extension)
         self._finished: dict[int, TrialRecord] = {}
         self._trial_ids: dict[int, int] = {}
         self._done_keys: frozenset[str] = frozenset()
@@ -250,11 +258,12 @@ class Study:
         """
         store = _open_store(plan, directory)
         with store.coordinator.mutex(), _storage_errors(plan):
-            study_id, reason = _find_or_create(store.storage, plan, session)
-        notices = [*store.notices, *([reason] if reason else ())]
+            study_id, reasons = _find_or_create(store.storage, plan, session)
+            hints = store.storage.get_study_user_attrs(study_id).get(_HINTS, ())
         return cls(
             plan, store, study_id,
-            session=session, started=started, extension=extension, notices=notices,
+            session=session, started=started, extension=extension, hints=hints,
+            notices=[*store.notices, *reasons],
         )  # fmt: skip
 
     def close(self) -> None:
@@ -582,8 +591,8 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int, str]:
-    """Return the id of the plan's study and, where it is new though others exist, why."""
+def _find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int, Sequence[str]]:
+    """Return the id of the plan's study and, where it is new, what is to be said of that."""
     key = plan.key()
     base = f"{plan.label} #{_digest(key)[:12]}"
     mine = _studies(storage, plan)
@@ -591,7 +600,7 @@ def _find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int
     if same:
         attributes = storage.get_study_user_attrs(same[-1])
         if not plan.fresh or attributes.get(_SESSION) == session:
-            return same[-1], "" if attributes.get(_SOURCE) == plan.source else _STALE
+            return same[-1], () if attributes.get(_SOURCE) == plan.source else (_STALE,)
     from optuna.study import StudyDirection
 
     direction = StudyDirection.MAXIMIZE if plan.objective.maximize else StudyDirection.MINIMIZE
@@ -600,10 +609,36 @@ def _find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int
     storage.set_study_user_attr(study_id, _KEY, key)
     storage.set_study_user_attr(study_id, _SESSION, session)
     storage.set_study_user_attr(study_id, _SOURCE, plan.source)
-    if same or not mine:
-        return study_id, ""
-    changes = ", ".join(_changes(mine[-1][1], key))
-    return study_id, f"a new study was started, because this changed: {changes}"
+    notices = []
+    if mine and not same:
+        changes = ", ".join(_changes(mine[-1][1], key))
+        notices.append(f"a new study was started, because this changed: {changes}")
+    found = _hints(storage, plan, [study for study, known in mine if _is_alike(known, key)])
+    if found:
+        storage.set_study_user_attr(study_id, _HINTS, [dict(point) for point in found])
+        count = "a configuration" if len(found) == 1 else f"{len(found)} configurations"
+        notices.append(f"warm start: {count} that did well before came first")
+    return study_id, notices
+
+
+def _is_alike(known: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Tell whether what was best in a study may be good in another."""
+    return bool(known["objective"] == key["objective"])
+
+
+def _hints(storage: BaseStorage, plan: Plan, earlier: Sequence[int]) -> Sequence[Point]:
+    """Return what a new study may try first; nothing where it is to start anew."""
+    wanted = plan.spec.optimization.warm_start and plan.replay is None
+    if plan.fresh or not wanted or plan.strategy in _UNGUIDED:
+        return ()
+    trials: list[list[TrialRecord]] = []
+    for study_id in reversed(earlier):
+        try:
+            found = storage.get_all_trials(study_id, deepcopy=False)
+            trials.append([_read(trial, plan) for trial in found])
+        except StorageError:
+            continue  # Of an older version, say: it was only a help.
+    return hints(plan.spec.space, plan.pinned, trials)
 
 
 def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, Any]]]:

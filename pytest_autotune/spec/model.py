@@ -69,15 +69,16 @@ class SLO:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """How to search. Times are in seconds."""
+    """How to search. Times are in seconds; ``n_initial_random`` None leaves it to the strategy."""
 
-    strategy: str = "bayesian"
+    strategy: str = "auto"
     objective: str = "minimize_latency"
     max_iterations: int = 100
     timeout_per_iteration: float | None = None
     timeout: float | None = None
     patience: int | None = None
-    n_initial_random: int = 10
+    n_initial_random: int | None = None
+    warm_start: bool = True
     study_name: str | None = None
     storage: str | None = None
     seed: int = 0

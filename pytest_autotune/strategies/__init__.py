@@ -14,6 +14,7 @@ __all__ = ["BUILT_IN", "History", "Strategy", "StrategyContext", "make_strategy"
 
 #: Name to ``module:class``; imported when first asked for.
 BUILT_IN: Final[Mapping[str, str]] = {
+    "auto": "pytest_autotune.strategies.auto:AutoStrategy",
     "bayesian": "pytest_autotune.strategies.bayesian:BayesianStrategy",
     "grid_search": "pytest_autotune.strategies.grid:GridStrategy",
     "random": "pytest_autotune.strategies.random:RandomStrategy",

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point
+from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point, point_key
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import nearest_unseen, random_unseen
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _CONSTRAINT: Final = "slo"
+_N_START: Final = 10
 #: An infeasible trial has no score worth modelling; TPE sorts it by its constraint.
 _NO_SCORE: Final = 0.0
 
@@ -35,7 +36,8 @@ class BayesianStrategy:
 
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
-        self._initial = context.optimization.n_initial_random
+        self._initial = context.optimization.n_initial_random or _N_START
+        self._hints = context.hints
         self._mirror = _Mirror(context)
 
     def plan(self) -> None:
@@ -47,6 +49,9 @@ class BayesianStrategy:
         import numpy as np
 
         rng = np.random.default_rng(seed)
+        for hint in self._hints:
+            if point_key(hint) not in history.seen:
+                return hint
         if history.informative < self._initial or not self._mirror.distributions:
             return random_unseen(self._space, history, rng)
         wanted = self._mirror.ask(history, seed=int(rng.integers(2**31)))

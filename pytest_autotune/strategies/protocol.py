@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+from pytest_autotune.objective import Objective
 from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.space import Point, Space
-from pytest_autotune.spec.model import Optimization
+from pytest_autotune.spec.model import SLO, Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,18 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyContext:
-    """What a strategy is made from. ``limit`` is the budget in trials, ``seed`` the study's."""
+    """What a strategy is made from. ``limit`` is the budget in trials, ``seed`` the study's.
+
+    ``hints`` are valid points that did well elsewhere, best first, and worth trying early.
+    """
 
     space: Space
     optimization: Optimization
     limit: int
     seed: int
+    slo: SLO = field(default_factory=SLO)
+    objective: Objective = field(default_factory=lambda: Objective.parse("minimize_latency"))
+    hints: Sequence[Point] = ()
 
 
 class Strategy(Protocol):

@@ -20,7 +20,7 @@ from pytest_autotune.spec.model import SLO, Bound, Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
 from pytest_autotune.study import Plan
 
-STRATEGIES: Final = ("bayesian", "grid_search", "random")
+STRATEGIES: Final = ("auto", "bayesian", "grid_search", "random")
 LATENCY: Final = Objective.parse("minimize_latency")
 THROUGHPUT: Final = Objective.parse("maximize_throughput")
 

@@ -199,9 +199,8 @@ def small_grids(spec: Spec) -> bool:
 
 def exercise(loaded: Spec, name: str) -> None:
     """Take a few points of a study, with every outcome among them."""
-    search = replace(
-        loaded.optimization, n_initial_random=min(loaded.optimization.n_initial_random, 2)
-    )
+    initial = loaded.optimization.n_initial_random or 2
+    search = replace(loaded.optimization, n_initial_random=min(initial, 2))
     context = StrategyContext(
         space=loaded.space,
         optimization=search,

@@ -265,7 +265,7 @@ def test_fault_2_bayesian_search_takes_a_hundred_valid_new_points_at_one_proposa
     records = search(strategy_for("bayesian", space, limit=100), 100, feasible(gemm_time))
     assert len({record.key for record in records}) == 100
     assert all(in_space(space, record.params) for record in records)
-    assert len(asked) == 100 - Optimization().n_initial_random
+    assert len(asked) == 100 - 10
 
 
 def best(records: Sequence[TrialRecord]) -> float:
@@ -543,7 +543,7 @@ def test_fault_9_a_misspelt_strategy_is_an_error_naming_the_nearest() -> None:
         strategy_for("baysian", space_of("task"))
     message = str(caught.value)
     assert "unknown strategy 'baysian' (did you mean 'bayesian'?)" in message
-    assert "built in: bayesian, grid_search, random" in message
+    assert "built in: auto, bayesian, grid_search, random" in message
     with pytest.raises(OptionError, match="unknown strategy 'zzz'; built in"):
         strategy_for("zzz", space_of("task"))
 

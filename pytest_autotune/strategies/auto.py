@@ -1,0 +1,257 @@
+"""The default: a surrogate model of everything that was measured, asked about valid points only.
+
+A few points spread over the space come first. Then Gaussian processes model, over the finished
+trials, the objective, the metric of every hard bound of the SLO, and where trials fail; what is
+proposed is the candidate with the greatest expected improvement that also holds (Jones et al.
+1998; Gardner et al. 2014). Candidates are unseen points from anywhere and the neighbours of the
+best ones, so that the search becomes a local one as the model becomes sure. Running trials count
+as if they had turned out as expected (Ginsbourger et al. 2010).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_autotune.space import Point, point_key
+from pytest_autotune.strategies.acquisition import log_below, log_improvement
+from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
+from pytest_autotune.strategies.encoding import Encoding
+from pytest_autotune.strategies.gaussian_process import Hyperparameters, Kernel, Posterior, fit
+from pytest_autotune.strategies.observations import Observations
+from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.start import Start
+from pytest_autotune.strategies.threads import one_thread
+from pytest_autotune.strategies.unseen import random_unseen
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pytest_autotune.space import FloatArray, IntArray
+
+#: Trials before a model is worth more than an even spread.
+N_START: Final = 8
+#: And of them finished, where many run at once.
+_LEAST: Final = 4
+#: Whose neighbours are candidates.
+_BEST: Final = 5
+#: A model of more trials than this is of the best half of so many and of others at random: an
+#: ask costs the same however long the study is.
+_MOST: Final = 256
+#: Hyperparameters follow from at most so many trials, and anew when there are this much more.
+_FITTED: Final = 96
+_REFIT: Final = 1.15
+#: Noise of the model of failures, as what fails has borders and exceptions.
+_FAILURE_NOISE: Final = 0.05
+_LEAST_DEVIATION: Final = 0.1
+
+
+class AutoStrategy:
+    """Bayesian optimization over valid points; see the module."""
+
+    def __init__(self, context: StrategyContext) -> None:
+        self._space = context.space
+        self._slo = context.slo
+        self._objective = context.objective
+        self._initial = context.optimization.n_initial_random or N_START
+        self._encoding = Encoding(context.space)
+        self._start = Start(context.space, self._encoding, context.seed)
+        self._hints = context.hints
+        self._seed = context.seed
+        self._models = _Models(self._encoding)
+        self._candidates: PoolCandidates | SampledCandidates | None = None
+
+    def plan(self) -> None:
+        """Nothing is known beforehand."""
+        return
+
+    def propose(self, history: History, seed: Sequence[int]) -> Point | None:
+        """Return the unseen point that promises most."""
+        import numpy as np
+
+        rng = np.random.default_rng(seed)
+        observed = Observations.of(history.records, self._slo, self._objective)
+        enough = len(observed.records) >= min(self._initial, _LEAST)
+        if len(history.records) < self._initial or not enough or not self._encoding.size:
+            return self._first(history, rng)
+        with one_thread():
+            models = self._models.of(observed)
+            if models is None:
+                return self._first(history, rng)
+            x, points = self._offer(history, _best(observed), rng)
+            return points[int(np.argmax(models.worth(x)))] if len(points) else None
+
+    def _first(self, history: History, rng: np.random.Generator) -> Point | None:
+        """Return the next point of the start: what is known to be good, then an even spread."""
+        designed = self._start.points(len(history.records) + 1)
+        for point in (*self._hints, *designed):
+            if point_key(point) not in history.seen:
+                return point
+        return random_unseen(self._space, history, rng)
+
+    def _offer(
+        self, history: History, best: Sequence[Point], rng: np.random.Generator
+    ) -> tuple[FloatArray, Sequence[Point]]:
+        if self._candidates is None:
+            pool = self._space.pool
+            if pool is not None:
+                self._candidates = PoolCandidates(pool, self._encoding)
+            else:
+                self._candidates = SampledCandidates(self._space, self._encoding, self._seed)
+        return self._candidates.offer(history, best, rng)
+
+
+def _best(observed: Observations) -> Sequence[Point]:
+    ranked = sorted(
+        (record for record in observed.records if record.rank[0] < 2),  # noqa: PLR2004
+        key=lambda record: (record.rank, record.number),
+    )
+    return [record.params for record in ranked[:_BEST]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A process of one target over some trials, pending ones included.
+
+    ``x`` are the encoded points; ``zero`` is where the target's zero lies on its scale.
+    """
+
+    kernel: Kernel
+    x: FloatArray
+    posterior: Posterior
+    zero: float
+
+    def of(self, candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return what is expected of candidates, and the standard deviations."""
+        cross = self.kernel(candidates, self.x)
+        return self.posterior.mean(cross), self.posterior.deviation(cross)
+
+
+@dataclass(frozen=True, eq=False)
+class _Surrogate:
+    """All models of a study at one moment.
+
+    ``objective`` is None where nothing is known of it, and ``lowest`` where nothing feasible was
+    found. ``bounds`` are those of the SLO, ``success`` is positive where trials do not fail.
+    """
+
+    objective: _Model | None
+    lowest: float | None
+    bounds: Sequence[_Model]
+    success: _Model | None
+
+    def worth(self, candidates: FloatArray) -> FloatArray:
+        """Return the logarithm of the expected feasible improvement, shape (candidates,)."""
+        import numpy as np
+
+        worth = np.zeros(len(candidates))
+        if self.objective is not None and self.lowest is not None:
+            mean, deviation = self.objective.of(candidates)
+            worth += log_improvement((self.lowest - mean) / deviation) + np.log(deviation)
+        for bound in self.bounds:
+            mean, deviation = bound.of(candidates)
+            worth += log_below((bound.zero - mean) / deviation)
+        if self.success is not None:
+            mean, deviation = self.success.of(candidates)
+            worth += log_below((mean - self.success.zero) / deviation.clip(min=_LEAST_DEVIATION))
+        return worth
+
+
+class _Models:
+    """Makes the models of a study; their hyperparameters are found anew only now and then."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._fits: dict[int, tuple[object, Hyperparameters]] = {}
+
+    def of(self, observed: Observations) -> _Surrogate | None:
+        """Return the models of what was observed, None where that is too little for any."""
+        import numpy as np
+
+        kept = _subset(observed, _MOST)
+        x = self._encoding.records([observed.records[i] for i in kept])
+        pending = self._encoding.records(observed.pending[-_MOST:])
+        targets = [observed.loss, *(signal.excess for signal in observed.signals)]
+        kernels = [self._kernel(at, observed, values) for at, values in enumerate(targets)]
+        if not any(kernels):
+            return None
+        models = [
+            None if kernel is None else _model(kernel, x, values[kept], pending)
+            for kernel, values in zip(kernels, targets, strict=True)
+        ]
+        objective, lowest = models[0], None
+        feasible = observed.feasible[kept][np.isfinite(observed.loss[kept])]
+        if objective is not None and feasible.any():
+            # By the model, as the lowest of noisy values is a lucky one.
+            expected = objective.posterior.mean(objective.posterior.correlations)
+            lowest = float(expected[: len(feasible)][feasible].min())
+        success, failed = None, observed.failed[kept]
+        if failed.any():
+            # Where the objective changes, failures tend to begin, too: the kernel is its.
+            kernel = next(kernel for kernel in kernels if kernel is not None)
+            labels = np.where(failed, -1.0, 1.0)
+            middle = float(labels.mean())
+            posterior = Posterior(kernel(x, x), labels - middle, _FAILURE_NOISE)
+            success = _Model(kernel, x, posterior, -middle)
+        return _Surrogate(objective, lowest, [m for m in models[1:] if m is not None], success)
+
+    def _kernel(self, at: int, observed: Observations, values: FloatArray) -> Kernel | None:
+        """Return the kernel for ``values``, None where too few are known."""
+        import numpy as np
+
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known) < 2:  # noqa: PLR2004
+            return None
+        count = 2
+        while int(max(count + 1, count * _REFIT)) <= len(known):
+            count = int(max(count + 1, count * _REFIT))
+        first = known[:count]
+        # The same trials give the same hyperparameters; more of them come later.
+        key = tuple(observed.records[i].number for i in first)
+        found = self._fits.get(at)
+        if found is None or found[0] != key:
+            chosen = first
+            if count > _FITTED:
+                rng = np.random.default_rng([count, 0xF17])
+                order = first[np.argsort(values[first], kind="stable")]
+                half = _FITTED // 2
+                chosen = np.concatenate(
+                    [order[:half], rng.choice(order[half:], _FITTED - half, replace=False)]
+                )
+            y = values[chosen]
+            y = (y - y.mean()) / (y.std() or 1.0)
+            x = self._encoding.records([observed.records[i] for i in chosen])
+            found = (key, fit(x, y, self._encoding.groups))
+            self._fits[at] = found
+        return Kernel(found[1], self._encoding.groups)
+
+
+def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArray) -> _Model | None:
+    import numpy as np
+
+    has = np.isfinite(values)
+    if not has.any():
+        return None
+    x, y = x[has], values[has]
+    middle, spread = float(y.mean()), float(y.std()) or 1.0
+    posterior = Posterior(kernel(x, x), (y - middle) / spread, kernel.noise)
+    if len(pending):
+        posterior = posterior.after(kernel(pending, x), kernel(pending, pending))
+        x = np.vstack([x, pending])
+    return _Model(kernel, x, posterior, -middle / spread)
+
+
+def _subset(observed: Observations, most: int) -> IntArray:
+    """Return which trials a model is of: all, or the best half of ``most`` and some others."""
+    import numpy as np
+
+    count = len(observed.records)
+    if count <= most:
+        return np.arange(count)
+    order = np.argsort(np.nan_to_num(observed.loss, nan=np.inf), kind="stable")
+    rng = np.random.default_rng([count, 0x5B5E7])
+    half = most // 2
+    return np.sort(
+        np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)])
+    )

@@ -1,0 +1,179 @@
+"""Which points a model is asked about: valid and unseen ones, here and there and near the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from pytest_autotune.space import Categorical, Continuous, Point, Pool, Space, point_key
+from pytest_autotune.strategies.encoding import Encoding
+from pytest_autotune.strategies.protocol import History
+from pytest_autotune.strategies.unseen import random_unseen, unseen_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pytest_autotune.space import FloatArray, IntArray, Parameter
+
+#: Points anywhere in the space.
+ANYWHERE: Final = 2_000
+#: Points near each of the best that differ in more than one parameter.
+NEARBY: Final = 100
+#: In a space that is sampled: points drawn at each proposal, and of how many proposals they stay.
+_DRAWN: Final = 64
+_KEPT: Final = 24
+#: Points made near each of the best there, and shares of a range by which they differ.
+_MUTANTS: Final = 50
+_SCALES: Final = (0.3, 0.1, 0.03, 0.01, 0.001)
+
+
+class PoolCandidates:
+    """Candidates from a space whose valid points are listed."""
+
+    def __init__(self, pool: Pool, encoding: Encoding) -> None:
+        self._pool = pool
+        self._encoding = encoding
+        self._near: dict[int, tuple[IntArray, IntArray]] = {}
+
+    def offer(
+        self, history: History, best: Sequence[Point], rng: np.random.Generator
+    ) -> tuple[FloatArray, Sequence[Point]]:
+        """Return encoded candidates and the points themselves; none where all were seen."""
+        import numpy as np
+
+        unseen = unseen_rows(self._pool, history)
+        rows = unseen
+        if len(rows) > ANYWHERE + NEARBY:
+            parts = [rng.choice(rows, ANYWHERE, replace=False)]
+            for point in best:
+                one, more = self._around(point)
+                parts += [one, rng.choice(more, min(NEARBY, len(more)), replace=False)]
+            rows = np.intersect1d(np.concatenate(parts), unseen)
+        return self._encoding.rows(self._pool, rows), _Rows(self._pool, rows)
+
+    def _around(self, point: Point) -> tuple[IntArray, IntArray]:
+        """Return the rows that differ from ``point`` in one parameter, and in two."""
+        import numpy as np
+
+        row = self._pool.row(point)
+        if row is None:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        if row not in self._near:
+            # Column by column, as the first two already rule out most.
+            different = np.zeros(len(self._pool), dtype=np.int8)
+            for column in self._pool.indices.T:
+                different += column != column[row]
+            self._near[row] = np.flatnonzero(different == 1), np.flatnonzero(different == 2)  # noqa: PLR2004
+        return self._near[row]
+
+
+class _Rows(Sequence[Point]):
+    """Points of a pool, made when asked for."""
+
+    def __init__(self, pool: Pool, rows: IntArray) -> None:
+        self._pool = pool
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pool.point(int(self._rows[index]))
+
+
+#: A point and its coordinates.
+_Encoded: TypeAlias = "tuple[Point, FloatArray]"
+
+
+class SampledCandidates:
+    """Candidates from a space too large to list, or with real numbers in it."""
+
+    def __init__(self, space: Space, encoding: Encoding, seed: int) -> None:
+        self._space = space
+        self._encoding = encoding
+        self._seed = seed
+        self._blocks: dict[int, Mapping[str, _Encoded]] = {}
+
+    def offer(
+        self, history: History, best: Sequence[Point], rng: np.random.Generator
+    ) -> tuple[FloatArray, Sequence[Point]]:
+        """Return encoded candidates and the points themselves; none where none can be found."""
+        import numpy as np
+
+        now = len(history.records)
+        found: dict[str, _Encoded] = {}
+        for number in range(max(now - _KEPT + 1, 0), now + 1):
+            found.update(self._block(number))
+        mutants = (self._mutant(point, rng) for point in best for _ in range(_MUTANTS))
+        found.update(self._encoded(mutants))
+        unseen = [both for key, both in found.items() if key not in history.seen]
+        if not unseen:
+            unseen = list(self._encoded([random_unseen(self._space, history, rng)]).values())
+        rows = [row for _, row in unseen]
+        x = np.array(rows).reshape(len(rows), len(self._encoding.groups))
+        return x, [point for point, _ in unseen]
+
+    def _block(self, number: int) -> Mapping[str, _Encoded]:
+        """Return the points drawn at the ``number``-th proposal, the same every time."""
+        import numpy as np
+
+        if number not in self._blocks:
+            rng = np.random.default_rng([self._seed, number, 0xB10C])
+            self._blocks[number] = self._encoded(self._space.draw(rng) for _ in range(_DRAWN))
+            self._blocks.pop(number - _KEPT, None)
+        return self._blocks[number]
+
+    def _encoded(self, points: Iterable[Point | None]) -> Mapping[str, _Encoded]:
+        distinct = {point_key(point): point for point in points if point is not None}
+        rows = self._encoding.points(list(distinct.values()))
+        return {key: (point, row) for (key, point), row in zip(distinct.items(), rows, strict=True)}
+
+    def _mutant(self, point: Point, rng: np.random.Generator) -> Point | None:
+        """Return a valid point that differs from ``point`` in a parameter or a few, or None."""
+        parameters = self._space.parameters
+        changes = min(int(rng.geometric(0.6)), len(parameters))
+        moved = {
+            # What becomes active needs a value, whichever.
+            p.name: point[p.name] if p.name in point else _anything(p, rng)
+            for p in parameters
+        }
+        for at in rng.permutation(len(parameters))[:changes]:
+            parameter = parameters[int(at)]
+            moved[parameter.name] = _near(parameter, moved[parameter.name], rng)
+        mutant = self._space.activate(moved)
+        return mutant if self._space.is_valid(mutant) else None
+
+
+def _anything(parameter: Parameter, rng: np.random.Generator) -> Any:
+    from pytest_autotune.space import draw_value
+
+    return draw_value(parameter, rng)
+
+
+def _near(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
+    """Return another value, most often near ``value`` where there is an order."""
+    import math
+
+    if parameter.size == 1:
+        return value
+    if isinstance(parameter, Categorical):
+        if not parameter.ordered:
+            return _anything(parameter, rng)
+        step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
+        return parameter.value(min(max(parameter.index(value) + step, 0), parameter.size - 1))
+    scale = float(rng.choice(_SCALES)) * float(rng.normal())
+    low, high = float(parameter.low), float(parameter.high)
+    if parameter.log:
+        wanted = math.exp(math.log(value) + scale * math.log(high / low))
+    else:
+        wanted = value + scale * (high - low)
+    wanted = min(max(wanted, low), high)
+    if isinstance(parameter, Continuous) and parameter.size is None:
+        return wanted
+    last = (parameter.size or 1) - 1
+    before = parameter.index(value)
+    index = min(max(round((wanted - parameter.low) / (parameter.step or 1)), 0), last)
+    if index == before:
+        # At least to the next.
+        index = min(max(before + (1 if scale > 0 else -1), 0), last)
+    return parameter.value(index)

@@ -1,0 +1,157 @@
+"""What a history says, as arrays that a model can be fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.slo import MAX_SCORE
+from pytest_autotune.spec.model import SLO, Bound
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pytest_autotune.space import FloatArray
+
+#: What is this many times worse than the best feasible trial is as bad as can be, and what is so
+#: many times better, but infeasible, as good: the model is to tell apart what comes close.
+_RANGE: Final = 4.0
+#: A bound broken by this factor is as broken as can be.
+_MAX_LOG_RATIO: Final = math.log(50.0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Signal:
+    """One hard bound of the SLO over the finished trials.
+
+    ``excess``, shape (trials,), is the logarithm of the metric over what is allowed at most
+    (upside down for a minimum), so zero or less is feasible; NaN where it was not measured.
+    """
+
+    label: str
+    excess: FloatArray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Observations:
+    """All finished trials in the order of their numbers, and the running ones.
+
+    ``loss``, shape (trials,), is the objective on a logarithmic scale where it has one sign,
+    lower is better, and NaN where unknown. ``feasible`` and ``failed`` have the same shape; what
+    is infeasible and no signal says why has failed, too.
+    """
+
+    records: Sequence[TrialRecord]
+    pending: Sequence[TrialRecord]
+    loss: FloatArray
+    failed: npt.NDArray[np.bool_]
+    feasible: npt.NDArray[np.bool_]
+    signals: Sequence[Signal]
+
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord], slo: SLO, objective: Objective) -> Observations:
+        """Read them from the records of a study."""
+        import numpy as np
+
+        finished = [record for record in records if record.finished]
+        signals = [
+            Signal(label=bound.label, excess=_excess(finished, bound))
+            for bound in slo.bounds
+            if bound.hard
+        ]
+        explained = np.zeros(len(finished), dtype=bool)
+        for signal in signals:
+            explained |= signal.excess > 0
+        failed = _having(finished, Outcome.FAILED)
+        return cls(
+            records=finished,
+            pending=[record for record in records if not record.finished],
+            loss=_losses(finished, objective),
+            failed=failed | (_having(finished, Outcome.INFEASIBLE) & ~explained),
+            feasible=_having(finished, Outcome.FEASIBLE),
+            signals=signals,
+        )
+
+
+def _having(records: Sequence[TrialRecord], outcome: Outcome) -> npt.NDArray[np.bool_]:
+    import numpy as np
+
+    return np.array([record.outcome is outcome for record in records], dtype=bool)
+
+
+def _losses(records: Sequence[TrialRecord], objective: Objective) -> FloatArray:
+    """Return the canonical scores on a scale on which a model can be fitted.
+
+    Times and rates differ by factors, so their logarithm counts. What was given up early counts
+    as what it had reached, or as an average trial where that is not known: it is no winner.
+    """
+    import numpy as np
+
+    scores = np.array([_score(record, objective) for record in records], dtype=np.float64)
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return scores
+    feasible = scores[np.isfinite(scores) & _having(records, Outcome.FEASIBLE)]
+    best = float((feasible if len(feasible) else known).min())
+    losses: FloatArray
+    if best > 0:
+        losses = np.log(np.maximum(scores / best, 1 / _RANGE))
+    elif best < 0 and objective.maximize:
+        losses = -np.log(np.maximum(scores / best, 1 / _RANGE))
+    else:
+        # Of both signs: only differences count.
+        losses = (scores - best) / ((float(np.median(known)) - best) or 1.0)
+    losses = losses.clip(-math.log(_RANGE), math.log(_RANGE))
+    middle = float(np.nanmedian(losses))
+    losses[_having(records, Outcome.PRUNED) & np.isnan(losses)] = middle
+    return losses
+
+
+def _score(record: TrialRecord, objective: Objective) -> float:
+    if record.outcome is Outcome.FEASIBLE and record.score is not None:
+        return record.score if abs(record.score) < MAX_SCORE else math.nan
+    if record.outcome is Outcome.INFEASIBLE and record.value is not None:
+        # Without penalties: that it breaks a bound is told by the bound's own signal.
+        return objective.score(record.value)
+    if record.outcome is Outcome.PRUNED and record.estimate is not None:
+        return objective.score(record.estimate)
+    return math.nan
+
+
+def _excess(records: Sequence[TrialRecord], bound: Bound) -> FloatArray:
+    import numpy as np
+
+    allowed = _allowed(bound)
+    found = np.full(len(records), np.nan)
+    for at, record in enumerate(records):
+        actual = _actual(record.slo, bound.label)
+        if actual is not None:
+            found[at] = _log_ratio(actual, allowed, upper=bound.upper)
+    return found
+
+
+def _actual(rows: Sequence[Mapping[str, Any]], label: str) -> float | None:
+    for row in rows:
+        if row["label"] == label:
+            actual: float | None = row["actual"]
+            return actual
+    return None
+
+
+def _allowed(bound: Bound) -> float:
+    """Return the value of the metric at which the trial becomes infeasible."""
+    slack = bound.fail_ratio * abs(bound.threshold)
+    return bound.threshold + slack if bound.upper else bound.threshold - slack
+
+
+def _log_ratio(actual: float, allowed: float, *, upper: bool) -> float:
+    if actual > 0 and allowed > 0:
+        ratio = math.log(actual / allowed)
+    else:
+        ratio = (actual - allowed) / (abs(allowed) or 1.0)
+    return min(max(ratio if upper else -ratio, -_MAX_LOG_RATIO), _MAX_LOG_RATIO)

@@ -1,0 +1,231 @@
+"""The default strategy: what it starts with, what it learns from, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import (
+    feasible,
+    in_space,
+    make_bound,
+    make_record,
+    make_slo,
+    make_space,
+    search,
+    strategy_for,
+)
+
+from pytest_autotune.objective import Objective
+from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.space import Point, Space
+from pytest_autotune.spec.model import SLO, Optimization
+from pytest_autotune.strategies import History, StrategyContext, make_strategy
+from pytest_autotune.strategies.auto import N_START
+
+TILES = {"x": [2**i for i in range(8)], "y": [2**i for i in range(8)], "pad": [0, 1]}
+
+
+def bowl(point: Point) -> float:
+    """Return a time that is least at x = 16, y = 4, pad = 1."""
+    off = abs(math.log2(point["x"] / 16)) + 2 * abs(math.log2(point["y"] / 4))
+    return float(1.0 + 0.2 * off + 0.1 * (1 - point["pad"]))
+
+
+def best_of(records: Sequence[TrialRecord]) -> float:
+    return min((r.score for r in records if r.rank[0] == 0 and r.score is not None), default=9e9)
+
+
+def with_slo(space: Space, slo: SLO, objective: str, **changes: Any) -> Any:
+    context = StrategyContext(
+        space=space, optimization=Optimization(), limit=50, seed=0, slo=slo,
+        objective=Objective.parse(objective), **changes,
+    )  # fmt: skip
+    return make_strategy("auto", context)
+
+
+def test_the_start_uses_every_value_about_equally_often() -> None:
+    space = make_space({"a": [1, 2, 4, 8], "b": ["x", "y"], "c": [0, 1]})
+    strategy = strategy_for("auto", space)
+    records = search(strategy, N_START, feasible(lambda point: 1.0))
+    for name, each in (("a", 2), ("b", 4), ("c", 4)):
+        assert set(Counter(record.params[name] for record in records).values()) == {each}
+
+
+def test_the_start_is_spread_over_a_range_too() -> None:
+    space = make_space({"x": {"type": "continuous", "low": 0.0, "high": 1.0}})
+    records = search(strategy_for("auto", space), N_START, feasible(lambda point: 1.0))
+    assert max(np.diff(sorted([0.0, 1.0, *(record.params["x"] for record in records)]))) < 0.35
+
+
+def test_it_closes_in_within_a_sixth_of_the_space() -> None:
+    space = make_space(TILES)
+    found = [
+        best_of(search(strategy_for("auto", space, seed=seed), 20, feasible(bowl), seed=seed))
+        for seed in range(5)
+    ]
+    assert np.median(found) == pytest.approx(1.0)
+
+
+def test_real_numbers_are_refined() -> None:
+    space = make_space(
+        {
+            "x": {"type": "continuous", "low": -1.0, "high": 1.0},
+            "y": {"type": "continuous", "low": 1e-6, "high": 1.0, "log": True},
+        }
+    )
+
+    def time(point: Point) -> float:
+        return float(1 + (point["x"] - 0.3) ** 2 + (math.log10(point["y"]) + 2) ** 2 / 10)
+
+    records = search(strategy_for("auto", space), 40, feasible(time))
+    assert best_of(records) < 1.002
+
+
+def test_a_space_of_10_to_the_20_points_is_sampled() -> None:
+    space = make_space({f"p{i}": list(range(100)) for i in range(10)}, "p0 < p1")
+    strategy = strategy_for("auto", space)
+
+    def time(point: Point) -> float:
+        return float(1 + sum(abs(point[f"p{i}"] - 50) / 50 for i in range(10)))
+
+    records = search(strategy, 60, feasible(time))
+    assert len({record.key for record in records}) == 60
+    assert all(in_space(space, record.params) for record in records)
+    at_random = search(strategy_for("random", space), 60, feasible(time))
+    assert best_of(records) < best_of(at_random) - 1
+
+
+def test_it_learns_where_trials_fail() -> None:
+    space = make_space(TILES)
+
+    def judge(point: Point) -> tuple[Outcome, float | None, float]:
+        # The fastest would be those that do not run.
+        if point["pad"] == 1 or point["x"] > 32:
+            return Outcome.FAILED, None, 0.0
+        return Outcome.FEASIBLE, bowl(point), 0.0
+
+    records = search(strategy_for("auto", space), 30, judge)
+    assert best_of(records) == pytest.approx(1.1)
+    # Of all points 62 % fail.
+    late = records[N_START + 4 :]
+    assert sum(record.outcome is Outcome.FAILED for record in late) <= 0.4 * len(late)
+
+
+def _all(space: Space) -> Sequence[Point]:
+    pool = space.pool
+    assert pool is not None
+    return [pool.point(row) for row in range(len(pool))]
+
+
+def served(strategy: Any, space: Space, trials: int, limit: float) -> list[TrialRecord]:
+    """Serve more at once, which is faster in all and slower for each."""
+    records: list[TrialRecord] = []
+    for number in range(trials):
+        point = strategy.propose(History(records=records), [0, number])
+        ttft = 0.05 * point["batch"] / point["cards"] ** 0.7
+        rate = 100.0 * point["batch"] ** 0.8 / point["cards"] ** 0.3
+        met = ttft <= limit
+        records.append(
+            make_record(
+                number,
+                params=point,
+                outcome=Outcome.FEASIBLE if met else Outcome.INFEASIBLE,
+                score=-rate if met else None,
+                value=rate,
+                violation=max(0.0, ttft / limit - 1),
+                slo=[{"label": "ttft", "actual": ttft}],
+            )
+        )
+    return records
+
+
+def test_the_metric_of_a_bound_is_a_signal_of_its_own() -> None:
+    space = make_space({"batch": [2**i for i in range(11)], "cards": [1, 2, 4, 8, 16]})
+    slo = make_slo(make_bound("ttft", 0.4, hard=True, fail_ratio=0.0))
+    strategy = with_slo(space, slo, "maximize:rate")
+    records = served(strategy, space, 18, 0.4)
+    best = max(
+        100.0 * p["batch"] ** 0.8 / p["cards"] ** 0.3
+        for p in _all(space)
+        if 0.05 * p["batch"] / p["cards"] ** 0.7 <= 0.4
+    )
+    assert -best_of(records) == pytest.approx(best)
+    late = records[N_START:]
+    assert sum(record.outcome is Outcome.INFEASIBLE for record in late) <= len(late) // 2 + 1
+
+
+def test_without_a_feasible_trial_it_heads_for_where_the_bounds_are_met() -> None:
+    space = make_space({"x": list(range(40)), "y": list(range(40))})
+    slo = make_slo(make_bound("ttft", 1.0, hard=True, fail_ratio=0.0))
+    strategy = with_slo(space, slo, "minimize:time")
+    records: list[TrialRecord] = []
+    for number in range(25):
+        point = strategy.propose(History(records=records), [0, number])
+        # Broken early: nothing is known of the objective.
+        ttft = 0.8 + 0.1 * (abs(point["x"] - 37) + abs(point["y"] - 2))
+        outcome = Outcome.FEASIBLE if ttft <= 1 else Outcome.INFEASIBLE
+        score = 1.0 if ttft <= 1 else None
+        row = {"label": "ttft", "actual": ttft}
+        records.append(make_record(number, params=point, outcome=outcome, score=score, slo=[row]))
+        if outcome is Outcome.FEASIBLE:
+            break
+    assert records[-1].outcome is Outcome.FEASIBLE
+
+
+def test_noise_does_not_tie_it_to_a_lucky_measurement() -> None:
+    space, rng = make_space(TILES), np.random.default_rng(0)
+    noisy = feasible(lambda point: bowl(point) * math.exp(rng.normal(0, 0.05)))
+    records = search(strategy_for("auto", space), 45, noisy)
+    near = [record for record in records if bowl(record.params) < 1.45]
+    assert len(near) > 8
+
+
+def test_pending_trials_are_not_asked_for_again_nor_next_to() -> None:
+    space = make_space({"x": list(range(200))})
+    strategy = strategy_for("auto", space)
+    known = list(search(strategy, 12, feasible(lambda point: 1 + abs(point["x"] - 120) / 50)))
+    for number in range(12, 20):
+        point = strategy.propose(History(records=known), [0, number])
+        known.append(make_record(number, params=point, outcome=Outcome.RUNNING))
+    pending = sorted(record.params["x"] for record in known[12:])
+    assert len(set(pending)) == 8
+    assert max(pending) - min(pending) > 8
+
+
+def test_hints_come_first() -> None:
+    space = make_space(TILES)
+    hints: Sequence[Mapping[str, Any]] = [
+        {"x": 64, "y": 2, "pad": 1},
+        {"x": 1, "y": 1, "pad": 0},
+    ]
+    strategy = with_slo(space, make_slo(), "minimize:time", hints=hints)
+    records = search(strategy, 4, feasible(bowl))
+    assert [record.params for record in records[:2]] == [hints[0], hints[1]]
+    assert records[2].params not in hints
+
+
+def test_more_trials_than_the_model_takes_go_on() -> None:
+    space = make_space({"x": list(range(60)), "y": list(range(60))})
+    rng = np.random.default_rng(1)
+    rows = rng.permutation(3600)[:1500]
+    told = [
+        make_record(
+            number,
+            params={"x": int(row) // 60, "y": int(row) % 60},
+            outcome=Outcome.FEASIBLE,
+            score=1 + abs(int(row) // 60 - 30) + abs(int(row) % 60 - 20) / 7,
+        )
+        for number, row in enumerate(rows)
+        if row not in {30 * 60 + 20, 30 * 60 + 21, 30 * 60 + 19}
+    ]
+    strategy = strategy_for("auto", space)
+    points = []
+    for number in range(len(told), len(told) + 4):
+        points.append(strategy.propose(History(records=told), [0, number]))
+        told.append(make_record(number, params=points[-1], outcome=Outcome.FEASIBLE, score=2.0))
+    assert {"x": 30, "y": 20} in points
