@@ -22,7 +22,8 @@ run in the same session, each the real package on the same table (``search_peers
    fails costs compilation only. *Sampled* is what our own sampling rule takes instead, simulated
    with noise as large as the table says, and *raced* the same where it may give up what has
    certainly lost to the incumbent: then the study itself runs on pruned trials;
-5. goals: what was wanted, and whether it was reached.
+5. what a proposal costs after up to 5,000 trials (``search_asks.py``);
+6. goals: what was wanted, and whether it was reached.
 
 Long searches begin first. Ctrl-C prints what there is. Results are written to ``--json`` as they
 come in.
@@ -58,6 +59,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from search_asks import print_asks
 from search_clock import WITHIN, Prices, Racing, Stopwatch, medians, until_found
 from search_peers import PEERS
 from search_spaces import (
@@ -156,7 +158,7 @@ class Replayed:
             document["slo"] = {
                 "metrics": [{"metric": metric, "max": most} for metric, most in table.slo.items()]
             }
-        spec = load_inline(table.name, document, "search.py")
+        spec = load_inline(table.name, document, "search.py", replayed=True)
         recording = Recording.read(path)
         spec = replace(spec, space=recording.restrict(spec.space))
         return cls(table=table, recording=recording, spec=spec)
@@ -1060,6 +1062,8 @@ def main() -> None:
                 requests=options.requests,
             ),
         )
+    if not options.quick:
+        results.extra["asks"] = print_asks([m.name for m in methods if m.ours and m.plain])
     print_goals(results, ours)
     results.extra["seconds"] = time.monotonic() - began
     results.write()

@@ -10,10 +10,12 @@ as if they had turned out as expected (Ginsbourger et al. 2010).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from pytest_autotune.records import TrialRecord
 from pytest_autotune.space import Point, point_key
 from pytest_autotune.strategies.acquisition import log_below, log_improvement
 from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
@@ -45,6 +47,8 @@ _REFIT: Final = 1.15
 #: Noise of the model of failures, as what fails has borders and exceptions.
 _FAILURE_NOISE: Final = 0.05
 _LEAST_DEVIATION: Final = 0.1
+#: Candidates whose feasibility is computed at once, the most promising first.
+_BLOCK: Final = 256
 
 
 class AutoStrategy:
@@ -52,14 +56,13 @@ class AutoStrategy:
 
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
-        self._slo = context.slo
-        self._objective = context.objective
+        self._read = partial(Observations.of, slo=context.slo, objective=context.objective)
         self._initial = context.optimization.n_initial_random or N_START
         self._encoding = Encoding(context.space)
         self._start = Start(context.space, self._encoding, context.seed)
         self._hints = context.hints
         self._seed = context.seed
-        self._models = _Models(self._encoding)
+        self._models = _Models(self._encoding, self._read)
         self._candidates: PoolCandidates | SampledCandidates | None = None
 
     def plan(self) -> None:
@@ -71,7 +74,7 @@ class AutoStrategy:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        observed = Observations.of(history.records, self._slo, self._objective)
+        observed = self._read(history.records)
         enough = len(observed.records) >= min(self._initial, _LEAST)
         if len(history.records) < self._initial or not enough or not self._encoding.size:
             return self._first(history, rng)
@@ -80,7 +83,7 @@ class AutoStrategy:
             if models is None:
                 return self._first(history, rng)
             x, points = self._offer(history, _best(observed), rng)
-            return points[int(np.argmax(models.worth(x)))] if len(points) else None
+            return points[models.most_promising(x)] if len(points) else None
 
     def _first(self, history: History, rng: np.random.Generator) -> Point | None:
         """Return the next point of the start: what is known to be good, then an even spread."""
@@ -141,29 +144,50 @@ class _Surrogate:
     bounds: Sequence[_Model]
     success: _Model | None
 
-    def worth(self, candidates: FloatArray) -> FloatArray:
-        """Return the logarithm of the expected feasible improvement, shape (candidates,)."""
+    def most_promising(self, candidates: FloatArray) -> int:
+        """Return which candidate has the greatest expected feasible improvement."""
         import numpy as np
 
-        worth = np.zeros(len(candidates))
+        improvement = np.zeros(len(candidates))
         if self.objective is not None and self.lowest is not None:
             mean, deviation = self.objective.of(candidates)
-            worth += log_improvement((self.lowest - mean) / deviation) + np.log(deviation)
+            improvement = log_improvement((self.lowest - mean) / deviation) + np.log(deviation)
+        order = np.argsort(-improvement, kind="stable")
+        best, highest = 0, -np.inf
+        for begin in range(0, len(order), _BLOCK):
+            block = order[begin : begin + _BLOCK]
+            if improvement[block[0]] <= highest:
+                break  # Probabilities only make it less.
+            worth = improvement[block] + self._log_feasible(candidates[block])
+            at = int(np.argmax(worth))
+            if worth[at] > highest:
+                best, highest = int(block[at]), float(worth[at])
+        return best
+
+    def _log_feasible(self, candidates: FloatArray) -> FloatArray:
+        """Return the logarithm of the probability that a candidate runs and meets the SLO."""
+        import numpy as np
+
+        found = np.zeros(len(candidates))
         for bound in self.bounds:
             mean, deviation = bound.of(candidates)
-            worth += log_below((bound.zero - mean) / deviation)
+            found += log_below((bound.zero - mean) / deviation)
         if self.success is not None:
             mean, deviation = self.success.of(candidates)
-            worth += log_below((mean - self.success.zero) / deviation.clip(min=_LEAST_DEVIATION))
-        return worth
+            found += log_below((mean - self.success.zero) / deviation.clip(min=_LEAST_DEVIATION))
+        return found
 
 
 class _Models:
     """Makes the models of a study; their hyperparameters are found anew only now and then."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(
+        self, encoding: Encoding, read: Callable[[Sequence[TrialRecord]], Observations]
+    ) -> None:
         self._encoding = encoding
-        self._fits: dict[int, tuple[object, Hyperparameters]] = {}
+        self._read = read
+        self._keys: dict[int, tuple[int, ...]] = {}
+        self._fits: dict[int, Hyperparameters] = {}
 
     def of(self, observed: Observations) -> _Surrogate | None:
         """Return the models of what was observed, None where that is too little for any."""
@@ -172,13 +196,12 @@ class _Models:
         kept = _subset(observed, _MOST)
         x = self._encoding.records([observed.records[i] for i in kept])
         pending = self._encoding.records(observed.pending[-_MOST:])
-        targets = [observed.loss, *(signal.excess for signal in observed.signals)]
-        kernels = [self._kernel(at, observed, values) for at, values in enumerate(targets)]
+        kernels = [self._kernel(at, observed) for at in range(len(observed.targets))]
         if not any(kernels):
             return None
         models = [
             None if kernel is None else _model(kernel, x, values[kept], pending)
-            for kernel, values in zip(kernels, targets, strict=True)
+            for kernel, values in zip(kernels, observed.targets, strict=True)
         ]
         objective, lowest = models[0], None
         feasible = observed.feasible[kept][np.isfinite(observed.loss[kept])]
@@ -196,35 +219,45 @@ class _Models:
             success = _Model(kernel, x, posterior, -middle)
         return _Surrogate(objective, lowest, [m for m in models[1:] if m is not None], success)
 
-    def _kernel(self, at: int, observed: Observations, values: FloatArray) -> Kernel | None:
-        """Return the kernel for ``values``, None where too few are known."""
+    def _kernel(self, at: int, observed: Observations) -> Kernel | None:
+        """Return the kernel for the target ``at``, None where too little is known of it."""
         import numpy as np
 
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known) < 2:  # noqa: PLR2004
+        known = np.flatnonzero(np.isfinite(observed.targets[at]))
+        count = _fitted(len(known))
+        if count is None:
             return None
-        count = 2
-        while int(max(count + 1, count * _REFIT)) <= len(known):
-            count = int(max(count + 1, count * _REFIT))
-        first = known[:count]
-        # The same trials give the same hyperparameters; more of them come later.
-        key = tuple(observed.records[i].number for i in first)
-        found = self._fits.get(at)
-        if found is None or found[0] != key:
-            chosen = first
-            if count > _FITTED:
-                rng = np.random.default_rng([count, 0xF17])
-                order = first[np.argsort(values[first], kind="stable")]
-                half = _FITTED // 2
-                chosen = np.concatenate(
-                    [order[:half], rng.choice(order[half:], _FITTED - half, replace=False)]
-                )
-            y = values[chosen]
-            y = (y - y.mean()) / (y.std() or 1.0)
-            x = self._encoding.records([observed.records[i] for i in chosen])
-            found = (key, fit(x, y, self._encoding.groups))
-            self._fits[at] = found
-        return Kernel(found[1], self._encoding.groups)
+        records = observed.records[: int(known[count - 1]) + 1]
+        key = tuple(record.number for record in records)
+        if self._keys.get(at) != key:
+            # By what was known then, so that a study that is resumed goes the same way.
+            self._fits[at] = self._fit(records, self._read(records).targets[at])
+            self._keys[at] = key
+        return Kernel(self._fits[at], self._encoding.groups)
+
+    def _fit(self, records: Sequence[TrialRecord], values: FloatArray) -> Hyperparameters:
+        import numpy as np
+
+        chosen = np.flatnonzero(np.isfinite(values))
+        if len(chosen) > _FITTED:
+            rng = np.random.default_rng([len(chosen), 0xF17])
+            order = chosen[np.argsort(values[chosen], kind="stable")]
+            half = _FITTED // 2
+            others = rng.choice(order[half:], _FITTED - half, replace=False)
+            chosen = np.concatenate([order[:half], others])
+        y = values[chosen]
+        y = (y - y.mean()) / (y.std() or 1.0) if len(y) else y
+        x = self._encoding.records([records[int(i)] for i in chosen])
+        return fit(x, y, self._encoding.groups)
+
+
+def _fitted(known: int) -> int | None:
+    """Return of how many trials the hyperparameters are, where so many are known."""
+    count = None
+    more = 2
+    while more <= known:
+        count, more = more, int(max(more + 1, more * _REFIT))
+    return count
 
 
 def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArray) -> _Model | None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pytest_autotune.space import FloatArray
 
 _ROOT_5: Final = 5**0.5
-#: Normal priors of the logarithms: a value changes over about the range of a parameter, and
-#: noise is about 3 % of the values' spread.
-_LOG_WEIGHT: Final = (0.0, 1.5)
+#: Normal priors of the logarithms: values change over somewhat more than the range of a
+#: parameter, and noise is about 3 % of their spread.
+_LOG_WEIGHT: Final = (-1.0, 1.5)
 _LOG_NOISE: Final = (-7.0, 1.5)
 _BOUNDS: Final = (-9.0, 6.0)
 #: How many observations it is worth that values, which are standardized, have a variance of 1.

@@ -94,7 +94,7 @@ def _listed(parameter: Parameter) -> Parameter:
             if parameter.size != 1:
                 msg = (
                     f"parameter {parameter.name!r} is continuous: a grid needs 'step' or 'n' "
-                    "(the number of points) in it, or choose the strategy bayesian or random"
+                    "(the number of points) in it, or choose the strategy auto, bayesian or random"
                 )
                 raise SpecError(msg)
             values = [parameter.low]

@@ -53,6 +53,11 @@ class Observations:
     feasible: npt.NDArray[np.bool_]
     signals: Sequence[Signal]
 
+    @property
+    def targets(self) -> Sequence[FloatArray]:
+        """What there is a model of each: the loss, and every signal."""
+        return [self.loss, *(signal.excess for signal in self.signals)]
+
     @classmethod
     def of(cls, records: Sequence[TrialRecord], slo: SLO, objective: Objective) -> Observations:
         """Read them from the records of a study."""

@@ -33,7 +33,7 @@ def best(folder: Path) -> Any:
     return json.loads(text)["test_llama70b.py (llama70b), replayed"]
 
 
-@pytest.mark.parametrize("strategy", ["grid_search", "random", "bayesian"])
+@pytest.mark.parametrize("strategy", ["auto", "bayesian", "grid_search", "random"])
 def test_every_strategy_finds_the_best_of_all_recorded_points(
     pytester: pytest.Pytester, example: Path, strategy: str
 ) -> None:

@@ -13,7 +13,7 @@ BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
 @pytest.mark.parametrize("workers", ["0", "1", "2", "8"])
-@pytest.mark.parametrize("strategy", ["random", "bayesian", "grid_search"])
+@pytest.mark.parametrize("strategy", ["auto", "random", "bayesian", "grid_search"])
 def test_any_number_of_workers_meets_the_budget_without_repeating(
     project: Project, workers: str, strategy: str
 ) -> None:

@@ -72,7 +72,7 @@ def incumbent(pytester: pytest.Pytester, label: str = "test_study.py, replayed")
     return json.loads(text)[label]
 
 
-@pytest.mark.parametrize("strategy", ["grid_search", "random", "bayesian"])
+@pytest.mark.parametrize("strategy", ["auto", "bayesian", "grid_search", "random"])
 def test_nothing_of_the_tests_runs_and_every_recorded_point_is_found(
     replay: Study, pytester: pytest.Pytester, strategy: str
 ) -> None:

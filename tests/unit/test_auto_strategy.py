@@ -25,7 +25,7 @@ from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.space import Point, Space
 from pytest_autotune.spec.model import SLO, Optimization
 from pytest_autotune.strategies import History, StrategyContext, make_strategy
-from pytest_autotune.strategies.auto import N_START
+from pytest_autotune.strategies.auto import N_START, AutoStrategy
 
 TILES = {"x": [2**i for i in range(8)], "y": [2**i for i in range(8)], "pad": [0, 1]}
 
@@ -101,19 +101,25 @@ def test_a_space_of_10_to_the_20_points_is_sampled() -> None:
 
 
 def test_it_learns_where_trials_fail() -> None:
-    space = make_space(TILES)
+    space = make_space({"x": list(range(30)), "y": list(range(30))})
 
     def judge(point: Point) -> tuple[Outcome, float | None, float]:
-        # The fastest would be those that do not run.
-        if point["pad"] == 1 or point["x"] > 32:
+        # Where it would get ever faster, it does not run.
+        if point["x"] + point["y"] > 40:
             return Outcome.FAILED, None, 0.0
-        return Outcome.FEASIBLE, bowl(point), 0.0
+        return Outcome.FEASIBLE, float(5 - (point["x"] + point["y"]) / 10), 0.0
 
-    records = search(strategy_for("auto", space), 30, judge)
-    assert best_of(records) == pytest.approx(1.1)
-    # Of all points 62 % fail.
-    late = records[N_START + 4 :]
-    assert sum(record.outcome is Outcome.FAILED for record in late) <= 0.4 * len(late)
+    strategy = strategy_for("auto", space)
+    records = search(strategy, 30, judge)
+    assert best_of(records) == pytest.approx(1.0)
+    assert isinstance(strategy, AutoStrategy)
+    models = strategy._models.of(strategy._read(records))
+    assert models is not None
+    fails, runs = [(29, 29), (25, 25), (20, 27)], [(0, 29), (10, 10), (5, 25)]
+    x = strategy._encoding.points([{"x": a, "y": b} for a, b in fails + runs])
+    probability = np.exp(models._log_feasible(x))
+    assert max(probability[:3]) < 0.1
+    assert min(probability[3:]) > 0.9
 
 
 def _all(space: Space) -> Sequence[Point]:
@@ -195,6 +201,19 @@ def test_pending_trials_are_not_asked_for_again_nor_next_to() -> None:
     pending = sorted(record.params["x"] for record in known[12:])
     assert len(set(pending)) == 8
     assert max(pending) - min(pending) > 8
+
+
+@pytest.mark.parametrize("count", [9, 12, 13, 17, 26])
+def test_a_resumed_search_goes_the_same_way(count: int) -> None:
+    space = make_space(TILES)
+
+    def judge(point: Point) -> tuple[Outcome, float | None, float]:
+        fails = point["x"] * point["y"] > 2048
+        return (Outcome.FAILED, None, 0.0) if fails else (Outcome.FEASIBLE, bowl(point) ** 4, 0.0)
+
+    whole = search(strategy_for("auto", space), count + 1, judge)
+    resumed = strategy_for("auto", space)
+    assert resumed.propose(History(records=whole[:count]), [0, count]) == whole[count].params
 
 
 def test_hints_come_first() -> None:

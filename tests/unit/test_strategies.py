@@ -499,7 +499,7 @@ def test_a_grid_asks_for_a_step_or_a_number_of_points() -> None:
         strategy_for("grid_search", space)
     assert str(caught.value) == (
         "parameter 'x' is continuous: a grid needs 'step' or 'n' (the number of points) in it, "
-        "or choose the strategy bayesian or random"
+        "or choose the strategy auto, bayesian or random"
     )
 
 
