@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pytest_autotune.records import TrialRecord, effective
-from pytest_autotune.space import Categorical, Parameter, Point, Space, point_key
+from pytest_autotune.space import Categorical, Listed, Parameter, Point, Space, point_key
 from pytest_autotune.strategies.protocol import History
 from pytest_autotune.strategies.unseen import nearest_unseen
 
@@ -70,6 +70,8 @@ def _nearest(parameter: Parameter, value: Any) -> Any:
         return min(parameter.choices, key=lambda choice: abs(choice - number))
     if number is None:
         return parameter.value(0) if parameter.size is not None else parameter.low
+    if isinstance(parameter, Listed):
+        return min(parameter.values, key=lambda known: abs(known - number))
     inside = min(max(number, parameter.low), parameter.high)
     if parameter.size is None:
         return float(inside)

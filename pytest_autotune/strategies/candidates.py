@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from pytest_autotune.space import Categorical, Continuous, Point, Pool, Space, point_key
+from pytest_autotune.space import (
+    Categorical,
+    Continuous,
+    Listed,
+    Point,
+    Pool,
+    Space,
+    draw_value,
+    point_key,
+)
 from pytest_autotune.strategies.encoding import Encoding
 from pytest_autotune.strategies.protocol import History
 from pytest_autotune.strategies.unseen import random_unseen, unseen_rows
@@ -20,10 +30,10 @@ ANYWHERE: Final = 2_000
 #: Points near each of the best that differ in more than one parameter.
 NEARBY: Final = 100
 #: In a space that is sampled: points drawn at each proposal, and of how many proposals they stay.
-_DRAWN: Final = 64
-_KEPT: Final = 24
+_DRAWN: Final = 32
+_KEPT: Final = 32
 #: Points made near each of the best there, and shares of a range by which they differ.
-_MUTANTS: Final = 50
+_MUTANTS: Final = 30
 _SCALES: Final = (0.3, 0.1, 0.03, 0.01, 0.001)
 
 
@@ -134,7 +144,7 @@ class SampledCandidates:
         changes = min(int(rng.geometric(0.6)), len(parameters))
         moved = {
             # What becomes active needs a value, whichever.
-            p.name: point[p.name] if p.name in point else _anything(p, rng)
+            p.name: point[p.name] if p.name in point else draw_value(p, rng)
             for p in parameters
         }
         for at in rng.permutation(len(parameters))[:changes]:
@@ -144,21 +154,13 @@ class SampledCandidates:
         return mutant if self._space.is_valid(mutant) else None
 
 
-def _anything(parameter: Parameter, rng: np.random.Generator) -> Any:
-    from pytest_autotune.space import draw_value
-
-    return draw_value(parameter, rng)
-
-
 def _near(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
     """Return another value, most often near ``value`` where there is an order."""
-    import math
-
     if parameter.size == 1:
         return value
-    if isinstance(parameter, Categorical):
-        if not parameter.ordered:
-            return _anything(parameter, rng)
+    if not parameter.ordered:
+        return draw_value(parameter, rng)
+    if isinstance(parameter, Categorical | Listed):
         step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
         return parameter.value(min(max(parameter.index(value) + step, 0), parameter.size - 1))
     scale = float(rng.choice(_SCALES)) * float(rng.normal())
