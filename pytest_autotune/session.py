@@ -278,7 +278,7 @@ class TuningSession:
         from pytest_autotune.gate.lockfile import LOCK_NAME, LockError, read_lock
 
         path = self.config.rootpath / LOCK_NAME
-        if not path.exists():
+        if not plan.begins_warm or not path.exists():
             return ()
         try:
             entry = read_lock(path).entries.get(plan.label)

@@ -494,6 +494,24 @@ class Space:
         scope = dict(self.variables)
         return self._backtrack(0, scope, {}, rng, budget)
 
+    def draw_some(self, rng: np.random.Generator, tries: int, least: int = 1) -> list[Point]:
+        """Draw the valid points that ``tries`` combinations bring.
+
+        However few are valid, that takes bounded time; ``least`` points are drawn one by one
+        then, fewer where none can be found.
+        """
+        if self.listed is not None:
+            drawn = (self.draw(rng) for _ in range(tries))
+        else:
+            drawn = (self._draw_once(rng) for _ in range(tries))
+        found = [point for point in drawn if point is not None]
+        while len(found) < least:
+            point = self.draw(rng)
+            if point is None:
+                break
+            found.append(point)
+        return found
+
     def _draw_once(self, rng: np.random.Generator) -> Point | None:
         scope = dict(self.variables)
         point: dict[str, Any] = {}

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -71,8 +71,9 @@ _SESSION: Final = "autotune:session"
 _SOURCE: Final = "autotune:source"
 _HINTS: Final = "autotune:hints"
 _CONSTRAINT: Final = "slo"
-#: What goes by no earlier result.
+#: What goes by no earlier result; and what tries such hints first, as plugins need not.
 _UNGUIDED: Final = ("grid_search", "random")
+_GUIDED: Final = ("auto", "bayesian")
 _STALE: Final = (
     "the test module changed since this study began, and earlier trials were kept; "
     "if they no longer hold, start anew with --autotune-fresh"
@@ -158,6 +159,12 @@ class Plan:
             slo=self.spec.slo,
             objective=self.objective,
         )
+
+    @property
+    def begins_warm(self) -> bool:
+        """Whether a new study tries first what did well elsewhere."""
+        wanted = self.spec.optimization.warm_start and self.replay is None
+        return wanted and not self.fresh and self.strategy not in _UNGUIDED
 
     def key(self) -> Mapping[str, Any]:
         """Return what identifies comparable trials; a change in it starts a new study."""
@@ -617,7 +624,8 @@ def _find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int
     if found:
         storage.set_study_user_attr(study_id, _HINTS, [dict(point) for point in found])
         count = "a configuration" if len(found) == 1 else f"{len(found)} configurations"
-        notices.append(f"warm start: {count} that did well before came first")
+        if plan.strategy in _GUIDED:
+            notices.append(f"warm start: {count} that did well before came first")
     return study_id, notices
 
 
@@ -628,17 +636,21 @@ def _is_alike(known: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
 
 def _hints(storage: BaseStorage, plan: Plan, earlier: Sequence[int]) -> Sequence[Point]:
     """Return what a new study may try first; nothing where it is to start anew."""
-    wanted = plan.spec.optimization.warm_start and plan.replay is None
-    if plan.fresh or not wanted or plan.strategy in _UNGUIDED:
+    if not plan.begins_warm:
         return ()
-    trials: list[list[TrialRecord]] = []
-    for study_id in reversed(earlier):
+    return hints(plan.spec.space, plan.pinned, _trials_of(storage, plan, reversed(earlier)))
+
+
+def _trials_of(
+    storage: BaseStorage, plan: Plan, studies: Iterable[int]
+) -> Iterator[Sequence[TrialRecord]]:
+    """Read the trials of other studies, as far as they are asked for."""
+    for study_id in studies:
         try:
             found = storage.get_all_trials(study_id, deepcopy=False)
-            trials.append([_read(trial, plan) for trial in found])
+            yield [_read(trial, plan) for trial in found]
         except StorageError:
             continue  # Of an older version, say: it was only a help.
-    return hints(plan.spec.space, plan.pinned, trials)
 
 
 def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, Any]]]:

@@ -131,6 +131,8 @@ class Trial:
         ``estimate`` is what the objective had reached by then, or would at best have come to,
         where that is known: the search learns from it.
         """
+        if estimate is not None:
+            (estimate,) = flatten({"estimate": estimate}).values()
         raise TrialPruned(reason or "given up early", estimate)
 
     def evaluate(self, *, complete: bool = True) -> Evaluation:

@@ -5,7 +5,7 @@ Measurements of elsewhere do not count here, but what was best there is often go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pytest_autotune.records import TrialRecord, effective
@@ -20,7 +20,7 @@ _OF_EACH: Final = 2
 
 
 def hints(
-    space: Space, pinned: Sequence[Point], earlier: Sequence[Sequence[TrialRecord]]
+    space: Space, pinned: Sequence[Point], earlier: Iterable[Sequence[TrialRecord]]
 ) -> list[Point]:
     """Return points of ``space`` that are worth an early trial, the most trusted first.
 
@@ -38,7 +38,7 @@ def hints(
 
 
 def _candidates(
-    pinned: Sequence[Point], earlier: Sequence[Sequence[TrialRecord]]
+    pinned: Sequence[Point], earlier: Iterable[Sequence[TrialRecord]]
 ) -> Iterator[Point]:
     yield from pinned
     for records in earlier:
@@ -48,14 +48,19 @@ def _candidates(
 
 
 def fit(space: Space, point: Point) -> Point | None:
-    """Return the valid point of ``space`` that is nearest to ``point``, None where there is none.
+    """Return the valid point of ``space`` that is nearest to ``point``, None where none is near.
 
     A parameter that ``point`` does not have starts from its first value.
     """
     import numpy as np
 
     wanted = {p.name: _nearest(p, point.get(p.name)) for p in space.parameters}
-    return nearest_unseen(space, wanted, History(), np.random.default_rng(0))
+    found = nearest_unseen(space, wanted, History(), np.random.default_rng(0))
+    if found is None:
+        return None
+    changed = sum(value != wanted[name] for name, value in found.items())
+    # In a space that cannot be listed the nearest may not be found, but some other.
+    return found if changed <= max(len(found) // 2, 1) else None
 
 
 def _nearest(parameter: Parameter, value: Any) -> Any:

@@ -210,6 +210,8 @@ def _student(share: float, freedom: int) -> float:
 
 def _low_rank(count: int, share: float, alpha: float) -> int:
     """Return the largest k with P(Binomial(count, share) < k) ≤ ``alpha``, 0 if there is none."""
+    if not 0 < share < 1:
+        return 0
     total, rank = 0.0, 0
     log = math.lgamma(count + 1)
     while rank <= count:

@@ -73,6 +73,9 @@ class AutoStrategy:
         """Return the unseen point that promises most."""
         import numpy as np
 
+        for hint in self._hints:
+            if point_key(hint) not in history.seen:
+                return hint
         rng = np.random.default_rng(seed)
         observed = self._read(history.records)
         enough = len(observed.records) >= min(self._initial, _LEAST)
@@ -86,9 +89,8 @@ class AutoStrategy:
             return points[models.most_promising(x)] if len(points) else None
 
     def _first(self, history: History, rng: np.random.Generator) -> Point | None:
-        """Return the next point of the start: what is known to be good, then an even spread."""
-        designed = self._start.points(len(history.records) + 1)
-        for point in (*self._hints, *designed):
+        """Return the next point of the start, which is spread evenly."""
+        for point in self._start.points(len(history.records) + 1):
             if point_key(point) not in history.seen:
                 return point
         return random_unseen(self._space, history, rng)
@@ -203,8 +205,11 @@ class _Models:
             None if kernel is None else _model(kernel, x, values[kept], pending)
             for kernel, values in zip(kernels, observed.targets, strict=True)
         ]
-        objective, lowest = models[0], None
-        feasible = observed.feasible[kept][np.isfinite(observed.loss[kept])]
+        objective, bounds = models[0], [model for model in models[1:] if model is not None]
+        lowest, feasible = None, observed.feasible[kept][np.isfinite(observed.loss[kept])]
+        if not feasible.any() and not bounds:
+            # All were given up early, say: by what they had reached.
+            feasible = np.ones(len(feasible), dtype=bool)
         if objective is not None and feasible.any():
             # By the model, as the lowest of noisy values is a lucky one.
             expected = objective.posterior.mean(objective.posterior.correlations)
@@ -217,7 +222,7 @@ class _Models:
             middle = float(labels.mean())
             posterior = Posterior(kernel(x, x), labels - middle, _FAILURE_NOISE)
             success = _Model(kernel, x, posterior, -middle)
-        return _Surrogate(objective, lowest, [m for m in models[1:] if m is not None], success)
+        return _Surrogate(objective, lowest, bounds, success)
 
     def _kernel(self, at: int, observed: Observations) -> Kernel | None:
         """Return the kernel for the target ``at``, None where too little is known of it."""

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 ANYWHERE: Final = 2_000
 #: Points near each of the best that differ in more than one parameter.
 NEARBY: Final = 100
-#: In a space that is sampled: points drawn at each proposal, and of how many proposals they stay.
+#: And those that differ in one, at most.
+_ALIKE: Final = 500
+#: In a space that is sampled: tries to draw points at each proposal, how many of them count, and
+#: for how many proposals.
+_TRIES: Final = 100
 _DRAWN: Final = 32
 _KEPT: Final = 32
 #: Points made near each of the best there, and shares of a range by which they differ.
@@ -58,11 +62,13 @@ class PoolCandidates:
             for point in best:
                 one, more = self._around(point)
                 parts += [one, rng.choice(more, min(NEARBY, len(more)), replace=False)]
+            kept = {self._pool.row(point) for point in best}
+            self._near = {row: near for row, near in self._near.items() if row in kept}
             rows = np.intersect1d(np.concatenate(parts), unseen)
         return self._encoding.rows(self._pool, rows), _Rows(self._pool, rows)
 
     def _around(self, point: Point) -> tuple[IntArray, IntArray]:
-        """Return the rows that differ from ``point`` in one parameter, and in two."""
+        """Return the rows that differ from ``point`` in one parameter, the nearest, and in two."""
         import numpy as np
 
         row = self._pool.row(point)
@@ -73,7 +79,11 @@ class PoolCandidates:
             different = np.zeros(len(self._pool), dtype=np.int8)
             for column in self._pool.indices.T:
                 different += column != column[row]
-            self._near[row] = np.flatnonzero(different == 1), np.flatnonzero(different == 2)  # noqa: PLR2004
+            one, two = (np.flatnonzero(different == count) for count in (1, 2))
+            if len(one) > _ALIKE:
+                steps = np.abs(self._pool.indices[one] - self._pool.indices[row]).sum(axis=1)
+                one = one[np.argsort(steps, kind="stable")[:_ALIKE]]
+            self._near[row] = one, two
         return self._near[row]
 
 
@@ -111,6 +121,7 @@ class SampledCandidates:
         import numpy as np
 
         now = len(history.records)
+        self._blocks = {n: block for n, block in self._blocks.items() if n > now - _KEPT}
         found: dict[str, _Encoded] = {}
         for number in range(max(now - _KEPT + 1, 0), now + 1):
             found.update(self._block(number))
@@ -129,8 +140,7 @@ class SampledCandidates:
 
         if number not in self._blocks:
             rng = np.random.default_rng([self._seed, number, 0xB10C])
-            self._blocks[number] = self._encoded(self._space.draw(rng) for _ in range(_DRAWN))
-            self._blocks.pop(number - _KEPT, None)
+            self._blocks[number] = self._encoded(self._space.draw_some(rng, _TRIES)[:_DRAWN])
         return self._blocks[number]
 
     def _encoded(self, points: Iterable[Point | None]) -> Mapping[str, _Encoded]:

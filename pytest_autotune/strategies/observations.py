@@ -110,7 +110,7 @@ def _losses(records: Sequence[TrialRecord], objective: Objective) -> FloatArray:
         losses = -np.log(np.maximum(scores / best, 1 / _RANGE))
     else:
         # Of both signs: only differences count.
-        losses = (scores - best) / ((float(np.median(known)) - best) or 1.0)
+        losses = (scores - best) / (float(np.median(np.abs(known - best))) or 1.0)
     losses = losses.clip(-math.log(_RANGE), math.log(_RANGE))
     middle = float(np.nanmedian(losses))
     losses[_having(records, Outcome.PRUNED) & np.isnan(losses)] = middle
@@ -155,8 +155,8 @@ def _allowed(bound: Bound) -> float:
 
 
 def _log_ratio(actual: float, allowed: float, *, upper: bool) -> float:
-    if actual > 0 and allowed > 0:
-        ratio = math.log(actual / allowed)
+    if allowed > 0:
+        ratio = math.log(actual / allowed) if actual > 0 else -_MAX_LOG_RATIO
     else:
         ratio = (actual - allowed) / (abs(allowed) or 1.0)
     return min(max(ratio if upper else -ratio, -_MAX_LOG_RATIO), _MAX_LOG_RATIO)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: Points to choose from: of a listed space, and of one that is sampled, where each takes longer.
 _LISTED: Final = 3_000
 _SAMPLED: Final = 300
+#: Where few combinations are valid: tries to draw one, and points that there must be.
+_TRIES: Final = 1_500
+_LEAST: Final = 16
 #: How fast a value's neighbours along an order cease to count as used, per whole range.
 _STEEPNESS: Final = 6.0
 
@@ -50,8 +53,8 @@ class Start:
             self._points = [pool.point(int(row)) for row in rows]
             self._x = self._encoding.rows(pool, rows)
         else:
-            drawn = (self._space.draw(rng) for _ in range(_SAMPLED))
-            distinct = {point_key(point): point for point in drawn if point is not None}
+            drawn = self._space.draw_some(rng, _TRIES, least=_LEAST)[:_SAMPLED]
+            distinct = {point_key(point): point for point in drawn}
             self._points = list(distinct.values())
             self._x = self._encoding.points(self._points)
         self._burden: FloatArray = np.zeros(len(self._points))

@@ -40,10 +40,12 @@ def best_of(records: Sequence[TrialRecord]) -> float:
     return min((r.score for r in records if r.rank[0] == 0 and r.score is not None), default=9e9)
 
 
-def with_slo(space: Space, slo: SLO, objective: str, **changes: Any) -> Any:
+def with_slo(
+    space: Space, slo: SLO, objective: str, n_initial_random: int | None = None, **changes: Any
+) -> Any:
     context = StrategyContext(
-        space=space, optimization=Optimization(), limit=50, seed=0, slo=slo,
-        objective=Objective.parse(objective), **changes,
+        space=space, optimization=Optimization(n_initial_random=n_initial_random), limit=50,
+        seed=0, slo=slo, objective=Objective.parse(objective), **changes,
     )  # fmt: skip
     return make_strategy("auto", context)
 
@@ -220,6 +222,61 @@ def test_a_resumed_search_goes_the_same_way(count: int) -> None:
     whole = search(strategy_for("auto", space), count + 1, judge)
     resumed = strategy_for("auto", space)
     assert resumed.propose(History(records=whole[:count]), [0, count]) == whole[count].params
+
+
+def test_where_all_is_given_up_early_it_goes_by_what_was_reached() -> None:
+    space = make_space({"a": list(range(60)), "b": list(range(60))})
+    strategy = strategy_for("auto", space)
+    records: list[TrialRecord] = []
+    for number in range(20):
+        point = strategy.propose(History(records=records), [0, number])
+        assert point is not None
+        reached = 1.0 + abs(point["a"] - 40) / 10 + abs(point["b"] - 15) / 10
+        pruned = make_record(number, params=point, outcome=Outcome.PRUNED, estimate=reached)
+        records.append(pruned)
+    assert min(r.estimate for r in records if r.estimate is not None) < 1.5
+
+
+def test_all_hints_are_tried_however_short_the_start() -> None:
+    space = make_space(TILES)
+    hints = [{"x": 2**n, "y": 1, "pad": 0} for n in range(4)]
+    strategy = with_slo(space, make_slo(), "minimize:time", hints=hints, n_initial_random=2)
+    assert [r.params for r in search(strategy, 4, feasible(bowl))] == hints
+
+
+def test_a_space_of_which_hardly_a_point_is_valid_is_searched_in_bounded_time() -> None:
+    space = make_space(
+        {
+            "a": {"type": "integer", "low": 1, "high": 4000},
+            "b": {"type": "integer", "low": 1, "high": 4000},
+            "x": {"type": "continuous", "low": 0.0, "high": 1.0},
+        },
+        "a + b == 4000",
+    )
+    drawn = 0
+    whole = Space.draw
+
+    def counted(self: Space, rng: np.random.Generator) -> Point | None:
+        nonlocal drawn
+        drawn += 1
+        return whole(self, rng)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Space, "draw", counted)
+        strategy = strategy_for("auto", space)
+        records = search(strategy, 12, feasible(lambda point: 1 + abs(point["a"] - 900) / 1000))
+    assert len({record.key for record in records}) == 12
+    assert drawn < 40
+
+
+def test_a_range_of_very_many_values_brings_few_candidates() -> None:
+    space = make_space({"x": {"type": "integer", "low": 1, "high": 65_536}})
+    strategy = strategy_for("auto", space)
+    history = History(records=search(strategy, 12, feasible(lambda p: 1 + abs(p["x"] - 5000))))
+    assert isinstance(strategy, AutoStrategy)
+    x, points = strategy._offer(history, [{"x": 5000}], np.random.default_rng(0))
+    assert len(x) == len(points) <= 2_500
+    assert {"x": 5001} in [dict(point) for point in points]
 
 
 def test_hints_come_first() -> None:

@@ -52,6 +52,16 @@ def test_scores_of_any_sign_keep_their_order(scores: list[float]) -> None:
     assert list(np.argsort(found)) == [0, 1, 2]
 
 
+def test_scores_keep_their_order_where_what_is_infeasible_is_better() -> None:
+    broken = [
+        make_record(n, outcome=Outcome.INFEASIBLE, value=value, violation=1.0)
+        for n, value in enumerate([-10.0, -8.0, -7.0])
+    ]
+    found = losses([*broken, feasible(3, -1.0), feasible(4, 2.0)])
+    assert (np.diff(found) >= 0).all()
+    assert found[0] < found[3] < found[4]
+
+
 def test_what_is_far_worse_than_the_best_does_not_stretch_the_scale() -> None:
     found = losses([feasible(0, 1.0), feasible(1, 1e6), feasible(2, 1e12)])
     assert found[1] == found[2] == pytest.approx(math.log(4))
@@ -99,6 +109,8 @@ def test_an_infeasible_trial_tells_its_objective_without_penalties() -> None:
         ({"threshold": 2.0, "fail_ratio": 0.5}, 3.0, 0.0),
         ({"threshold": 10.0, "fail_ratio": 0.0, "upper": False}, 5.0, math.log(2)),
         ({"threshold": 0.0, "fail_ratio": 0.0}, 0.25, 0.25),
+        ({"threshold": 0.01, "fail_ratio": 0.0}, 0.0, -math.log(50)),
+        ({"threshold": 10.0, "fail_ratio": 0.0, "upper": False}, 0.0, math.log(50)),
         ({"threshold": 2.0, "fail_ratio": 0.0}, None, math.nan),
     ],
 )

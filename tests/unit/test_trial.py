@@ -103,4 +103,6 @@ def test_a_trial_can_be_given_up() -> None:
     with pytest.raises(TrialPruned, match="slow") as raised:
         make_trial().prune("slow", estimate=2.5)
     assert raised.value.estimate == 2.5
+    with pytest.raises(TypeError, match="'estimate' is '12 ms', which is not a number"):
+        make_trial().prune("slow", estimate="12 ms")  # type: ignore[arg-type]
     assert TrialPruned("slow").estimate is None
