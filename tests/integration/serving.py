@@ -27,7 +27,7 @@ def test_answers(trial, inference_server):
 
 
 def test_holds(trial, inference_server, load_test):
-    trial.report(load_test(inference_server))
+    trial.report(load_test(inference_server, race=False))
 """
 SPEC: Mapping[str, Any] = {
     "parameters": {"ttft": [0.01, 0.02]},

@@ -177,7 +177,7 @@ pytestmark = pytest.mark.autotune("served")
 
 
 def test_holds(trial, inference_server, load_test):
-    trial.report(load_test(inference_server, num_concurrency=[trial.params["clients"]]))
+    trial.report(load_test(inference_server, race=False, num_concurrency=[trial.params["clients"]]))
 """
     parameters = {"ttft": [0.01, 0.02], "clients": [1, 2, 3]}
     server = process(reuse=True, flags={"clients": None})
