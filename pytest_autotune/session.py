@@ -275,10 +275,12 @@ class TuningSession:
 
     def _pinned(self, nodeid: str, plan: Plan) -> Sequence[Point]:
         """Return what the lock file pins for a study that is searched anew, if anything."""
+        if not plan.begins_warm:
+            return ()
         from pytest_autotune.gate.lockfile import LOCK_NAME, LockError, read_lock
 
         path = self.config.rootpath / LOCK_NAME
-        if not plan.begins_warm or not path.exists():
+        if not path.exists():
             return ()
         try:
             entry = read_lock(path).entries.get(plan.label)

@@ -11,11 +11,8 @@ import json
 import math
 import os
 import re
-import stat
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import UserError
+from pytest_autotune.files import replace_file
 from pytest_autotune.report.text import quantity
 from pytest_autotune.space import canonical, point_key
 from pytest_autotune.spec.model import Origin
@@ -237,7 +235,7 @@ def write_lock(path: Path, entries: Mapping[str, LockEntry]) -> bool:
     try:
         if _content(target) == content:
             return False
-        _replace(target, content)
+        replace_file(target, content)
     except OSError as error:
         msg = f"{path.name}: cannot be written: {error}"
         raise LockError(msg) from None
@@ -421,24 +419,6 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Put ``content`` in the place of ``target``, whose mode is kept; raise OSError."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with partial.open("xb") as file:
-            if target.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            file.write(content)
-            file.flush()
-            # Renamed before its content is on disk, it could be empty after a power cut.
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def _hardware(entry: LockEntry) -> Mapping[str, str]:

@@ -7,14 +7,12 @@ import gzip
 import io
 import math
 import os
-import stat
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import RecordingError
+from pytest_autotune.files import replace_file
 from pytest_autotune.metrics import aggregate, level_label
 from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.replay.cells import write_cell
@@ -61,7 +59,7 @@ def record(summary: Summary, target: GivenFile) -> str:
     if target.path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
     try:
-        _replace(target.path, content)
+        replace_file(target.path, content)
     except OSError as error:
         msg = f"{target.where}: {target.written}: cannot be written: {error.strerror or error}"
         raise RecordingError(msg) from None
@@ -150,21 +148,3 @@ def _own_metrics(record: TrialRecord, plan: Plan) -> Mapping[str, float | None]:
 
 def _trials(count: int) -> str:
     return "trial" if count == 1 else "trials"
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Put ``content`` in the place of ``target``, whole or not at all; raise OSError."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with partial.open("xb") as file:
-            if target.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            file.write(content)
-            file.flush()
-            # Renamed before its content is on disk, it could be empty after a power cut.
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.records import TrialRecord
-from pytest_autotune.space import Point, point_key
+from pytest_autotune.space import Point
 from pytest_autotune.strategies.acquisition import log_below, log_improvement
 from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
 from pytest_autotune.strategies.encoding import Encoding
@@ -25,7 +25,7 @@ from pytest_autotune.strategies.observations import Observations
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.start import Start
 from pytest_autotune.strategies.threads import one_thread
-from pytest_autotune.strategies.unseen import random_unseen
+from pytest_autotune.strategies.unseen import first_unseen, random_unseen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +73,9 @@ class AutoStrategy:
         """Return the unseen point that promises most."""
         import numpy as np
 
-        for hint in self._hints:
-            if point_key(hint) not in history.seen:
-                return hint
+        hint = first_unseen(self._hints, history)
+        if hint is not None:
+            return hint
         rng = np.random.default_rng(seed)
         observed = self._read(history.records)
         enough = len(observed.records) >= min(self._initial, _LEAST)
@@ -90,10 +90,8 @@ class AutoStrategy:
 
     def _first(self, history: History, rng: np.random.Generator) -> Point | None:
         """Return the next point of the start, which is spread evenly."""
-        for point in self._start.points(len(history.records) + 1):
-            if point_key(point) not in history.seen:
-                return point
-        return random_unseen(self._space, history, rng)
+        point = first_unseen(self._start.points(len(history.records) + 1), history)
+        return random_unseen(self._space, history, rng) if point is None else point
 
     def _offer(
         self, history: History, best: Sequence[Point], rng: np.random.Generator

@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point, point_key
+from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
-from pytest_autotune.strategies.unseen import nearest_unseen, random_unseen
+from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -49,9 +49,9 @@ class BayesianStrategy:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        for hint in self._hints:
-            if point_key(hint) not in history.seen:
-                return hint
+        hint = first_unseen(self._hints, history)
+        if hint is not None:
+            return hint
         if history.informative < self._initial or not self._mirror.distributions:
             return random_unseen(self._space, history, rng)
         wanted = self._mirror.ask(history, seed=int(rng.integers(2**31)))

@@ -18,7 +18,7 @@ from pytest_autotune.space import (
 )
 from pytest_autotune.strategies.encoding import Encoding
 from pytest_autotune.strategies.protocol import History
-from pytest_autotune.strategies.unseen import random_unseen, unseen_rows
+from pytest_autotune.strategies.unseen import a_few_steps_off, random_unseen, unseen_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,8 +171,7 @@ def _near(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
     if not parameter.ordered:
         return draw_value(parameter, rng)
     if isinstance(parameter, Categorical | Listed):
-        step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
-        return parameter.value(min(max(parameter.index(value) + step, 0), parameter.size - 1))
+        return a_few_steps_off(parameter, value, rng)
     scale = float(rng.choice(_SCALES)) * float(rng.normal())
     low, high = float(parameter.low), float(parameter.high)
     if parameter.log:

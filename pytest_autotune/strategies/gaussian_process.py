@@ -43,9 +43,7 @@ class Hyperparameters:
     log_noise: float
 
 
-def fit(
-    x: FloatArray, y: FloatArray, groups: npt.NDArray[np.intp], steps: int = _STEPS
-) -> Hyperparameters:
+def fit(x: FloatArray, y: FloatArray, groups: npt.NDArray[np.intp]) -> Hyperparameters:
     """Return the hyperparameters that explain ``y`` best.
 
     ``x`` has shape (points, columns), ``y``, shape (points,), is standardized; ``groups`` tells
@@ -61,7 +59,7 @@ def fit(
     step = np.full(size + 1, _FIRST_STEP)
     before = np.zeros(size + 1)
     best, lowest = theta, np.inf
-    for _ in range(steps):
+    for _ in range(_STEPS):
         loss, gradient = _loss(theta, distances, y)
         if loss < lowest:
             best, lowest = theta, loss

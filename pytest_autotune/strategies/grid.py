@@ -20,6 +20,7 @@ from pytest_autotune.space import (
     point_key,
 )
 from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.unseen import first_unseen
 
 if TYPE_CHECKING:
     from pytest_autotune.space import IntArray
@@ -71,7 +72,7 @@ class GridStrategy:
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:  # noqa: ARG002
         """Return the first point that was not seen."""
-        return next((p for p in self._points if point_key(p) not in history.seen), None)
+        return first_unseen(self._points, history)
 
 
 def grid_space(space: Space) -> Space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.space import (
@@ -36,6 +37,11 @@ def unseen_rows(pool: Pool, history: History) -> IntArray:
         if row is not None:
             unseen[row] = False
     return np.flatnonzero(unseen)
+
+
+def first_unseen(points: Iterable[Point], history: History) -> Point | None:
+    """Return the first of ``points`` that was not seen, None where there is none."""
+    return next((point for point in points if point_key(point) not in history.seen), None)
 
 
 def random_unseen(space: Space, history: History, rng: np.random.Generator) -> Point | None:
@@ -110,6 +116,11 @@ def _neighbour(parameter: Parameter, value: Any, rng: np.random.Generator) -> An
         return float(min(max(value + rng.normal(0.0, spread), parameter.low), parameter.high))
     if isinstance(parameter, Categorical) and not parameter.ordered:
         return draw_value(parameter, rng)
+    return a_few_steps_off(parameter, value, rng)
+
+
+def a_few_steps_off(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
+    """Return a value of an ordered, discrete parameter that is a step or a few from ``value``."""
     last = (parameter.size or 1) - 1
     step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
     return parameter.value(min(max(parameter.index(value) + step, 0), last))
