@@ -53,7 +53,7 @@ import numpy as np
 import numpy.typing as npt
 
 import pytest_autotune
-from pytest_autotune.gate.comparison import (
+from pytest_autotune.gate.compare.comparison import (
     GatedMetric,
     Side,
     Verdict,
@@ -61,7 +61,7 @@ from pytest_autotune.gate.comparison import (
     design_for,
     judge,
 )
-from pytest_autotune.gate.sequential import critical
+from pytest_autotune.gate.compare.sequential import critical
 from pytest_autotune.spec.gate import GateSpec
 
 HERE: Final = Path(__file__).parent

@@ -193,7 +193,7 @@ def library(name: str) -> Callable[[str, int, int, int], Measured] | None:
 def installed(name: str, tokenizer: Path) -> Callable[[str, int, int, int], Measured]:
     """Return the measurement of an installed load generator, through our adapter for it."""
     from pytest_autotune.load.adapters import run_installed
-    from pytest_autotune.load.traffic import Scenario
+    from pytest_autotune.spec.scenario import Scenario
 
     def measure(url: str, concurrency: int, requests: int, tokens: int) -> Measured:
         one = replace(job(url, concurrency, requests, tokens), tokenizer=str(tokenizer), warmup=0)

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from pytest_autotune.study import Plan
+    from pytest_autotune.study.study import Plan
 
 GOAL_RATIO: Final = 1.5
 GOAL_RESUME_SECONDS: Final = 0.5
@@ -88,9 +88,9 @@ def measure(params: Mapping[str, Any]) -> dict[str, float]:
 
 def make_plan(budget: int) -> Plan:
     """Return our study's plan: the spec as a marker would give it."""
-    from pytest_autotune.config import Settings
     from pytest_autotune.spec.loading import load_inline
-    from pytest_autotune.study import Plan
+    from pytest_autotune.study.settings import Settings
+    from pytest_autotune.study.study import Plan
 
     spec = load_inline("test_trial", SPEC, "benchmark")
     return Plan.make(NODEID, spec, Settings(trials=budget))
@@ -113,7 +113,7 @@ class Ours:
     """A study of the plugin, driven as its session drives it."""
 
     def __init__(self, directory: Path, budget: int) -> None:
-        from pytest_autotune.study import Study
+        from pytest_autotune.study.study import Study
 
         self.plan = make_plan(budget)
         self.study = Study.open(self.plan, directory, session="benchmark", started=time.time())
@@ -122,9 +122,9 @@ class Ours:
     def run_trial(self) -> None:
         """Claim, report, judge, finish."""
         from pytest_autotune.errors import SLOViolation
-        from pytest_autotune.records import Outcome, TrialRecord
-        from pytest_autotune.study import SlotRequest
-        from pytest_autotune.trial import Trial
+        from pytest_autotune.scoring.records import Outcome, TrialRecord
+        from pytest_autotune.study.study import SlotRequest
+        from pytest_autotune.study.trial import Trial
 
         record = self.study.claim(SlotRequest(id=f"trial-{self._count:04d}", ordinal=self._count))
         assert isinstance(record, TrialRecord), f"no trial was claimed but {record}"
@@ -338,8 +338,8 @@ def end_to_end(root: Path, short: int, long: int, repeats: int) -> dict[str, Any
 
 def resume_ours(directory: Path, finished: int, *, walk: bool) -> dict[str, float]:
     """Open our study and claim its first new trial; run in a fresh process."""
-    from pytest_autotune.records import TrialRecord
-    from pytest_autotune.study import SlotRequest, Stop, Study
+    from pytest_autotune.scoring.records import TrialRecord
+    from pytest_autotune.study.study import SlotRequest, Stop, Study
 
     begun = time.perf_counter()
     plan = make_plan(finished + 10)

@@ -77,15 +77,15 @@ from search_spaces import (
 )
 
 import pytest_autotune
-from pytest_autotune.config import Settings
 from pytest_autotune.errors import OptionError
-from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.space import Point
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.space.space import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
-from pytest_autotune.study import Plan, SlotRequest, Study
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan, SlotRequest, Study
 
 MAIN: Final = "auto"
 #: The peer that nothing may be worse than.

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pytest_autotune.config import Settings
-from pytest_autotune.records import Outcome, Owner, TrialRecord
-from pytest_autotune.space import Point
+from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
+from pytest_autotune.space.space import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.strategies import History, make_strategy
-from pytest_autotune.study import Plan
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan
 
 #: Numbers of trials, and proposals at each; every one is followed by a trial more.
 TRIALS: Final = (10, 50, 100, 200, 500, 1000, 2000, 5000)

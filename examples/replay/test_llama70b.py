@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.server import InferenceServer
-    from pytest_autotune.trial import Trial
+    from pytest_autotune.study.trial import Trial
 
 pytestmark = pytest.mark.autotune(spec="llama70b.yaml")
 

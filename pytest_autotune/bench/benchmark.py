@@ -12,11 +12,10 @@ from pytest_autotune.bench.measure import Watch, measure
 from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.errors import TrialPruned
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import TrialRecord, effective, incumbent
-from pytest_autotune.report.text import quantity
-from pytest_autotune.slo import MAX_SCORE
-from pytest_autotune.spec.model import SLO
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
+from pytest_autotune.scoring.slo import MAX_SCORE, SLO
+from pytest_autotune.text.numbers import quantity
 
 #: A candidate must be this much slower than the incumbent to be given up, as the machine may
 #: have changed by some per cent since the incumbent was measured.

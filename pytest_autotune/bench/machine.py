@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from pytest_autotune.processes import cpu_seconds
+from pytest_autotune.system.processes import cpu_seconds
 
 _STAT: Final = Path("/proc/stat")
 #: Others matter once they use this much of a processor and leave no more than that idle.

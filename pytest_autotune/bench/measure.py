@@ -25,7 +25,7 @@ from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
-from pytest_autotune.report.text import quantity
+from pytest_autotune.text.numbers import quantity
 
 #: A round of warming up lasts at least this long, in calls and in seconds.
 _ROUND_CALLS: Final = 3

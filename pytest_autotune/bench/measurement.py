@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_autotune.bench.sampler import Ending
 from pytest_autotune.bench.statistics import Interval, Summary, summarize
-from pytest_autotune.report.text import quantity
+from pytest_autotune.text.numbers import quantity
 
 
 @dataclass(frozen=True, kw_only=True)

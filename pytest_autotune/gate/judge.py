@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from pytest_autotune.environment import fingerprint
 from pytest_autotune.errors import AutotuneError, UserError
-from pytest_autotune.gate import history
-from pytest_autotune.gate.baseline import LEAST_SESSIONS, compare_with_baseline
-from pytest_autotune.gate.comparison import GatedMetric, Side, compare
-from pytest_autotune.gate.dependencies import differences
-from pytest_autotune.gate.harness import Harness
-from pytest_autotune.gate.launch import Launched, Launcher, LaunchFailed
-from pytest_autotune.gate.lockfile import (
+from pytest_autotune.gate.compare.baseline import LEAST_SESSIONS, compare_with_baseline
+from pytest_autotune.gate.compare.comparison import GatedMetric, Side, compare
+from pytest_autotune.gate.history import history
+from pytest_autotune.gate.launch.harness import Harness
+from pytest_autotune.gate.launch.launch import Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
+from pytest_autotune.gate.lock.lockfile import (
     LOCK_NAME,
     LockEntry,
     digests_of,
@@ -29,10 +28,11 @@ from pytest_autotune.gate.lockfile import (
 )
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.gate.outcome import GateOutcome
-from pytest_autotune.gate.prepare import PreparationFailed, prepare
-from pytest_autotune.gate.revision import Commit, Repository, RevisionError, worktree
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.study import Plan
+from pytest_autotune.gate.revision.dependencies import differences
+from pytest_autotune.gate.revision.revision import Commit, Repository, RevisionError, worktree
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.study import Plan
 
 #: So many of the latest sessions tell how much they differ.
 _SESSIONS: Final = 20

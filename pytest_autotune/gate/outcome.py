@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from pytest_autotune.gate.comparison import Comparison, GatedMetric, MetricResult, Verdict
+from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, MetricResult, Verdict
 
 #: ``skipped``: there was nothing to compare with. ``failed``: it did not even run.
 Judgement: TypeAlias = Literal[

@@ -16,7 +16,7 @@ from typing import Final
 from pytest_autotune.gpu import nvml
 from pytest_autotune.gpu.nvml import DISTURBING, NvmlUnavailable, Process, Reading
 from pytest_autotune.gpu.pool import Device
-from pytest_autotune.processes import family
+from pytest_autotune.system.processes import family
 
 _PERIOD_SECONDS: Final = 0.05
 _PROC: Final = Path("/proc")

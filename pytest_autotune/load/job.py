@@ -5,12 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.race import LevelRace
+from pytest_autotune.spec.scenario import Endpoint
 
-Endpoint = Literal["chat", "completions"]
 PATHS: Final[Mapping[Endpoint, str]] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from pytest_autotune.bench.measure import Watch, Watched
 from pytest_autotune.errors import LoadTestError
-from pytest_autotune.evaluation import Level, max_compliant
 from pytest_autotune.load.endpoint import first_model
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
@@ -26,20 +25,22 @@ from pytest_autotune.load.statistics import (
     level_metrics,
     percentile_of,
 )
-from pytest_autotune.load.traffic import Scenario
-from pytest_autotune.metrics import aggregate
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import TrialRecord
-from pytest_autotune.report.text import LEVEL_HEADER, level_row, number, quantity, table
-from pytest_autotune.slo import Compliance, check
+from pytest_autotune.report.text import LEVEL_HEADER, level_row
+from pytest_autotune.scoring.evaluation import Level, max_compliant
+from pytest_autotune.scoring.metrics import aggregate
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import SLO, Bound, Compliance, check
 from pytest_autotune.spec.benchmark import (
     MEASURED,
     BenchmarkSpec,
     LevelSearch,
     read_benchmark,
 )
-from pytest_autotune.spec.model import SLO, Bound
+from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.spec.server import expand_host_variables
+from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.tables import table
 
 #: Above this share of a core the client is what was measured; near it a warning is due.
 INVALID_CPU: Final = 0.8

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from pytest_autotune.evaluation import Level
-from pytest_autotune.records import Outcome, TrialRecord, effective
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.records import Outcome, TrialRecord, effective
 
 #: So many infeasible trials must have been measured before anything but the lightest goes first.
 MIN_INFEASIBLE: Final = 3

@@ -23,7 +23,8 @@ from pytest_autotune.load.limits import Tally
 from pytest_autotune.load.prompts import FileTokenizer, PromptSource, Tokenizer
 from pytest_autotune.load.race import Contest
 from pytest_autotune.load.statistics import ClientHealth, LevelRun, RequestRecord, percentile
-from pytest_autotune.load.traffic import Scenario, arrivals
+from pytest_autotune.load.traffic import arrivals
+from pytest_autotune.spec.scenario import Scenario
 
 _LAG_SECONDS: Final = 0.01
 _CHECK_SECONDS: Final = 0.1

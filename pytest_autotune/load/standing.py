@@ -18,14 +18,14 @@ from statistics import NormalDist
 from typing import Any, Final, Literal
 
 from pytest_autotune.errors import TrialPruned
-from pytest_autotune.evaluation import Level
 from pytest_autotune.load.race import ALPHA, MIN_BLOCK, OPEN_BLOCK, LevelRace
 from pytest_autotune.load.statistics import RequestRecord, percentile_of
-from pytest_autotune.metrics import aggregate, split_name
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import TrialRecord, effective, incumbent
-from pytest_autotune.report.text import quantity
-from pytest_autotune.slo import MAX_SCORE
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.metrics import aggregate, split_name
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
+from pytest_autotune.scoring.slo import MAX_SCORE
+from pytest_autotune.text.numbers import quantity
 
 #: A candidate must be this much worse than the incumbent to be given up, as the machine may have
 #: changed by some per cent since the incumbent was measured.

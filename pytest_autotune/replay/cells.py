@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.space import (
+from pytest_autotune.space.space import (
     INACTIVE,
     OUTSIDE,
     Categorical,

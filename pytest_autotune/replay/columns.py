@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_autotune.errors import RecordingError
-from pytest_autotune.spec.expressions import identifier
-from pytest_autotune.spec.validation import nearest
+from pytest_autotune.space.expressions import identifier
+from pytest_autotune.text.suggest import nearest
 
 #: Columns that tell the load levels of a trial apart.
 LEVEL: Final = ("concurrency", "request_rate", "scenario")

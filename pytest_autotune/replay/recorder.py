@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import RecordingError
-from pytest_autotune.files import replace_file
-from pytest_autotune.metrics import aggregate, level_label
-from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.replay.cells import write_cell
 from pytest_autotune.replay.columns import (
     ENDING,
@@ -23,11 +20,14 @@ from pytest_autotune.replay.columns import (
     level_column,
     metric_column,
 )
+from pytest_autotune.scoring.metrics import aggregate, level_label
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.system.files import replace_file
 
 if TYPE_CHECKING:
-    from pytest_autotune.config import GivenFile
-    from pytest_autotune.report.summary import Summary
-    from pytest_autotune.study import Plan
+    from pytest_autotune.study.settings import GivenFile
+    from pytest_autotune.study.study import Plan
+    from pytest_autotune.study.summary import Summary
 
 
 def check_target(target: GivenFile) -> None:

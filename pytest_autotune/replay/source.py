@@ -10,9 +10,9 @@ from pytest_autotune.errors import ExpressionError, RecordingError, SpecError
 from pytest_autotune.spec.build import place_of
 
 if TYPE_CHECKING:
-    from pytest_autotune.config import Settings
     from pytest_autotune.replay.table import Recording
     from pytest_autotune.spec.model import Spec
+    from pytest_autotune.study.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_autotune.errors import ExpressionError, MissingMetricError, RecordingError
-from pytest_autotune.evaluation import Evaluation, Level, broken_so_far, evaluate, reported_slo
-from pytest_autotune.metrics import Metrics, flatten
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome
 from pytest_autotune.replay.cells import Matcher, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import Columns
-from pytest_autotune.space import (
+from pytest_autotune.scoring.evaluation import (
+    Evaluation,
+    Level,
+    broken_so_far,
+    evaluate,
+    reported_slo,
+)
+from pytest_autotune.scoring.metrics import Metrics, flatten
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.space.space import (
     OUTSIDE,
     Continuous,
     Integer,
@@ -38,14 +46,12 @@ from pytest_autotune.space import (
     Point,
     Pool,
     Space,
-    label,
 )
-from pytest_autotune.spec.expressions import Expression, identifier
-from pytest_autotune.spec.model import SLO
-from pytest_autotune.spec.validation import nearest
+from pytest_autotune.text.suggest import nearest
+from pytest_autotune.text.values import label
 
 if TYPE_CHECKING:
-    from pytest_autotune.space import IntArray
+    from pytest_autotune.space.space import IntArray
 
 #: How many values or columns a message lists.
 _SHOWN: Final = 6

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from pytest_autotune.gate.comparison import MetricResult, Verdict
+from pytest_autotune.gate.compare.comparison import MetricResult, Verdict
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.report.render import Line, Tone
-from pytest_autotune.report.text import duration, parameters, quantity
+from pytest_autotune.text.durations import duration
+from pytest_autotune.text.numbers import quantity
+from pytest_autotune.text.values import parameters
 
 _TONES: dict[str, Tone] = {
     "passed": "good",

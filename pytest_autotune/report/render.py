@@ -6,19 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_autotune.metrics import level_label
-from pytest_autotune.records import TrialRecord
-from pytest_autotune.report.summary import Summary
-from pytest_autotune.report.text import (
-    LEVEL_HEADER,
-    level_row,
-    metric_lines,
-    number,
-    parameters,
-    quantity,
-    slo_rows_table,
-    table,
-)
+from pytest_autotune.report.text import LEVEL_HEADER, level_row, metric_lines, slo_rows_table
+from pytest_autotune.scoring.metrics import level_label
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.study.summary import Summary
+from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.tables import table
+from pytest_autotune.text.values import parameters
 
 Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
 

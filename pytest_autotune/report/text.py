@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.metrics import split_name
-from pytest_autotune.slo import Compliance, Severity
-from pytest_autotune.space import label
+from pytest_autotune.scoring.metrics import split_name
+from pytest_autotune.scoring.slo import Compliance, Severity
+from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.tables import table
 
-#: Metrics that are times in seconds by this package's conventions.
-_TIME: Final = re.compile(r"(^|_)(latency|ttft|tpot|time|itl|duration)$")
 #: So many statistics of one thing are read in a row with everything else.
 _FEW: Final = 3
-_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _VERDICTS: Final[Mapping[str, str]] = {
     Severity.MET.value: "met",
     Severity.MINOR.value: "missed, minor",
@@ -23,32 +19,6 @@ _VERDICTS: Final[Mapping[str, str]] = {
     Severity.HARD.value: "BROKEN",
     Severity.MISSING.value: "BROKEN: not reported",
 }
-
-
-def number(value: float | None) -> str:
-    """Return ``value`` with four significant digits."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    if value == int(value) and abs(value) < 1e6:  # noqa: PLR2004
-        return str(int(value))
-    return f"{value:.4g}"
-
-
-def quantity(metric: str | None, value: float | None) -> str:
-    """Return ``value`` with the unit that the metric's name implies."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    if metric is None or not _TIME.search(metric):
-        return number(value)
-    for scale, unit in _UNITS:
-        if abs(value) >= scale:
-            return f"{value / scale:.4g} {unit}"
-    return f"{value:.4g} s"
-
-
-def parameters(point: Mapping[str, Any]) -> str:
-    """Return ``name=value`` pairs, in order."""
-    return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
 
 
 def metric_lines(metrics: Mapping[str, float | None]) -> Iterator[str]:
@@ -69,28 +39,6 @@ def metric_lines(metrics: Mapping[str, float | None]) -> Iterator[str]:
     ]
     if rest:
         yield ", ".join(rest)
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as people write it."""
-    if round(seconds, 1) < 60:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [
-            cell.ljust(width) if column in (0, len(header) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def compliance_rows(compliance: Compliance) -> list[dict[str, Any]]:

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pytest_autotune.engines import PARALLEL, Mapped, parts_of
+from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.presets import PARALLEL, Mapped, parts_of
-from pytest_autotune.serving.flags import (
-    PLACEHOLDER,
-    arguments,
-    fill,
-    placeholders,
-    text_of,
-)
-from pytest_autotune.spec.expressions import Expression, identifier
+from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.spec.server import (
     MAPPED,
     Backend,
@@ -28,7 +22,7 @@ from pytest_autotune.spec.server import (
     quant_entry,
     quant_parts,
 )
-from pytest_autotune.spec.validation import did_you_mean
+from pytest_autotune.text.suggest import did_you_mean
 
 FLAGS: Final = "{flags}"
 #: Filled in when the port is known.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import LaunchError, ServerCrashed
-from pytest_autotune.masking import Masker
 from pytest_autotune.serving.backend import Backend
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.logs import LogFile
@@ -16,7 +15,8 @@ from pytest_autotune.serving.process import ProcessServer, check_command
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.study import slug
+from pytest_autotune.study.study import slug
+from pytest_autotune.system.masking import Masker
 
 _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 

@@ -14,12 +14,12 @@ from typing import IO, Final
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.pool import VISIBLE, entries
-from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.serving import supervisor
 from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
+from pytest_autotune.system.groups import OWN_GROUP
 
 _HOST: Final = "127.0.0.1"
 _VMSTAT: Final = Path("/proc/vmstat")

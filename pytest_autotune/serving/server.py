@@ -18,10 +18,10 @@ from pytest_autotune.errors import (
     ServerOutOfMemory,
     ServerRefused,
 )
-from pytest_autotune.report.text import duration
 from pytest_autotune.serving.backend import Backend, Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
+from pytest_autotune.text.durations import duration
 
 _POLL_SECONDS: Final = 0.05
 #: SGLang's health check generates a token, which takes it up to 20 s; a server that dies

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.load.job import Endpoint
-from pytest_autotune.load.traffic import Scenario
-from pytest_autotune.spec.model import SLO, Origin
-from pytest_autotune.spec.validation import shown
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.spec.scenario import Endpoint, Scenario
+from pytest_autotune.text.places import Origin
+from pytest_autotune.text.suggest import shown
 
 _ENDPOINT_OF_TASK: Final[Mapping[str, Endpoint]] = {
     "text-to-text": "chat",

@@ -7,19 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from pytest_autotune.config import parse_duration
-from pytest_autotune.environment import visible_gpus
 from pytest_autotune.errors import ExpressionError, OptionError, SpecError
-from pytest_autotune.metrics import flatten
-from pytest_autotune.objective import Objective
-from pytest_autotune.space import Categorical, Continuous, Integer, Parameter, Space, canonical
+from pytest_autotune.scoring.metrics import flatten
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.slo import SLO, Bound
+from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
+from pytest_autotune.space.space import Categorical, Continuous, Integer, Parameter, Space
 from pytest_autotune.spec.benchmark import read_benchmark
-from pytest_autotune.spec.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.spec.gate import read_gate
-from pytest_autotune.spec.model import SLO, Bound, Optimization, Origin, Spec
+from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.spec.replay import read_replay
 from pytest_autotune.spec.server import gpu_limit, layout, quant_conflicts, read_server
-from pytest_autotune.spec.validation import nearest, shown
+from pytest_autotune.study.environment import visible_gpus
+from pytest_autotune.text.durations import parse_duration
+from pytest_autotune.text.places import Origin
+from pytest_autotune.text.suggest import nearest, shown
+from pytest_autotune.text.values import canonical
 
 _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
     "latency": "e2e_latency",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_autotune.errors import OptionError, SpecError
-from pytest_autotune.objective import Objective
-from pytest_autotune.spec.model import SLO, Origin
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.text.places import Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.build import build_spec
-from pytest_autotune.spec.model import Origin, Spec, json_pointer
-from pytest_autotune.spec.validation import nearest, shown, validate
-from pytest_autotune.toml import parse_toml
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.validation import validate
+from pytest_autotune.system.toml import parse_toml
+from pytest_autotune.text.places import Origin, json_pointer
+from pytest_autotune.text.suggest import nearest, shown
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
 _PYPROJECT: Final = "pyproject.toml"

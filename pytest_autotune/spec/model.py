@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pytest_autotune.space import Space
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.space.space import Space
+from pytest_autotune.text.places import Origin
 
 if TYPE_CHECKING:
     from pytest_autotune.spec.benchmark import BenchmarkSpec
@@ -15,56 +17,6 @@ if TYPE_CHECKING:
     from pytest_autotune.spec.server import Layout, ServerSpec
 
 InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
-LevelPolicy: TypeAlias = Literal["all", "filter", "max"]
-
-
-def json_pointer(*parts: str | int) -> str:
-    """Return the JSON pointer (RFC 6901) of ``parts``, empty for none."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a spec was read, for error messages.
-
-    ``file`` is a path as the user would write it, ``pointer`` the JSON pointer of the spec;
-    relative paths in the spec start from ``folder``.
-    """
-
-    file: str
-    pointer: str = ""
-    folder: str = "."
-
-    def at(self, *parts: str | int) -> str:
-        """Return ``file: /json/pointer`` of a value inside the spec."""
-        return f"{self.file}: {self.pointer + json_pointer(*parts) or '/'}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """One service level objective: a bound on one metric of a trial.
-
-    ``metrics`` are the names to look up, first one present wins (``p99_e2e_latency``).
-    ``upper`` tells a maximum from a minimum. ``fail_ratio`` is the largest tolerated
-    violation ratio when ``hard`` is set.
-    """
-
-    label: str
-    metrics: tuple[str, ...]
-    threshold: float
-    upper: bool = True
-    weight: float = 1.0
-    hard: bool = False
-    fail_ratio: float = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SLO:
-    """All bounds of a spec; ``steepness`` shapes the soft penalty (see :mod:`..slo`)."""
-
-    bounds: tuple[Bound, ...] = ()
-    steepness: float = 0.1
-    levels: LevelPolicy = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.spec.expressions import Expression
-from pytest_autotune.spec.model import Origin
+from pytest_autotune.space.expressions import Expression
+from pytest_autotune.text.places import Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

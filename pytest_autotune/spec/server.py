@@ -10,8 +10,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.presets import (
+from pytest_autotune.engines import (
     PARALLEL,
     QUANTIZED,
     WORLD_SIZE,
@@ -26,9 +25,10 @@ from pytest_autotune.presets import (
     names,
     parts_of,
 )
-from pytest_autotune.spec.expressions import Expression, identifier
-from pytest_autotune.spec.model import Origin
-from pytest_autotune.spec.validation import did_you_mean, shown
+from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.text.places import Origin
+from pytest_autotune.text.suggest import did_you_mean, shown
 
 #: Parameters that a preset writes in its own way, wherever they are declared.
 MAPPED: Final = frozenset({*PARALLEL, *QUANTIZED, "quant_config"})

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import SpecError
+from pytest_autotune.text.suggest import did_you_mean, nearest, shown
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
 
-    from pytest_autotune.spec.model import Origin
+    from pytest_autotune.text.places import Origin
 
 MAX_ERRORS: Final = 5
 MAX_DEPTH: Final = 50
@@ -159,21 +159,6 @@ _ARTICLES: Final[Mapping[str, str]] = {
 }
 
 
-def shown(value: object) -> str:
-    """Return a short JSON form of ``value`` for a message."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return what is allowed instead of ``word``, the closest name first."""
-    listed = f"; known: {', '.join(sorted(known))}" if known else ""
-    return f"{did_you_mean(word, known)}{listed}"
-
-
 def _number_hint(instance: object, kinds: Sequence[str]) -> str:
     if not isinstance(instance, str) or not {"number", "integer"} & set(kinds):
         return ""
@@ -183,9 +168,3 @@ def _number_hint(instance: object, kinds: Sequence[str]) -> str:
         return ""
     # YAML 1.1 wants a dot in the mantissa: 1e-3 is text, 1.0e-3 a number.
     return f" but text; write {number!r} without quotes"
-
-
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return `` (did you mean …?)`` where one of ``known`` is close to ``word``, else nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Final
 
 from pytest_autotune.errors import OptionError
-from pytest_autotune.spec.validation import did_you_mean
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
+from pytest_autotune.text.suggest import did_you_mean
 
 __all__ = ["BUILT_IN", "History", "Strategy", "StrategyContext", "make_strategy"]
 

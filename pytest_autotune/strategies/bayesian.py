@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import MAX_LISTED, Categorical, Integer, Parameter, Point
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.space.space import MAX_LISTED, Categorical, Integer, Parameter, Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from pytest_autotune.space import (
+from pytest_autotune.space.space import (
     Categorical,
     Continuous,
     Listed,
@@ -23,7 +23,7 @@ from pytest_autotune.strategies.unseen import a_few_steps_off, random_unseen, un
 if TYPE_CHECKING:
     import numpy as np
 
-    from pytest_autotune.space import FloatArray, IntArray, Parameter
+    from pytest_autotune.space.space import FloatArray, IntArray, Parameter
 
 #: Points anywhere in the space.
 ANYWHERE: Final = 2_000

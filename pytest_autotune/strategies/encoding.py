@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.records import TrialRecord
-from pytest_autotune.space import INACTIVE, Categorical, Parameter, Point, Pool, Space
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.space import INACTIVE, Categorical, Parameter, Point, Pool, Space
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pytest_autotune.space import FloatArray, IntArray
+    from pytest_autotune.space.space import FloatArray, IntArray
 
 #: Up to so many listed numbers may be names in disguise.
 _MAYBE_NOMINAL: Final = 4

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.space import (
+from pytest_autotune.space.space import (
     Categorical,
     Continuous,
     Integer,
@@ -23,7 +23,7 @@ from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen
 
 if TYPE_CHECKING:
-    from pytest_autotune.space import IntArray
+    from pytest_autotune.space.space import IntArray
 
 #: From a larger grid the subset is chosen among this many randomly drawn points, or as many as
 #: are wanted.

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.slo import MAX_SCORE
-from pytest_autotune.spec.model import SLO, Bound
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Bound
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pytest_autotune.space import FloatArray
+    from pytest_autotune.space.space import FloatArray
 
 #: What is this many times worse than the best feasible trial is as bad as can be, and what is so
 #: many times better, but infeasible, as good: the model is to tell apart what comes close.

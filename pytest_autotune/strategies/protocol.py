@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import Point, Space
-from pytest_autotune.spec.model import SLO, Optimization
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.space.space import Point, Space
+from pytest_autotune.spec.model import Optimization
 
 
 @dataclass(frozen=True, kw_only=True)

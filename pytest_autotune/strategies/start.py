@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from pytest_autotune.space import Point, Space, point_key
+from pytest_autotune.space.space import Point, Space, point_key
 from pytest_autotune.strategies.encoding import Encoding
 
 if TYPE_CHECKING:
-    from pytest_autotune.space import FloatArray
+    from pytest_autotune.space.space import FloatArray
 
 #: Points to choose from: of a listed space, and of one that is sampled, where each takes longer.
 _LISTED: Final = 3_000

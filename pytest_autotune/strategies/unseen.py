@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.space import (
+from pytest_autotune.space.space import (
     INACTIVE,
     Categorical,
     Continuous,
@@ -19,7 +19,7 @@ from pytest_autotune.strategies.protocol import History
 if TYPE_CHECKING:
     import numpy as np
 
-    from pytest_autotune.space import FloatArray, IntArray, Parameter, Pool
+    from pytest_autotune.space.space import FloatArray, IntArray, Parameter, Pool
 
 #: Draws before a space too large to list counts as exhausted.
 MAX_UNSEEN_DRAWS: Final = 1_000

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_autotune.config import Settings
+from pytest_autotune.plugin.options import read_settings
+from pytest_autotune.study.settings import Settings
 
 CI = Path(__file__).parents[2] / "examples" / "ci"
 GITHUB = sorted((CI / "github").glob("*.yml"))
@@ -241,7 +242,7 @@ def pytest_calls(clone: Clone, recipe: Path, name: str, **variables: str) -> lis
 
 def settings(pytester: pytest.Pytester, call: list[str]) -> Settings:
     """What pytest and the plugin make of arguments; raise UsageError for an unknown one."""
-    return Settings.from_pytest(pytester.parseconfig(*call))
+    return read_settings(pytester.parseconfig(*call))
 
 
 @pytest.mark.parametrize("recipe", [CI / "github" / "gate.yml", GITLAB], ids=lambda p: p.name)

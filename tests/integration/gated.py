@@ -16,9 +16,7 @@ from typing import Any
 
 from project import kill
 
-from pytest_autotune.config import Settings
-from pytest_autotune.environment import fingerprint
-from pytest_autotune.gate.lockfile import (
+from pytest_autotune.gate.lock.lockfile import (
     LockedMetric,
     LockEntry,
     digests_of,
@@ -26,7 +24,9 @@ from pytest_autotune.gate.lockfile import (
     write_lock,
 )
 from pytest_autotune.spec.loading import load_named
-from pytest_autotune.study import Plan
+from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan
 
 #: Decides with two pairs of launches where nothing is left to chance.
 QUICK: Mapping[str, Any] = {"alpha": 0.4, "power": 0.6, "max_launches": 4}

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_autotune.config import Settings
-from pytest_autotune.records import TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.study import Plan, read_records
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan, read_records
 
 #: A study whose result depends on its parameters only: what a resumed run must reproduce.
 SPEC: Mapping[str, Any] = {

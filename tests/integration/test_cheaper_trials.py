@@ -10,10 +10,10 @@ import pytest
 from project import Project
 from serving import MODULE, SPEC, Serving, process
 
-from pytest_autotune.config import Settings
-from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.spec.loading import load_named
-from pytest_autotune.study import Plan, read_records
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan, read_records
 
 #: What every trial is measured by, unless it is cut short.
 REQUESTS = 60

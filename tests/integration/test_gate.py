@@ -16,8 +16,8 @@ from gated import MODULE, QUICK, UNSURE, Gated
 from project import kill
 from serving import SCRIPTED, eventually
 
-from pytest_autotune.environment import fingerprint
-from pytest_autotune.gate import history
+from pytest_autotune.gate.history import history
+from pytest_autotune.study.environment import fingerprint
 
 STRICT = ("-W", "error", "--strict-markers", "--strict-config")
 #: Reports two metrics, one by each of two tests of a trial.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from project import Project
 
-from pytest_autotune.distributed import auto_workers
+from pytest_autotune.plugin.distributed import auto_workers
 
 SPEC: dict[str, Any] = {
     "parameters": {"a": [1, 2, 3, 4]},

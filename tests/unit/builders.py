@@ -9,16 +9,16 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from pytest_autotune.config import Settings
-from pytest_autotune.evaluation import Level
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, Owner, TrialRecord
-from pytest_autotune.slo import Compliance
-from pytest_autotune.space import Point, Space
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
+from pytest_autotune.scoring.slo import SLO, Bound, Compliance
+from pytest_autotune.space.space import Point, Space
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.spec.model import SLO, Bound, Optimization, Spec
+from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
-from pytest_autotune.study import Plan
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan
 
 STRATEGIES: Final = ("auto", "bayesian", "grid_search", "random")
 LATENCY: Final = Objective.parse("minimize_latency")

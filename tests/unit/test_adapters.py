@@ -25,7 +25,7 @@ from pytest_autotune.load.adapters import (
     vllm,
 )
 from pytest_autotune.load.job import Job
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
 
 DATA = Path(__file__).parent / "data" / "generators"
 SCENARIO = Scenario.parse("N(64,8)/(16,4)")

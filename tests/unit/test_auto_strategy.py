@@ -20,10 +20,11 @@ from builders import (
     strategy_for,
 )
 
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.space import Point, Space
-from pytest_autotune.spec.model import SLO, Optimization
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.space.space import Point, Space
+from pytest_autotune.spec.model import Optimization
 from pytest_autotune.strategies import History, StrategyContext, make_strategy
 from pytest_autotune.strategies.auto import N_START, AutoStrategy
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pytest_autotune.gate.changepoints import ChangePoint, _split, find, smallest
+from pytest_autotune.gate.history.changepoints import ChangePoint, _split, find, smallest
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Draw: TypeAlias = Callable[[np.random.Generator], Array]
@@ -290,7 +290,7 @@ def test_the_best_split_is_that_of_the_definition(count: int, least: int) -> Non
 
 def test_numpy_is_loaded_only_to_search() -> None:
     program = (
-        "import sys; from pytest_autotune.gate import changepoints, history;"
+        "import sys; from pytest_autotune.gate.history import changepoints, history;"
         "assert changepoints.find([1.0] * 5) == []; assert 'numpy' not in sys.modules;"
         "assert 'pytest' not in sys.modules"
     )

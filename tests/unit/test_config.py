@@ -13,8 +13,10 @@ from builders import make_plan, make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.config import OPTIONS, GivenFile, Settings, parse_duration
 from pytest_autotune.errors import OptionError, UserError
+from pytest_autotune.plugin.options import OPTIONS, read_settings
+from pytest_autotune.study.settings import GivenFile, Settings
+from pytest_autotune.text.durations import parse_duration
 
 Read = Callable[..., Settings]
 
@@ -32,7 +34,7 @@ def read() -> Read:
             inipath=Path("/ini/pytest.ini"),
             rootpath=Path("/root"),
         )
-        return Settings.from_pytest(cast("pytest.Config", config))
+        return read_settings(cast("pytest.Config", config))
 
     return read
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_autotune.deadline import deadline
 from pytest_autotune.errors import TrialTimeout
+from pytest_autotune.plugin.deadline import deadline
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 

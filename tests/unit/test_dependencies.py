@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from builders import isolate_git
 
-from pytest_autotune.gate.dependencies import differences
-from pytest_autotune.gate.revision import Repository
+from pytest_autotune.gate.revision.dependencies import differences
+from pytest_autotune.gate.revision.revision import Repository
 
 
 def git(top: Path, *arguments: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import make_record, make_space
 
-from pytest_autotune.space import Space
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
 
 

@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import MissingMetricError
-from pytest_autotune.evaluation import (
+from pytest_autotune.scoring.evaluation import (
     MAX_LEVEL,
     Level,
     broken_so_far,
     effective_objective,
     evaluate,
 )
-from pytest_autotune.objective import Objective
-from pytest_autotune.slo import Severity
-from pytest_autotune.spec.model import SLO, Bound, LevelPolicy
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.slo import SLO, Bound, LevelPolicy, Severity
 
 TTFT = make_bound("p99_ttft", 1.0, hard=True, fail_ratio=0.0)
 SOFT_TTFT = make_bound("p99_ttft", 1.0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.spec.expressions import FUNCTIONS, MAX_LENGTH, Expression, identifier
+from pytest_autotune.space.expressions import FUNCTIONS, MAX_LENGTH, Expression, identifier
 
 SCOPE = {"a": 6, "b": 4, "zero": 0, "half": 0.5, "name": "fp8", "flag": True, "nothing": None}
 

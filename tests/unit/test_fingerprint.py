@@ -14,9 +14,9 @@ from typing import TypeAlias
 import pytest
 from fake_nvml import Asked, FakeNvml, need_library
 
-from pytest_autotune import environment
-from pytest_autotune.environment import LIBRARIES, fingerprint, visible_gpus
 from pytest_autotune.gpu.pool import Device, Pool, adopt
+from pytest_autotune.study import environment
+from pytest_autotune.study.environment import LIBRARIES, fingerprint, visible_gpus
 
 ALWAYS = ["cpu", "cpus", "memory", "gpus", "libraries", "machine", "python", "system"]
 OF_GPUS = ["gpu_driver", "cuda", "gpu_clocks"]
@@ -24,7 +24,7 @@ CLOCKS = "application clocks 1980/2619 MHz, power limit 700 W, persistence on"
 #: Asks anew, as the process keeps what it was told.
 _SETUP = """
 import os
-from pytest_autotune import environment
+from pytest_autotune.study import environment
 from pytest_autotune.gpu import pool
 def found(visible=None):
     for kept in (environment._gpus, pool._pool, inventory, driver_version):

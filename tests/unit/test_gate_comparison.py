@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.gate import comparison
-from pytest_autotune.gate.comparison import (
+from pytest_autotune.gate.compare import comparison
+from pytest_autotune.gate.compare.comparison import (
     Comparison,
     GatedMetric,
     MetricResult,
@@ -24,7 +24,7 @@ from pytest_autotune.gate.comparison import (
     design_for,
     judge,
 )
-from pytest_autotune.gate.sequential import Design
+from pytest_autotune.gate.compare.sequential import Design
 from pytest_autotune.spec.gate import GateSpec
 
 Times: TypeAlias = Callable[[Side, int], Mapping[str, float]]

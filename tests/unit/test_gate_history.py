@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_autotune.gate.history import (
+from pytest_autotune.gate.history.history import (
     LOG,
     GateResult,
     History,

@@ -18,9 +18,9 @@ from typing import Any, Final
 import pytest
 
 import pytest_autotune
-from pytest_autotune.gate import launch
-from pytest_autotune.gate.comparison import OutOfTime
-from pytest_autotune.gate.launch import Checkout, Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.compare.comparison import OutOfTime
+from pytest_autotune.gate.launch import launch
+from pytest_autotune.gate.launch.launch import Checkout, Launched, Launcher, LaunchFailed
 
 HEAD: Final = """
 import os, signal, sys
@@ -456,7 +456,7 @@ def test_a_launch_that_is_interrupted_ends_its_process(project: Project) -> None
 
 
 def test_without_the_plugin_installed_the_script_does_not_start_anything_else() -> None:
-    script = Path(pytest_autotune.__file__).parent / "gate" / "child.py"
+    script = Path(pytest_autotune.__file__).parent / "gate" / "launch" / "child.py"
     done = subprocess.run(
         [sys.executable, str(script), "/missing/job.json"],
         capture_output=True, text=True, check=False,

@@ -10,9 +10,8 @@ from typing import Any, Final
 import pytest
 from builders import make_bound, make_plan, make_record, make_spec
 
-from pytest_autotune.environment import fingerprint
-from pytest_autotune.gate.launch import Launched, LaunchFailed
-from pytest_autotune.gate.lockfile import (
+from pytest_autotune.gate.launch.launch import Launched, LaunchFailed
+from pytest_autotune.gate.lock.lockfile import (
     LOCK_NAME,
     LockEntry,
     LockError,
@@ -20,13 +19,13 @@ from pytest_autotune.gate.lockfile import (
     read_lock,
     write_lock,
 )
-from pytest_autotune.gate.locking import CONTENDERS, LAUNCHES, Locking, Pinning
-from pytest_autotune.records import TrialRecord
-from pytest_autotune.report.summary import Summary
+from pytest_autotune.gate.lock.locking import CONTENDERS, LAUNCHES, Locking, Pinning
 from pytest_autotune.report.text import compliance_rows
-from pytest_autotune.slo import check
-from pytest_autotune.spec.model import SLO
-from pytest_autotune.study import Plan, Stop
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import SLO, check
+from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.study.summary import Summary
 
 LABEL: Final = "test_it.py (study)"
 SPEC: Final = {

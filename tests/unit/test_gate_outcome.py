@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_autotune.gate.comparison import Comparison, GatedMetric, MetricResult, Verdict
+from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, MetricResult, Verdict
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.report.gate import (
     gate_lines,

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from builders import make_plan, make_spec
 
-from pytest_autotune.config import Settings
 from pytest_autotune.errors import SpecError
-from pytest_autotune.gate.lockfile import (
+from pytest_autotune.gate.lock.lockfile import (
     LockedBound,
     LockedMetric,
     LockEntry,
@@ -17,10 +16,10 @@ from pytest_autotune.gate.lockfile import (
     LockFile,
     digests_of,
 )
-from pytest_autotune.gate.pins import LockPins, hardened
-from pytest_autotune.slo import Severity, check
-from pytest_autotune.spec.model import SLO
-from pytest_autotune.study import Plan
+from pytest_autotune.gate.lock.pins import LockPins, hardened
+from pytest_autotune.scoring.slo import SLO, Severity, check
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Plan
 
 SLOS: list[dict[str, Any]] = [
     {"metric": "ttft", "statistic": "p99", "max": 0.5, "hard_fail": False},

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.gate.sequential import (
+from pytest_autotune.gate.compare.sequential import (
     Bounds,
     Design,
     _tail,

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.objective import Objective
+from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.spec.gate import GateSpec, read_gate
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.spec.model import Origin
 from pytest_autotune.spec.validation import schema_text
+from pytest_autotune.text.places import Origin
 
 
 def read(block: dict[str, Any], **keys: Any) -> GateSpec:

@@ -18,10 +18,9 @@ from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.errors import BenchmarkError, TrialPruned
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.slo import MAX_SCORE, penalized
-from pytest_autotune.spec.model import SLO
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import MAX_SCORE, SLO, penalized
 
 MEASURED = Measurement(
     metric="e2e_latency",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from builders import make_record
 
-from pytest_autotune.evaluation import Level
 from pytest_autotune.load.order import Fate, fates, first
-from pytest_autotune.records import Outcome, TrialRecord
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.records import Outcome, TrialRecord
 
 LEVELS = [Level(concurrency=load, metrics={}) for load in (1, 4, 16)]
 

@@ -28,7 +28,7 @@ from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.race import LevelRace
 from pytest_autotune.load.runner import LevelRunner, Pool, Prepared, due_times, run_level
 from pytest_autotune.load.statistics import GoodputLimits, LevelRun, level_metrics
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
 
 Start: TypeAlias = Callable[..., Scripted]
 

@@ -13,7 +13,7 @@ from scripted import Scripted, serve
 
 from pytest_autotune.errors import TrialPruned
 from pytest_autotune.load.loadtest import LoadTest
-from pytest_autotune.objective import Objective
+from pytest_autotune.scoring.objective import Objective
 
 LOAD: Mapping[str, Any] = {
     "traffic_scenarios": ["D(8,4)"],

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from scripted import Scripted, refusing_port, serve
 
 from pytest_autotune.errors import InvalidMeasurementError, LoadTestError, SLOViolation, SpecError
-from pytest_autotune.evaluation import Level
 from pytest_autotune.load import loadtest
 from pytest_autotune.load.loadtest import (
     Address,
@@ -26,11 +25,11 @@ from pytest_autotune.load.loadtest import (
     highest,
     limits,
 )
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome
-from pytest_autotune.slo import Compliance, check_bound
-from pytest_autotune.spec.model import Bound
-from pytest_autotune.trial import Trial
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.slo import Bound, Compliance, check_bound
+from pytest_autotune.study.trial import Trial
 
 Start: TypeAlias = Callable[..., Scripted]
 MakeTest: TypeAlias = Callable[..., LoadTest]

@@ -23,11 +23,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pytest_autotune.environment import fingerprint
 from pytest_autotune.errors import UserError
-from pytest_autotune.gate import lockfile
-from pytest_autotune.gate.fits import check_fits
-from pytest_autotune.gate.lockfile import (
+from pytest_autotune.gate.lock import lockfile
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import (
     HARDWARE,
     LOCK_NAME,
     VERSION,
@@ -45,9 +44,10 @@ from pytest_autotune.gate.lockfile import (
     unchanged,
     write_lock,
 )
-from pytest_autotune.space import Point, Space
-from pytest_autotune.spec.expressions import Expression
+from pytest_autotune.space.expressions import Expression
+from pytest_autotune.space.space import Point, Space
 from pytest_autotune.spec.validation import MAX_DEPTH
+from pytest_autotune.study.environment import fingerprint
 
 ADVICE: Final = "tune and lock again: pytest --autotune --autotune-lock"
 KEY: Final[Mapping[str, Any]] = {
@@ -458,7 +458,8 @@ def test_what_is_written_is_valid_and_read_back(tmp_path: Path, drawn: list[Lock
 
 
 def schema() -> dict[str, Any]:
-    text = resources.files("pytest_autotune.gate").joinpath("lock-schema.json").read_text("utf-8")
+    folder = resources.files("pytest_autotune.gate.lock")
+    text = folder.joinpath("lock-schema.json").read_text("utf-8")
     return dict(json.loads(text))
 
 
@@ -707,7 +708,7 @@ def test_a_file_cut_or_spoilt_anywhere_is_an_error_or_a_file(data: st.DataObject
 
 def test_jsonschema_is_imported_only_when_a_file_is_read() -> None:
     code = (
-        "import sys, pytest_autotune.gate.lockfile as l; heavy = {'jsonschema', 'optuna', 'numpy',"
+        "import sys, pytest_autotune.gate.lock.lockfile; heavy = {'jsonschema', 'optuna', 'numpy',"
         "'pytest', '_pytest'}; assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.masking import MASK, Masker
 from pytest_autotune.serving.logs import TAIL_LINES, LogFile
+from pytest_autotune.system.masking import MASK, Masker
 
 SECRET = "hf_AbCdEf0123456789"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.masking import MASK, Masker, is_secret_name, secrets_in, without_secrets
+from pytest_autotune.system.masking import MASK, Masker, is_secret_name, secrets_in, without_secrets
 
 TOKEN = "hf_AbCdEf0123456789"
 #: With something that every notation has to escape.

@@ -23,9 +23,9 @@ from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Ending, Race, Sampling, sample
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome
-from pytest_autotune.trial import Trial
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.study.trial import Trial
 
 #: Little of everything, for what is measured in earnest.
 QUICK: Mapping[str, Any] = {"max_time": 0.02, "warmup_time": 0.0}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.metrics import aggregate, flatten, lookup
+from pytest_autotune.scoring.metrics import aggregate, flatten, lookup
 
 
 @pytest.mark.parametrize(

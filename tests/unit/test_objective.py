@@ -8,7 +8,7 @@ import pytest
 from builders import THROUGHPUT
 
 from pytest_autotune.errors import OptionError
-from pytest_autotune.objective import Objective
+from pytest_autotune.scoring.objective import Objective
 
 
 @pytest.mark.parametrize(

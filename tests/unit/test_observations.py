@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from builders import LATENCY, THROUGHPUT, make_bound, make_record, make_slo
 
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.slo import MAX_SCORE
-from pytest_autotune.spec.model import SLO
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import MAX_SCORE, SLO
 from pytest_autotune.strategies.observations import Observations
 
 NO_SLO = make_slo()

@@ -10,12 +10,12 @@ from builders import make_bound, make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import benchmark
 from pytest_autotune.bench.benchmark import LAUNCH_SECONDS, GpuBenchmark
-from pytest_autotune.evaluation import evaluate
-from pytest_autotune.objective import Objective
-from pytest_autotune.pinned import PINNED, Pin, PinnedStudy
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.study import Plan, SlotRequest, Stop
-from pytest_autotune.trial import Trial
+from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.study.pinned import PINNED, Pin, PinnedStudy
+from pytest_autotune.study.study import Plan, SlotRequest, Stop
+from pytest_autotune.study.trial import Trial
 
 SLOT = SlotRequest(id=PINNED, ordinal=0)
 COST = Objective.parse("minimize:cost")

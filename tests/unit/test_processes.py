@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from pytest_autotune.processes import cpu_seconds, family
+from pytest_autotune.system.processes import cpu_seconds, family
 
 #: Starts a child of its own, tells its number, and waits until its input ends.
 _PARENT = """

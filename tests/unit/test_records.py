@@ -10,9 +10,9 @@ from builders import make_bound, make_level, make_record, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.evaluation import evaluate
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import (
+from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import (
     Outcome,
     TrialRecord,
     effective,
@@ -20,7 +20,7 @@ from pytest_autotune.records import (
     incumbent,
     result_document,
 )
-from pytest_autotune.slo import MAX_SCORE
+from pytest_autotune.scoring.slo import MAX_SCORE
 
 SLO = make_slo(
     make_bound("soft", 1.0),

@@ -17,7 +17,8 @@ from pytest_autotune.errors import UserError
 from pytest_autotune.replay.cells import Matcher, read_cell, read_text, write_cell
 from pytest_autotune.replay.columns import Columns, metric_column
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.space import INACTIVE, OUTSIDE, Categorical, Continuous, Integer, canonical
+from pytest_autotune.space.space import INACTIVE, OUTSIDE, Categorical, Continuous, Integer
+from pytest_autotune.text.values import canonical
 
 plain = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
 texts = st.text(max_size=8) | st.sampled_from(

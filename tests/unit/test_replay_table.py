@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from builders import GEMM, STRATEGIES, in_space, make_spec, search, strategy_for
 
-from pytest_autotune.config import GivenFile, Settings
 from pytest_autotune.errors import RecordingError, UserError
-from pytest_autotune.evaluation import Level
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.space import Categorical, Integer, Listed, Point, Space
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.space.space import Categorical, Integer, Listed, Point, Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History
-from pytest_autotune.study import Plan
+from pytest_autotune.study.settings import GivenFile, Settings
+from pytest_autotune.study.study import Plan
 
 COST = Objective.parse("minimize:cost")
 Write = Callable[..., Recording]

@@ -11,18 +11,12 @@ from builders import make_bound, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.report.text import (
-    compliance_rows,
-    duration,
-    metric_lines,
-    number,
-    parameters,
-    quantity,
-    slo_rows_table,
-    slo_table,
-    table,
-)
-from pytest_autotune.slo import Compliance, check, check_bound
+from pytest_autotune.report.text import compliance_rows, metric_lines, slo_rows_table, slo_table
+from pytest_autotune.scoring.slo import Compliance, check, check_bound
+from pytest_autotune.text.durations import duration
+from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.tables import table
+from pytest_autotune.text.values import parameters
 
 
 @pytest.mark.parametrize(

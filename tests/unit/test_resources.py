@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from builders import make_plan, make_record
 
-from pytest_autotune import resources as module
 from pytest_autotune.gpu.allocation import Need
 from pytest_autotune.gpu.nvml import Process
 from pytest_autotune.gpu.pool import Device, Pool, adopt
-from pytest_autotune.masking import Masker
-from pytest_autotune.resources import Resources
-from pytest_autotune.run import RunContext
-from pytest_autotune.trial import Trial
+from pytest_autotune.plugin import resources as module
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.resources import Resources
+from pytest_autotune.study.trial import Trial
+from pytest_autotune.system.masking import Masker
 
 DEVICE = Device(key="GPU-0", visible="0", uuid="GPU-0")
 

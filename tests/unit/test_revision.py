@@ -20,7 +20,7 @@ from types import ModuleType
 import pytest
 from builders import isolate_git
 
-from pytest_autotune.gate.revision import (
+from pytest_autotune.gate.revision.revision import (
     Commit,
     Repository,
     RevisionError,
@@ -37,7 +37,7 @@ from pytest_autotune.gate.revision import (
 _HOLDER = """
 import sys
 from pathlib import Path
-from pytest_autotune.gate.revision import Repository, worktree
+from pytest_autotune.gate.revision.revision import Repository, worktree
 repository = Repository.find(Path(sys.argv[1]))
 with worktree(repository, repository.resolve("HEAD"), under=Path(sys.argv[2])) as tree:
     print(tree, flush=True)
@@ -930,7 +930,7 @@ def test_a_process_imports_the_old_revision_of_editable_installs(
     shutil.rmtree(top / "src" / "__pycache__", ignore_errors=True)
     begin = f"import sys, site; site.addsitedir({str(site)!r})\n"
     report = (
-        "from pytest_autotune.gate import revision\n"
+        "from pytest_autotune.gate.revision import revision\n"
         "print(*sys.path, *revision.editable_roots(), sep='\\n')"
     )
     use = "import plain.code, pack.code\nprint(plain.code.__file__, pack.code.__file__)"

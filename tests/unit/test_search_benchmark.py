@@ -33,8 +33,8 @@ from search_spaces import (
     load,
 )
 
-from pytest_autotune.records import Outcome
-from pytest_autotune.space import Point
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.space.space import Point
 from pytest_autotune.strategies import History, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen
 

@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 import pytest
 from builders import TASK_FILE, document, make_spec
 
-from pytest_autotune import presets
+from pytest_autotune import engines as presets
+from pytest_autotune.engines import PARALLEL, QUANTIZED, Preset, PresetError, canonical_name
 from pytest_autotune.errors import LaunchError, SpecError
-from pytest_autotune.presets import PARALLEL, QUANTIZED, Preset, PresetError, canonical_name
 from pytest_autotune.serving.launch import Launch, make_launch
-from pytest_autotune.space import Space
+from pytest_autotune.space.expressions import Expression
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec import build
 from pytest_autotune.spec.build import fit_to_machine
-from pytest_autotune.spec.expressions import Expression
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 

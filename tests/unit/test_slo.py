@@ -10,9 +10,10 @@ from builders import make_bound, make_slo, make_spec
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.slo import (
+from pytest_autotune.scoring.slo import (
     MAX_RATIO,
     MAX_SCORE,
+    Bound,
     Compliance,
     Severity,
     check,
@@ -22,7 +23,6 @@ from pytest_autotune.slo import (
     violation_ratio,
     worst,
 )
-from pytest_autotune.spec.model import Bound
 
 ratios = st.floats(0, MAX_RATIO)
 steepnesses = st.floats(1e-6, 100)

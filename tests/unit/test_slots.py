@@ -9,7 +9,7 @@ from builders import make_plan, make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.slots import Slot, make_slots, point_id, spares_named
+from pytest_autotune.plugin.slots import Slot, make_slots, point_id, spares_named
 from pytest_autotune.strategies import make_strategy
 
 json_scalars = st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-1e6, 1e6) | st.text()

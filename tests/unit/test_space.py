@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.space import (
+from pytest_autotune.space.expressions import Expression
+from pytest_autotune.space.space import (
     INACTIVE,
     MAX_POOL,
     Categorical,
@@ -29,12 +30,10 @@ from pytest_autotune.space import (
     Parameter,
     Point,
     Space,
-    canonical,
     draw_value,
-    label,
     point_key,
 )
-from pytest_autotune.spec.expressions import Expression
+from pytest_autotune.text.values import canonical, label
 
 
 def points_of(space: Space) -> list[Point]:

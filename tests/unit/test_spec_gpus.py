@@ -10,9 +10,9 @@ from builders import make_spec
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
+from pytest_autotune.gpu.needs import largest_need, marked_gpus, needed_gpus
 from pytest_autotune.spec import build
 from pytest_autotune.spec.build import fit_to_machine
-from pytest_autotune.spec.gpus import largest_need, marked_gpus, needed_gpus
 from pytest_autotune.spec.model import Spec
 
 MODEL = {"id_or_path": "acme/tiny"}

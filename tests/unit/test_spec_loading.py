@@ -12,7 +12,8 @@ import yaml
 from builders import TASK_FILE, document
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.space import Categorical
+from pytest_autotune.scoring.slo import SLO, Bound
+from pytest_autotune.space.space import Categorical
 from pytest_autotune.spec.loading import (
     find_spec_file,
     load_all,
@@ -20,7 +21,7 @@ from pytest_autotune.spec.loading import (
     load_inline,
     load_named,
 )
-from pytest_autotune.spec.model import SLO, Bound, Optimization
+from pytest_autotune.spec.model import Optimization
 
 SPEC = {"parameters": {"tile": [8, 16], "ratio": {"type": "continuous", "low": 0.1, "high": 0.9}}}
 YAML = """\

@@ -11,8 +11,9 @@ from jsonschema import Draft202012Validator
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.spec.model import Origin
-from pytest_autotune.spec.validation import nearest, schema_text, shown, validate
+from pytest_autotune.spec.validation import schema_text, validate
+from pytest_autotune.text.places import Origin
+from pytest_autotune.text.suggest import nearest, shown
 
 ONE = {"parameters": {"a": [1, 2]}}
 

@@ -15,7 +15,6 @@ from builders import make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.evaluation import Level
 from pytest_autotune.load.race import Contest
 from pytest_autotune.load.standing import (
     RACE_MARGIN,
@@ -27,10 +26,11 @@ from pytest_autotune.load.standing import (
     bound_of,
 )
 from pytest_autotune.load.statistics import RequestRecord
-from pytest_autotune.metrics import aggregate
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.slo import MAX_SCORE, penalized
+from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.metrics import aggregate
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import MAX_SCORE, penalized
 
 PROPERTY = settings(derandomize=True, max_examples=300, deadline=None)
 LOADS = (1, 4, 16)

@@ -17,13 +17,13 @@ from typing import Any
 import optuna
 import pytest
 
-from pytest_autotune.config import Settings
 from pytest_autotune.errors import StorageError, TrialLostError
-from pytest_autotune.evaluation import evaluate
-from pytest_autotune.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.storage import masked_url
-from pytest_autotune.study import Plan, SlotRequest, Stop, Study, Wait, read_records
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.storage import masked_url
+from pytest_autotune.study.study import Plan, SlotRequest, Stop, Study, Wait, read_records
 
 SPEC: Mapping[str, Any] = {
     "parameters": {"a": [1, 2, 3, 4, 5], "b": [True, 1, 1.0, "1", None, [1, 2]]},
@@ -267,7 +267,7 @@ def test_a_new_study_says_what_changed(
     assert open_study(make_plan(storage)).notices == ()
     more = open_study(make_plan(storage, slo=[{"metric": "mem", "max": 4}]))
     assert more.notices == ("a new study was started, because this changed: slo",)
-    monkeypatch.setattr("pytest_autotune.study.fingerprint", lambda: {"gpus": "another"})
+    monkeypatch.setattr("pytest_autotune.study.study.fingerprint", lambda: {"gpus": "another"})
     moved = open_study(make_plan(storage))
     (notice,) = moved.notices
     assert "environment (cpu, cpus, memory, gpus, libraries, " in notice
@@ -354,9 +354,9 @@ def test_competing_processes_share_one_budget_exactly(
 _HOLD = """
 import sys, time
 from pathlib import Path
-from pytest_autotune.config import Settings
+from pytest_autotune.study.settings import Settings
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.study import Plan, SlotRequest, Study
+from pytest_autotune.study.study import Plan, SlotRequest, Study
 spec, storage, directory = eval(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
 plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage), "s")
 study = Study.open(plan, directory, session="killed", started=time.time())

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from builders import make_bound, make_plan, make_record, make_slo, make_spec
 
-from pytest_autotune.evaluation import evaluate
-from pytest_autotune.objective import Objective
-from pytest_autotune.records import Outcome, TrialRecord
 from pytest_autotune.report.render import Line, render
-from pytest_autotune.report.summary import Summary, broken_bounds, trial_line
 from pytest_autotune.report.text import compliance_rows
-from pytest_autotune.study import Stop
+from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.study.study import Stop
+from pytest_autotune.study.summary import Summary, broken_bounds, trial_line
 
 SPEC = make_spec(
     parameters={"a": [1, 2, 3, 4, 5, 6]}, optimization={"objective": "minimize:ttft", "seed": 4}

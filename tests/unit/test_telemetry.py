@@ -17,7 +17,7 @@ from fake_nvml import Asked, FakeNvml, need_library
 from pytest_autotune.gpu.nvml import Process
 from pytest_autotune.gpu.pool import Device
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
-from pytest_autotune.processes import family
+from pytest_autotune.system.processes import family
 
 MIB = 2**20
 #: Larger than any that Linux gives.

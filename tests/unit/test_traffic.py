@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.load.traffic import FORMS, Lengths, Scenario, arrivals
+from pytest_autotune.load.traffic import arrivals
+from pytest_autotune.spec.scenario import FORMS, Lengths, Scenario
 
 
 def drawn(text: str, count: int = 3000, seed: str = "0") -> tuple[Sequence[int], Sequence[int]]:

@@ -8,8 +8,8 @@ import pytest
 from builders import make_plan, make_record, make_spec
 
 from pytest_autotune.errors import SLOViolation, TrialPruned
-from pytest_autotune.records import Outcome
-from pytest_autotune.trial import Trial
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.study.trial import Trial
 
 HARD = [{"metric": "ttft", "statistic": "p99", "max": 1.0}]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from builders import make_plan, make_record, make_space, make_spec
 
-from pytest_autotune.evaluation import evaluate
-from pytest_autotune.records import Outcome, TrialRecord
-from pytest_autotune.study import Plan, SlotRequest, Study
-from pytest_autotune.warm_start import MAX_HINTS, fit, hints
+from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.study.study import Plan, SlotRequest, Study
+from pytest_autotune.study.warm_start import MAX_HINTS, fit, hints
 
 SPACE = {"tile": [16, 32, 64, 128], "layout": ["rows", "columns"]}
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pytest_autotune.errors import LoadTestError
-from pytest_autotune.groups import OWN_GROUP
 from pytest_autotune.load.adapters import aiperf, guidellm, vllm
 from pytest_autotune.load.job import Job
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
+from pytest_autotune.system.groups import OWN_GROUP
 
 _POLL_SECONDS: Final = 0.2
 _TAIL: Final = 2000

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pytest_autotune.load.adapters.reading import PER_SECOND, document, number, put, statistics
 from pytest_autotune.load.job import Job, seed_number
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
 
 PROGRAM: Final = "aiperf"
 INSTALL: Final = "pip install aiperf"

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pytest_autotune.load.adapters.reading import document, number, put, statistics
 from pytest_autotune.load.job import PATHS, Job, seed_number
 from pytest_autotune.load.statistics import PERCENTILES, distribution
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
 
 PROGRAM: Final = "guidellm"
 INSTALL: Final = "pip install guidellm"

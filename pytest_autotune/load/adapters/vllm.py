@@ -11,7 +11,7 @@ from typing import Final
 from pytest_autotune.load.adapters.reading import document, put, statistics
 from pytest_autotune.load.job import PATHS, Job, seed_number
 from pytest_autotune.load.statistics import PERCENTILES
-from pytest_autotune.load.traffic import Scenario
+from pytest_autotune.spec.scenario import Scenario
 
 PROGRAM: Final = "vllm"
 INSTALL: Final = "pip install vllm[bench]"

@@ -1,0 +1,1 @@
+"""Comparing launches: a paired test, or the stored baseline."""

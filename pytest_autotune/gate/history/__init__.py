@@ -1,0 +1,1 @@
+"""Results of the gate over time, and where they changed."""

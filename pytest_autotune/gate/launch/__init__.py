@@ -1,0 +1,1 @@
+"""One launch of a pinned configuration in a process of its own."""

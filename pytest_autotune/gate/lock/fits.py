@@ -1,0 +1,167 @@
+"""Whether what is pinned was locked for the spec that there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from pytest_autotune.errors import ExpressionError
+from pytest_autotune.gate.lock.lockfile import LockEntry, LockError, digests_of
+from pytest_autotune.space.expressions import identifier
+from pytest_autotune.space.space import Categorical, Integer, Parameter, Space
+from pytest_autotune.spec.validation import MAX_ERRORS
+from pytest_autotune.text.places import Origin, json_pointer
+from pytest_autotune.text.suggest import did_you_mean, nearest, shown
+from pytest_autotune.text.values import canonical
+
+_ADVICE: Final = "tune and lock again: pytest --autotune --autotune-lock"
+#: So many choices of a parameter are named in a message.
+_LISTED: Final = 12
+
+
+def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
+    entry: LockEntry,
+    *,
+    where: str,
+    spec_name: str,
+    objective: str,
+    key: Mapping[str, Any],
+    space: Space,
+) -> tuple[str, ...]:
+    """Raise :class:`LockError` where ``entry`` was not locked for this spec.
+
+    ``where`` names the lock file, ``objective`` is its name and ``key`` the plan's. Returns a
+    sentence for everything that changed since and does no harm.
+    """
+    origin = Origin(file=where, pointer=json_pointer("studies", entry.study))
+    digests = digests_of(key)
+    problems = []
+    if entry.spec != spec_name:
+        problems.append(
+            f"{origin.at('spec')}: locked for the spec {entry.spec!r}, not {spec_name!r}"
+        )
+    if entry.objective != objective:
+        problems.append(
+            f"{origin.at('objective')}: locked for {entry.objective!r}, not {objective!r}"
+        )
+    # What was chosen for something else need not be in this space.
+    problems = problems or list(_point_problems(entry.parameters, space, origin))
+    if problems:
+        raise LockError(_advised(problems))
+    notes = []
+    changed = [part for part in ("workload", "server") if entry.digests[part] != digests[part]]
+    if changed:
+        notes.append(
+            f"{origin.at('digests', changed[0])}: the spec's model, runtime, server or benchmark "
+            "changed since this was locked; better parameters may have come in"
+        )
+    if entry.digests["space"] != digests["space"]:
+        notes.append(
+            f"{origin.at('digests', 'space')}: the search space changed since this was locked; "
+            "the parameters are still in it, but better ones may have come in"
+        )
+    if entry.digests["slo"] != digests["slo"]:
+        notes.append(
+            f"{origin.at('digests', 'slo')}: the SLO changed since this was locked; "
+            "the margins in the lock file are those of the old one"
+        )
+    return tuple(notes)
+
+
+def _advised(problems: list[str]) -> str:
+    """Return the problems and what to do about them."""
+    if len(problems) > MAX_ERRORS:
+        problems = [*problems[:MAX_ERRORS], f"… and {len(problems) - MAX_ERRORS} more"]
+    return f"{problems[0]}; {_ADVICE}" if len(problems) == 1 else "\n".join([*problems, _ADVICE])
+
+
+def _point_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:
+    """Yield why ``point`` is not in ``space``; conditions are held against known values only."""
+    simple = [*_name_problems(point, space, origin), *_value_problems(point, space, origin)]
+    if simple:
+        yield from simple
+        return
+    scope = {**space.variables, **{identifier(name): value for name, value in point.items()}}
+    try:
+        yield from _condition_problems(point, scope, space, origin)
+    except ExpressionError as error:
+        yield f"{origin.at('parameters')}: {error}"
+
+
+def _name_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:
+    for name in point:
+        if name not in space.names:
+            close = nearest(name, space.names)
+            yield f"{origin.at('parameters', name)}: the spec has no parameter {name!r}{close}"
+    for parameter in space.parameters:
+        if parameter.when is None and parameter.name not in point:
+            yield f"{origin.at('parameters')}: lacks the spec's parameter {parameter.name!r}"
+
+
+def _value_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:
+    for parameter in space.parameters:
+        value = point.get(parameter.name)
+        if parameter.name in point and not _takes(parameter, value):
+            where = origin.at("parameters", parameter.name)
+            yield f"{where}: {shown(value)} is not {_allowed(parameter, value)}"
+
+
+def _condition_problems(
+    point: Mapping[str, Any], scope: Mapping[str, Any], space: Space, origin: Origin
+) -> Iterator[str]:
+    for parameter in space.parameters:
+        name, when = parameter.name, parameter.when
+        active = space.is_active(parameter, scope)
+        if when is None or active == (name in point):
+            continue
+        values = _values(when.names, scope)
+        if active:
+            where = origin.at("parameters")
+            yield f"{where}: lacks the spec's parameter {name!r}, as {when.source} ({values})"
+        else:
+            where = origin.at("parameters", name)
+            yield f"{where}: {name!r} is only for {when.source} (here {values})"
+    for constraint in space.constraints:
+        # One that reads a parameter which does not exist here has nothing to say.
+        if all(name in scope for name in constraint.names) and not constraint(scope):
+            values = _values(constraint.names, scope)
+            yield f"{origin.at('parameters')}: breaks the constraint {constraint.source} ({values})"
+
+
+def _values(names: frozenset[str], scope: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={shown(scope[name])}" if name in scope else f"no {name}" for name in sorted(names)
+    )
+
+
+def _takes(parameter: Parameter, value: Any) -> bool:
+    """Tell whether ``value`` is one of the parameter's, of the right type too."""
+    if isinstance(parameter, Categorical):
+        return canonical(value) in map(canonical, parameter.choices)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(parameter, Integer):
+        return isinstance(value, int) and value in range(
+            parameter.low, parameter.high + 1, parameter.step
+        )
+    if not parameter.low <= value <= parameter.high:
+        return False
+    if parameter.step is None:
+        return True
+    try:
+        nearest_value = parameter.value(parameter.index(value))
+    except ValueError:  # closer to a step past the end
+        return False
+    return math.isclose(value, nearest_value, abs_tol=1e-9 * parameter.step)
+
+
+def _allowed(parameter: Parameter, value: Any) -> str:
+    if isinstance(parameter, Categorical):
+        choices = [shown(choice) for choice in parameter.choices[:_LISTED]]
+        more = ["…"] if len(parameter.choices) > _LISTED else []
+        words = [choice for choice in parameter.choices if isinstance(choice, str)]
+        return f"one of {', '.join([*choices, *more])}{did_you_mean(value, words)}"
+    kind = "whole number" if isinstance(parameter, Integer) else "number"
+    step = "" if parameter.step in (None, 1) else f" in steps of {parameter.step}"
+    return f"a {kind} from {parameter.low} to {parameter.high}{step}"

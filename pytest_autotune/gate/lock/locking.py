@@ -1,0 +1,309 @@
+"""Pin the best configuration of a study, after measuring it and its rivals again.
+
+The best of many trials is partly the luckiest, and its figure is too good. So those that came
+close to it are launched anew, in turn, with seeds that the search did not use, and what is pinned
+is the best of these, with the figures that it had then.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import pytest_autotune
+from pytest_autotune.bench.benchmark import RACE_MARGIN
+from pytest_autotune.errors import UserError
+from pytest_autotune.gate.launch.launch import Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import (
+    LOCK_NAME,
+    LockedBound,
+    LockedMetric,
+    LockEntry,
+    LockError,
+    LockFile,
+    digests_of,
+    foreign,
+    refusal,
+    unchanged,
+    write_lock,
+)
+from pytest_autotune.gate.metrics import gated_metrics
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.space import Point, point_key
+from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.pinned import PINNED
+from pytest_autotune.study.study import Plan
+from pytest_autotune.study.summary import Summary
+from pytest_autotune.text.numbers import quantity
+from pytest_autotune.text.values import parameters
+
+#: So many configurations are measured again, each of them so often.
+CONTENDERS: Final = 3
+LAUNCHES: Final = 3
+#: The launches of the search's winner use seeds from here on; the search itself used none of them.
+_FIRST_SEED: Final = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locking:
+    """What became of one study's entry, in words. ``failed`` where the run is to fail for it."""
+
+    study: str
+    text: str
+    changed: bool = False
+    failed: bool = False
+    notes: Sequence[str] = ()
+
+
+@dataclass(kw_only=True)
+class _Contender:
+    params: Point
+    origin: str
+    launches: list[Launched] = field(default_factory=list)
+    trouble: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """The median score, lower is better; None where it does not hold."""
+        scores = [launched.score for launched in self.launches if launched.score is not None]
+        feasible = [launched.outcome == "feasible" for launched in self.launches]
+        if self.trouble or not scores or sum(feasible) * 2 <= len(feasible):
+            return None
+        return median(scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinning:
+    """Pins what studies found.
+
+    ``launcher`` makes what launches a configuration; ``force`` replaces whatever is pinned;
+    ``commit`` names what is checked out; ``say`` is told what takes time.
+    """
+
+    launcher: Callable[[Point], Launcher]
+    force: bool
+    commit: str
+    say: Callable[[str], None]
+
+    def lock(self, summaries: Sequence[Summary], lock: LockFile, path: Path) -> list[Locking]:
+        """Pin the best configuration of every study that ended, and write the file at ``path``.
+
+        Entries of other studies stay as they are in ``lock``. Raises :class:`LockError` where
+        the file cannot be written.
+        """
+        entries = dict(lock.entries)
+        found = []
+        for summary in summaries:
+            locking, entry = self._lock(summary, entries.get(summary.label))
+            if entry is not None:
+                entries[summary.label] = entry
+            found.append(locking)
+        if any(locking.changed for locking in found):
+            write_lock(path, entries)
+        return found
+
+    def _lock(self, summary: Summary, old: LockEntry | None) -> tuple[Locking, LockEntry | None]:
+        plan, label = summary.plan, summary.label
+        if not summary.ended:
+            return Locking(study=label, text=f"not pinned: {summary.why_stopped()}"), None
+        best = summary.best
+        if best is None:
+            return Locking(study=label, text="not pinned: no trial was feasible", failed=True), None
+        contenders = _contenders(summary, best, old)
+        count = len(contenders)
+        several = f"the best {count} configurations" if count > 1 else "the best configuration"
+        launches = f"{count * LAUNCHES} launches"
+        self.say(f"{label}: measuring {several} again, {launches}, before pinning one")
+        nodeids = [f"{before}{PINNED}{after}" for before, after in summary.tests]
+        _launch_in_turn(contenders, self.launcher, nodeids)
+        notes = tuple(_trouble(contender) for contender in contenders if contender.score is None)
+        holding = [contender for contender in contenders if contender.score is not None]
+        if not holding:
+            text = "not pinned: no configuration held when it was measured again"
+            return Locking(study=label, text=text, failed=True, notes=notes), None
+        winner = min(holding, key=lambda contender: contender.score or 0.0)
+        if old is not None and not self.force:
+            winner = _worth_it(winner, holding, old, plan.spec.gate.tolerance)
+        try:
+            entry = _entry(plan, label, winner, self.commit)
+        except UserError as error:
+            # Of this study; others are pinned all the same.
+            return Locking(study=label, text=f"not pinned: {error}", failed=True, notes=notes), None
+        same = None if old is None else point_key(old.parameters)
+        beaten = any(point_key(c.params) == same and c is not winner for c in holding)
+        kept = self._kept(plan, old, entry, beaten=beaten)
+        if kept is not None:
+            return replace(kept, notes=notes), None
+        text = f"pinned in {LOCK_NAME}: {_shown(entry)}"
+        if old is not None and point_key(old.parameters) != point_key(entry.parameters):
+            text += f", instead of {parameters(old.parameters)}"
+        elif old is not None:
+            text += ", as before, with new figures"
+        if winner.origin != "winner":
+            text += f" ({winner.origin} was better than the search's winner when measured again)"
+        return Locking(study=label, text=text, changed=True, notes=notes), entry
+
+    def _kept(
+        self, plan: Plan, old: LockEntry | None, new: LockEntry, *, beaten: bool
+    ) -> Locking | None:
+        """Return why the old entry stays, None where the new one replaces it.
+
+        What was ``beaten`` just now is not the better for a figure of another day.
+        """
+        if old is None:
+            return None
+        tolerance = plan.spec.gate.tolerance
+        if unchanged(old, new, tolerance):
+            text = f"{LOCK_NAME} stays as it is: {_shown(old)} is still the best"
+            return Locking(study=new.study, text=text)
+        elsewhere = bool(foreign(old, new))
+        if self.force or not (elsewhere or (_fits(old, plan) and not beaten)):
+            # However good it was, what does not fit the spec can be run by nobody.
+            return None
+        why = refusal(old, new, tolerance=tolerance)
+        if why is None:
+            return None
+        text = f"{LOCK_NAME} stays as it is: {why}; --autotune-lock-force replaces it"
+        return Locking(study=new.study, text=text, failed=elsewhere)
+
+
+def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> list[_Contender]:
+    """Return the winner, those that came close to it, and what is pinned already."""
+    found = [_Contender(params=best.params, origin="winner")]
+    feasible = sorted((r for r in summary.trials if r.rank[0] == 0), key=lambda r: r.rank)
+    for record in feasible:
+        close = _distance(record, best) <= RACE_MARGIN
+        if record.number != best.number and close and len(found) < CONTENDERS:
+            found.append(_Contender(params=record.params, origin=f"trial {record.number}"))
+    keys = {point_key(contender.params) for contender in found}
+    if old is not None and _fits(old, summary.plan) and point_key(old.parameters) not in keys:
+        found.append(_Contender(params=old.parameters, origin="what was pinned"))
+    return found
+
+
+def _fits(entry: LockEntry, plan: Plan) -> bool:
+    """Tell whether an entry is of this spec: what is not could not be gated either."""
+    try:
+        check_fits(
+            entry,
+            where=LOCK_NAME,
+            spec_name=plan.spec.name,
+            objective=plan.objective.name,
+            key=plan.key(),
+            space=plan.spec.space,
+        )
+    except LockError:
+        return False
+    return True
+
+
+def _worth_it(
+    winner: _Contender, holding: Sequence[_Contender], old: LockEntry, tolerance: float
+) -> _Contender:
+    """Return what is pinned already, unless the winner is better by more than the tolerance.
+
+    Else equals would take turns in the lock file, as chance has it.
+    """
+    key = point_key(old.parameters)
+    pinned = next((each for each in holding if point_key(each.params) == key), None)
+    if pinned is None or pinned.score is None or winner.score is None:
+        return winner
+    return pinned if pinned.score - winner.score <= tolerance * abs(winner.score) else winner
+
+
+def _distance(record: TrialRecord, best: TrialRecord) -> float:
+    if record.score is None or best.score is None or best.score == 0:
+        return float("inf")
+    return abs(record.score / best.score - 1)
+
+
+def _launch_in_turn(
+    contenders: Sequence[_Contender],
+    launcher: Callable[[Point], Launcher],
+    nodeids: Sequence[str],
+) -> None:
+    order = random.Random("lock")  # noqa: S311 - no secret
+    launchers = [launcher(contender.params) for contender in contenders]
+    for number in range(LAUNCHES):
+        turns = list(zip(contenders, launchers, strict=True))
+        order.shuffle(turns)
+        for contender, launch in turns:
+            if contender.trouble:
+                continue
+            try:
+                contender.launches.append(launch.launch(nodeids, _FIRST_SEED + number))
+            except LaunchFailed as error:
+                contender.trouble = str(error)
+
+
+def _trouble(contender: _Contender) -> str:
+    if contender.trouble:
+        why = contender.trouble
+    else:
+        broken = dict.fromkeys(label for each in contender.launches for label in each.broken)
+        why = f"it broke its SLO {', '.join(broken)}"
+    return f"{contender.origin} ({parameters(contender.params)}) did not hold: {why}"
+
+
+def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry:
+    launches = [launched for launched in winner.launches if launched.outcome == "feasible"]
+    common = set.intersection(*(set(launched.metrics) for launched in launches))
+    reported = {name: launches[0].metrics[name] for name in common}
+    own = replace(plan, spec=replace(plan.spec, gate=replace(plan.spec.gate, metrics=())))
+    (compared,) = gated_metrics(own, reported)
+    wanted = {compared.name, *(metric.name for metric in gated_metrics(plan, reported))}
+    wanted.update(name for bound in plan.spec.slo.bounds for name in bound.metrics)
+    metrics = {}
+    for name in sorted(wanted & common):
+        values = [launched.metrics[name] for launched in launches]
+        metrics[name] = LockedMetric(
+            median=median(values), low=min(values), high=max(values), launches=len(values)
+        )
+    version = pytest_autotune.__version__
+    return LockEntry(
+        study=label,
+        spec=plan.spec.name,
+        objective=plan.objective.name,
+        metric=compared.name,
+        maximize=plan.objective.maximize,
+        parameters=dict(winner.params),
+        metrics=metrics,
+        slo=tuple(_bounds(launches)),
+        fingerprint=fingerprint(),
+        digests=digests_of(plan.key()),
+        commit=commit,
+        locked=dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        by=f"pytest-autotune {version}",
+    )
+
+
+def _bounds(launches: Sequence[Launched]) -> list[LockedBound]:
+    """Return each bound of the SLO in the launch that came closest to breaking it."""
+    tightest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    for launched in launches:
+        for row in launched.slo:
+            key = (row["label"], row["upper"])
+            if key not in tightest or row["ratio"] > tightest[key]["ratio"]:
+                tightest[key] = row
+    return [
+        LockedBound(
+            label=row["label"],
+            metric=row["metric"],
+            limit=row["threshold"],
+            upper=row["upper"],
+            actual=row["actual"],
+            margin=None if row["actual"] is None else -row["ratio"],
+        )
+        for row in tightest.values()
+    ]
+
+
+def _shown(entry: LockEntry) -> str:
+    value = quantity(entry.metric, entry.median)
+    return f"{parameters(entry.parameters)}, {entry.metric} {value}"

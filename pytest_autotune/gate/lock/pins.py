@@ -1,0 +1,108 @@
+"""Which configuration the lock file pins for a study, and what it is held against there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from pytest_autotune.errors import SpecError
+from pytest_autotune.gate.compare.comparison import design_for
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockEntry, LockFile
+from pytest_autotune.scoring.slo import SLO, Bound
+from pytest_autotune.study.pinned import Pin
+from pytest_autotune.study.study import Plan
+
+_COMMAND: Final = "pytest --autotune --autotune-lock"
+
+
+class LockPins:
+    """Pins what the lock file says; remembers what was asked for and what was found."""
+
+    brief = False
+    missing = f"not pinned in {LOCK_NAME}: {_COMMAND} pins it"
+
+    def __init__(self, lock: LockFile) -> None:
+        self._lock = lock
+        self.found: dict[str, LockEntry] = {}
+        self.unpinned: list[str] = []
+
+    def find(self, nodeid: str, plan: Plan) -> Pin | None:
+        """Return what is pinned for a study.
+
+        Raises :class:`LockError` where that was locked for another spec, and
+        :class:`SpecError` for a gate that can decide nothing.
+        """
+        entry = self._lock.entries.get(plan.label)
+        if entry is None:
+            self.unpinned.append(plan.label)
+            return None
+        _check_rule(plan)
+        notes = check_fits(
+            entry,
+            where=LOCK_NAME,
+            spec_name=plan.spec.name,
+            objective=plan.objective.name,
+            key=plan.key(),
+            space=plan.spec.space,
+        )
+        slo, excused = hardened(plan.spec.slo, entry, plan.spec.gate.tolerance)
+        self.found[nodeid] = entry
+        # What breaks its SLO fails, whatever a search does with candidates that do.
+        plan = replace(plan, spec=replace(plan.spec, slo=slo), xfail=False)
+        return Pin(params=entry.parameters, plan=plan, notes=(*notes, *excused))
+
+    @property
+    def entries(self) -> Mapping[str, LockEntry]:
+        """All entries of the lock file, by study."""
+        return self._lock.entries
+
+
+def _check_rule(plan: Plan) -> None:
+    rule = plan.spec.gate
+    design = design_for(rule, len(rule.metrics))
+    if not design.can_decide:
+        msg = (
+            f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
+            f"tell a regression with an error of {rule.alpha:g}"
+            f"{f' for {len(rule.metrics)} metrics' if len(rule.metrics) > 1 else ''}: allow more "
+            "launches, or more error (gate.alpha)"
+        )
+        raise SpecError(msg)
+    if not design.can_pass:
+        msg = (
+            f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
+            f"pass anything with a power of {rule.power:g}: allow more launches, or less power "
+            "(gate.power)"
+        )
+        raise SpecError(msg)
+
+
+def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[str]]:
+    """Return the SLO with every bound hard, and sentences on bounds that are not held as they are.
+
+    What a bound was missed by already when it was locked is allowed, and the tolerance on top:
+    nobody promised better. Where levels are filtered by the SLO it decides itself what counts.
+    """
+    if slo.levels != "all":
+        return slo, []
+    bounds, notes = [], []
+    locked = {(bound.label, bound.upper): bound for bound in entry.slo}
+    for bound in slo.bounds:
+        known = locked.get((bound.label, bound.upper))
+        missed = 0.0
+        if known is not None and known.margin is not None and known.limit == bound.threshold:
+            missed = max(0.0, -known.margin)
+        allowed = (1 + missed) * (1 + tolerance) - 1 if missed else 0.0
+        bounds.append(replace(bound, hard=True, fail_ratio=allowed))
+        if missed:
+            notes.append(_excuse(bound, missed, allowed))
+    return replace(slo, bounds=tuple(bounds)), notes
+
+
+def _excuse(bound: Bound, missed: float, allowed: float) -> str:
+    return (
+        f"SLO {bound.label}: was missed by {100 * missed:.3g} % when this was locked, and is held "
+        f"to no more than {100 * allowed:.3g} %"
+    )

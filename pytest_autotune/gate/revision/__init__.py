@@ -1,0 +1,1 @@
+"""Git revisions, checked out beside the working tree."""

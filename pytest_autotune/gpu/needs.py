@@ -1,0 +1,119 @@
+"""How many GPUs the trials of a spec need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from itertools import product
+from typing import Any, Final
+
+from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.gpu.allocation import NONE, Need
+from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.space.space import Categorical
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.server import is_without_our_gpus
+from pytest_autotune.text.suggest import nearest
+
+#: Fixtures that use GPUs; with the first of them a trial cannot do without.
+FIXTURES: Final = ("gpu", "gpu_benchmark", "inference_server")
+
+
+def marked_gpus(value: object, spec: Spec, where: str) -> str:
+    """Return the marker's ``gpus`` as an expression over parameters; raise :class:`SpecError`."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str):
+        msg = f"{where}: gpus={value!r} is neither a whole number nor an expression"
+        raise SpecError(msg)
+    try:
+        expression = Expression.parse(value)
+    except ExpressionError as error:
+        msg = f"{where}: gpus: {error}"
+        raise SpecError(msg) from None
+    known = [identifier(name) for name in spec.space.names]
+    for name in sorted(expression.names):
+        if name not in known:
+            msg = f"{where}: gpus: unknown name {name!r} in {value!r}{nearest(name, known)}"
+            raise SpecError(msg)
+    _count(expression.source, spec, spec.space.example())
+    return expression.source
+
+
+def layout_gpus(spec: Spec) -> str | None:
+    """Return how many GPUs a trial's parallel layout takes, as an expression over parameters.
+
+    None where the spec has no layout, or its server does not run on GPUs of this machine. Which
+    of a study's tests use GPUs is not asked: their selection must not change the space.
+    """
+    elsewhere = spec.server is not None and is_without_our_gpus(spec.server)
+    return spec.layout.expression() if spec.layout.names and not elsewhere else None
+
+
+def needed_gpus(
+    spec: Spec, params: Mapping[str, Any], marked: str | None, fixtures: Collection[str]
+) -> Need:
+    """Return what a trial needs: as marked, or as its server says, or by its parallel layout.
+
+    ``fixtures`` are those of its tests. Raises :class:`SpecError` where ``marked`` does not give
+    a number.
+    """
+    if not any(name in fixtures for name in FIXTURES):
+        return NONE
+    if marked is not None:
+        count = _count(marked, spec, params)
+        return Need(count=count, required="gpu" in fixtures and count > 0)
+    by_tests = "gpu" in fixtures or "gpu_benchmark" in fixtures
+    layout = Need(count=spec.layout.gpus(params), required="gpu" in fixtures)
+    server = spec.server if "inference_server" in fixtures else None
+    if server is None or is_without_our_gpus(server):
+        return layout if by_tests else NONE
+    match server.gpus:
+        case None:
+            # A container gets none unless its engine cannot do without.
+            engine = server.preset is not None and server.preset.gpus == "required"
+            return layout if by_tests or engine or server.backend == "process" else NONE
+        case int(count):
+            return Need(count=count, required=layout.required)
+        case str():  # "all": "none" was seen to above
+            return Need(count=None, required=layout.required)
+        case names:
+            return Need(named=tuple(names), required=layout.required)
+
+
+def _count(marked: str, spec: Spec, params: Mapping[str, Any]) -> int:
+    scope = {identifier(name): value for name, value in params.items()}
+    value = Expression.parse(marked).value(scope)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value) or value < 0:
+        msg = (
+            f"{spec.origin.at()}: gpus={marked!r} gives {value!r} for this trial, which is no "
+            "number of GPUs"
+        )
+        raise SpecError(msg)
+    return int(value)
+
+
+def largest_need(spec: Spec, most: int) -> int:
+    """Return how many GPUs the largest trials of a spec take, of those within ``most``.
+
+    That is what its server asks for, or what its largest layout takes.
+    """
+    asked = None if spec.server is None else spec.server.gpus
+    if asked == "all":
+        return most
+    if isinstance(asked, int):
+        return min(max(asked, 1), most)
+    if isinstance(asked, list | tuple):
+        return min(len(asked), most)
+    names = set(spec.layout.names.values())
+    searched = [
+        parameter
+        for parameter in spec.space.parameters
+        if identifier(parameter.name) in names and isinstance(parameter, Categorical)
+    ]
+    sizes = (
+        spec.layout.gpus(dict(zip((p.name for p in searched), values, strict=True)))
+        for values in product(*(p.choices for p in searched))
+    )
+    return max((size for size in sizes if size <= most), default=1)

@@ -1,0 +1,27 @@
+"""A line for who watches the terminal now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_autotune.study.study import Plan
+
+
+def announce(config: pytest.Config, text: str, **colour: bool) -> None:
+    """Show ``text`` at once; a worker has no terminal."""
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None:
+        terminal.ensure_newline()
+        terminal.write_line(text, **colour)
+        # Into a file or a pipe, too, it is of use now only.
+        terminal.flush()
+
+
+def announce_replay(config: pytest.Config, plan: Plan) -> None:
+    """Say of a study whose results are replayed that they are, before there are any."""
+    if plan.replay is not None:
+        text = f"autotune: {plan.label} from {plan.replay}: nothing is run or measured"
+        announce(config, text, yellow=True)

@@ -1,0 +1,149 @@
+"""What all processes of one pytest run agree on."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.gpu.pool import Device, Pool, adopt, caller_pool, share
+from pytest_autotune.study.study import Stop, new_session_id
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Key of what the controller tells a worker, and a worker the controller.
+WIRE: Final = "autotune"
+_GPUS: Final = "gpus"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all processes of one pytest run agree on.
+
+    ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
+    where neither workers nor a missing cache call for one. ``started`` is in seconds since the
+    epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of the GPUs, None
+    where they are not shared out.
+    """
+
+    session: str
+    started: float
+    state_directory: Path
+    scratch: Path | None
+    workers: int = 0
+    is_worker: bool = False
+    persistent: bool = True
+    gpus: tuple[Device, ...] | None = None
+
+    @classmethod
+    def of(cls, config: pytest.Config, folder: Path | None = None) -> RunContext:
+        """Read the context from the controller, or make it; ``folder`` is for a scratch folder."""
+        given: Mapping[str, Any] | None = getattr(config, "workerinput", None)
+        if given is not None:
+            sent = given[WIRE]
+            return cls(
+                session=sent["session"],
+                started=sent["started"],
+                state_directory=Path(sent["state"]),
+                scratch=Path(sent["scratch"]),
+                workers=given["workercount"],
+                is_worker=True,
+                persistent=sent["persistent"],
+                gpus=_own_gpus(sent.get(_GPUS)),
+            )
+        adopt(None)
+        distributed = is_distributed(config)
+        cache = getattr(config, "cache", None)
+        needs_scratch = distributed or cache is None
+        scratch = None
+        if needs_scratch:
+            scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-", dir=folder))
+        if cache is not None:
+            state = _state_directory(cache)
+        else:
+            assert scratch is not None
+            state = scratch
+        return cls(
+            session=new_session_id(),
+            started=time.time(),
+            state_directory=state,
+            scratch=scratch,
+            persistent=cache is not None,
+        )
+
+    def document(self, *, worker: int, workers: int, local: bool) -> dict[str, Any]:
+        """Return what the ``worker``-th of ``workers`` needs, as plain types.
+
+        One on this machine gets a part of the GPUs that this run may use.
+        """
+        pool = caller_pool()
+        own = share(pool.devices, workers, worker)
+        gpus = {"pool": pool.document(), "share": [device.key for device in own]}
+        return {
+            "session": self.session,
+            "started": self.started,
+            "state": str(self.state_directory),
+            "scratch": str(self.scratch),
+            "persistent": self.persistent,
+            **({_GPUS: gpus} if local else {}),
+        }
+
+    def send(
+        self,
+        config: pytest.Config,
+        stops: Mapping[str, Stop],
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Hand what only this worker knows to the controller."""
+        output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+        output[WIRE] = {
+            "stops": {study: stop.value for study, stop in stops.items()},
+            "notices": {study: list(texts) for study, texts in notices.items()},
+            "errors": list(errors),
+        }
+
+    def cleanup(self) -> None:
+        """Remove the scratch folder."""
+        if self.scratch is not None and not self.is_worker:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def visible_to(worker: int, workers: int) -> dict[str, str]:
+    """Return the variables that show the ``worker``-th of ``workers`` its GPUs.
+
+    One beyond the GPUs there are sees one of them all the same, so that all workers collect the
+    same tests; it uses it when nobody else does. Empty without GPUs.
+    """
+    pool = caller_pool()
+    if not pool.devices:
+        return {}
+    own = share(pool.devices, workers, worker)
+    return pool.environment(own or (pool.devices[worker % len(pool.devices)],))
+
+
+def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
+    """Take over the pool of the run, and learn which part of it comes first here."""
+    if sent is None:
+        return None
+    pool = Pool.from_document(sent["pool"])
+    adopt(pool)
+    return tuple(device for device in pool.devices if device.key in sent["share"])
+
+
+def _state_directory(cache: pytest.Cache) -> Path:
+    try:
+        return Path(cache.mkdir("autotune"))
+    except OSError:
+        # pytest before 8.3 fails where a second run makes the cache folder at the same moment.
+        return Path(cache.mkdir("autotune"))
+
+
+def is_distributed(config: pytest.Config) -> bool:
+    """Tell whether this process will hand its tests to workers (and so is no worker itself)."""
+    return config.getoption("dist", "no") != "no" and not config.option.collectonly

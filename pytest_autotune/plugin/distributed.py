@@ -1,0 +1,234 @@
+"""pytest-xdist: what controller and workers tell each other, and who runs which slot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import pytest
+
+from pytest_autotune.errors import LaunchError
+from pytest_autotune.gpu.needs import largest_need
+from pytest_autotune.gpu.pool import caller_pool
+from pytest_autotune.plugin.announce import announce_replay
+from pytest_autotune.plugin.context import WIRE, RunContext, is_distributed, visible_to
+from pytest_autotune.plugin.slots import StudyOutline
+from pytest_autotune.spec.build import build_spec, fit_to_machine
+from pytest_autotune.spec.loading import load_all
+from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.text.places import Origin
+
+if TYPE_CHECKING:
+    from execnet import XSpec
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+    from xdist.workermanage import WorkerController
+
+    from pytest_autotune.plugin.slots import CollectedStudy
+    from pytest_autotune.study.settings import Settings
+
+_COLLECTION: Final = "collection.json"
+#: ``--dist`` modes under which the user leaves it to xdist where a test runs.
+_OURS: Final = frozenset({"load", "loadscope", "loadfile", "loadgroup", "worksteal"})
+
+
+class Reporter(Protocol):
+    """Shows and keeps what a run found, as the process that ran it knows it."""
+
+    def learn(self, studies: Iterable[StudyOutline]) -> None:
+        """Take over which studies were collected; the first to tell knows them all."""
+
+    def merge(
+        self,
+        stops: Mapping[str, Stop],
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Take over what one process knows about the end of its studies."""
+
+
+class ControllerReporter(Reporter, Protocol):
+    """As an xdist controller knows it."""
+
+    def unneeded_tests(self, units: Iterable[str]) -> int:
+        """Return how many collected tests will not run, given the unit of each test."""
+
+
+def publish_collection(
+    context: RunContext,
+    studies: Iterable[CollectedStudy],
+    scopes: Mapping[str, str],
+    errors: Sequence[str],
+) -> None:
+    """Write down for the controller, which does not collect, what this worker collected.
+
+    Every worker writes the same; a rename makes sure that nobody reads half of it.
+    """
+    assert context.scratch is not None
+    document = {
+        "studies": [
+            {
+                "nodeid": study.nodeid,
+                "name": study.plan.spec.name,
+                "raw": study.plan.spec.raw,
+                "file": study.plan.spec.origin.file,
+                "pointer": study.plan.spec.origin.pointer,
+                "folder": study.plan.spec.origin.folder,
+                "source": study.plan.source,
+                "capacity": study.outline.capacity,
+                "gpus": study.gpus,
+                "tests": study.tests,
+            }
+            for study in studies
+        ],
+        "scopes": scopes,
+        "errors": list(errors),
+    }
+    target = context.scratch / _COLLECTION
+    draft = target.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(document), "utf-8")
+    draft.replace(target)
+
+
+def read_collection(context: RunContext) -> Mapping[str, Any]:
+    """Return what the workers collected; empty where they are not on this machine."""
+    assert context.scratch is not None
+    try:
+        document: Mapping[str, Any] = json.loads((context.scratch / _COLLECTION).read_text("utf-8"))
+    except FileNotFoundError:
+        document = {"studies": [], "scopes": {}, "errors": []}
+    return document
+
+
+def register_controller(
+    config: pytest.Config, settings: Settings, context: RunContext, reporter: ControllerReporter
+) -> None:
+    """Register the controller's side, where tests are distributed at all."""
+    if is_distributed(config):
+        config.pluginmanager.register(
+            Controller(settings, context, reporter), "autotune-controller"
+        )
+
+
+def auto_workers(config: pytest.Config) -> int | None:
+    """Return how many workers ``-n auto`` means: as many as can have their GPUs at a time.
+
+    That is by the largest parallel layout in the repository's spec file. None without GPUs, where
+    all that is there is replayed, or where the user has set another number.
+    """
+    there = len(caller_pool().devices)
+    if not there or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    known = load_all(config.rootpath)
+    # What is replayed needs no GPU.
+    specs = [spec for spec in known if spec.replay is None]
+    if known and not specs:
+        return None
+    return max(1, there // max((largest_need(spec, there) for spec in specs), default=1))
+
+
+class Controller:
+    """Hooks of the process that distributes the tests."""
+
+    def __init__(
+        self, settings: Settings, context: RunContext, reporter: ControllerReporter
+    ) -> None:
+        self._settings = settings
+        self._context = context
+        self._reporter = reporter
+        self._session: pytest.Session | None = None
+        self._containers = False
+        self._told = False
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Remember whose progress is shown."""
+        self._session = session
+
+    def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
+        """Show each worker on this machine its GPUs.
+
+        In its environment from the start, as CUDA sees what was visible when it began, and a
+        conftest file may be what makes it begin.
+        """
+        for place, spec in enumerate(specs):
+            if spec.popen:
+                spec.env.update(visible_to(place, len(specs)))
+
+    def pytest_configure_node(self, node: WorkerController) -> None:
+        """Tell a worker the run it belongs to, and which GPUs come first for it."""
+        specs, spec = node.nodemanager.specs, node.gateway.spec
+        # By identity, as equal ones are different workers; the successor of one that crashed
+        # has its spec.
+        place = next(at for at, each in enumerate(specs) if each is spec)
+        node.workerinput[WIRE] = self._context.document(
+            worker=place, workers=len(specs), local=bool(spec.popen)
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_xdist_make_scheduler(
+        self, config: pytest.Config, log: Producer
+    ) -> Scheduling | None:
+        """Keep each slot whole on one worker; leave other tests as ``--dist`` says."""
+        if config.getoption("dist") not in _OURS:
+            return None
+        from pytest_autotune.plugin.scheduling import SlotScheduling
+
+        return SlotScheduling(config, log, lambda: read_collection(self._context)["scopes"])
+
+    def pytest_xdist_node_collection_finished(self, ids: Collection[str]) -> None:  # noqa: ARG002
+        """End the run with a usage error where a spec is wrong."""
+        collection = read_collection(self._context)
+        if collection["errors"]:
+            raise pytest.UsageError("\n".join(collection["errors"]))
+        outlines = [_outline(study, self._settings) for study in collection["studies"]]
+        servers = [o.plan.spec.server for o in outlines if o.plan.replay is None]
+        self._containers = any(s is not None and s.backend == "docker" for s in servers)
+        if self._session is not None and not self._told:
+            self._told = True
+            for outline in outlines:
+                announce_replay(self._session.config, outline.plan)
+        self._reporter.learn(outlines)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        """Once xdist has counted all slots as tests, leave out those that no trial is left for."""
+        session, self._session = self._session, None
+        if session is not None:
+            scopes = read_collection(self._context)["scopes"]
+            unneeded = self._reporter.unneeded_tests(scopes.values())
+            session.testscollected = max(session.testscollected - unneeded, 1)
+
+    def pytest_testnodedown(self, node: WorkerController) -> None:
+        """Take over what only the worker knew; a crashed one had no time to say."""
+        sent = getattr(node, "workeroutput", {}).get(WIRE)
+        if sent is not None:
+            stops = {study: Stop(stop) for study, stop in sent["stops"].items()}
+            self._reporter.merge(stops, sent["notices"], sent["errors"])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Once all workers have ended, remove the containers of those that crashed."""
+        if self._containers:
+            from pytest_autotune.serving.pool import reap
+
+            # Without an engine there is nothing left, and the workers have said so.
+            with suppress(LaunchError):
+                reap(session.config.rootpath)
+
+
+def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
+    """Rebuild what a worker collected."""
+    origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
+    given = settings.replay is not None
+    spec = build_spec(study["name"], study["raw"], origin, replayed=given)
+    if not given and spec.replay is None:
+        spec = fit_to_machine(spec, study["gpus"])
+    return StudyOutline(
+        nodeid=study["nodeid"],
+        plan=Plan.make(study["nodeid"], spec, settings, study["source"]),
+        capacity=study["capacity"],
+        tests=[(before, after) for before, after in study["tests"]],
+    )

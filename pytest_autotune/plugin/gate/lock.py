@@ -1,0 +1,51 @@
+"""``--autotune-lock`` in a pytest run: reads the lock file before, and writes it after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_autotune.gate.launch.harness import Harness
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock
+from pytest_autotune.gate.lock.locking import Locking, Pinning
+from pytest_autotune.gate.revision.revision import describe
+from pytest_autotune.plugin.announce import announce
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_autotune.plugin.context import RunContext
+    from pytest_autotune.study.settings import Settings
+    from pytest_autotune.study.summary import Summary
+
+
+class Locker:
+    """Pins what a run found, once it is over."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
+        """Read the lock file, so that a broken one is known before hours of tuning.
+
+        Raises :class:`LockError`.
+        """
+        self._config = config
+        self._force = settings.lock_force
+        self._log = context.state_directory / "logs" / "lock.log"
+        self._path = config.rootpath / LOCK_NAME
+        there = self._path.exists() or self._path.is_symlink()
+        self._lock = read_lock(self._path) if there else LockFile(self._path, {})
+
+    def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
+        """Pin the best of each study; raises :class:`LockError` where that cannot be written."""
+        harness = Harness.of(self._config)
+        commit = describe(self._config.rootpath)
+        pinning = Pinning(
+            launcher=lambda params: replace(harness.launcher(params, self._log), lenient=False),
+            force=self._force,
+            commit="" if commit is None else f"{commit.short}{'-dirty' if commit.dirty else ''}",
+            say=self._say,
+        )
+        return pinning.lock(summaries, self._lock, self._path)
+
+    def _say(self, text: str) -> None:
+        announce(self._config, f"autotune: {text}", cyan=True)

@@ -1,0 +1,174 @@
+"""What the user sees of the gate, and what is kept of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pytest_autotune.gate.history import history
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
+from pytest_autotune.gate.outcome import GateOutcome
+from pytest_autotune.gate.revision.revision import Commit, describe
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.slots import StudyOutline
+from pytest_autotune.plugin.terminal import COLOURS
+from pytest_autotune.report.gate import gate_lines
+from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.study import Stop
+
+_STATUS: Final = ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True}))
+
+
+def show_history(config: pytest.Config) -> int:
+    """Print what the gate found so far; return the exit status."""
+    # As pytest does for --help: the cache is known to a configured run only.
+    config._do_configure()  # noqa: SLF001
+    try:
+        cache: pytest.Cache | None = getattr(config, "cache", None)
+        if cache is None:
+            lines = ["autotune: nothing is kept, as pytest's cache is off"]
+        else:
+            lines = history.render(history.read(Path(cache.mkdir("autotune"))))
+    finally:
+        config._ensure_unconfigure()  # noqa: SLF001
+    print("\n".join(lines))  # noqa: T201 - this is the command's output
+    return 0
+
+
+def _result(outcome: GateOutcome, commit: Commit | None) -> history.GateResult:
+    """Return what is kept of an outcome."""
+    found = outcome.results
+    return history.GateResult(
+        time=time.time(),
+        study=outcome.study,
+        verdict=outcome.judgement,
+        mode=outcome.mode,
+        commit="" if commit is None else commit.id,
+        dirty=commit is not None and commit.dirty,
+        against=outcome.against if outcome.mode == "revision" else "",
+        parameters=outcome.parameters,
+        fingerprint=fingerprint(),
+        values={r.metric.name: r.new for r in found if math.isfinite(r.new)},
+        ratios={r.metric.name: r.ratio for r in found if math.isfinite(r.ratio)},
+        launches=outcome.pairs,
+    )
+
+
+class GateReporter:
+    """Hooks of the process with the terminal: the only one, or an xdist controller."""
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, context: RunContext, lock: LockFile
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._context = context
+        self._lock = lock
+        #: Labels of the studies that were collected, by node id.
+        self._labels: dict[str, str] = {}
+        self._notices: dict[str, list[str]] = {}
+        self._errors: list[str] = []
+        self._trouble = ""
+        #: By study; the last one counts.
+        self._outcomes: dict[str, GateOutcome] = {}
+
+    def learn(self, studies: Iterable[StudyOutline]) -> None:
+        """Take over which studies were collected; the first to tell knows them all."""
+        if not self._labels:
+            self._labels = {study.nodeid: study.plan.label for study in studies}
+
+    def unneeded_tests(self, units: Iterable[str]) -> int:  # noqa: ARG002 - as of a search
+        """Return how many collected tests will not run: none."""
+        return 0
+
+    def merge(
+        self,
+        stops: Mapping[str, Stop],  # noqa: ARG002 - nothing is searched
+        notices: Mapping[str, Sequence[str]],
+        errors: Sequence[str],
+    ) -> None:
+        """Take over what one worker, or this process, knows."""
+        for study, texts in notices.items():
+            self._notices.setdefault(study, []).extend(texts)
+        self._errors.extend(errors)
+
+    def pytest_report_header(self) -> str:
+        """Say that the gate is on, and what it compares with."""
+        against = self._settings.against
+        what = f"revision {against}" if against else "the stored baseline"
+        return f"autotune: gate, {LOCK_NAME} against {what}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
+        """Give what is inconclusive a status of its own."""
+        return _STATUS if getattr(report, "autotune_status", "") == _STATUS[0] else None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take over what a comparison found."""
+        document = getattr(report, "autotune_gate", None)
+        if document is not None:
+            outcome = GateOutcome.from_document(document)
+            self._outcomes[outcome.study] = outcome
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Keep what was found, in the log and as small values."""
+        if self._errors:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        elif self._settings.strict and not self._outcomes and not self._config.option.collectonly:
+            # Nothing was compared: strictly, that is no success.
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        cache: pytest.Cache | None = getattr(self._config, "cache", None)
+        if cache is None or not self._outcomes:
+            return
+        commit = describe(self._config.rootpath)
+        try:
+            for outcome in self._outcomes.values():
+                history.append(self._context.state_directory, _result(outcome, commit))
+        except OSError as error:
+            self._trouble = f"what the gate found cannot be kept: {error}"
+        known = cache.get("autotune/gate", {})
+        latest = {
+            outcome.study: {
+                "verdict": outcome.judgement,
+                "times_worse": {
+                    r.metric.name: round(r.ratio, 4)
+                    for r in outcome.results
+                    if math.isfinite(r.ratio)
+                },
+            }
+            for outcome in self._outcomes.values()
+        }
+        cache.set("autotune/gate", {**known, **latest})
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show each study's result."""
+        for error in dict.fromkeys(self._errors):
+            terminalreporter.write_line(f"autotune: {error}", red=True)
+        notices = {self._labels.get(nodeid, nodeid): n for nodeid, n in self._notices.items()}
+        for outcome in self._outcomes.values():
+            terminalreporter.write_sep("=", f"autotune gate: {outcome.study}")
+            for line in gate_lines(outcome.with_notes(notices.get(outcome.study, ()))):
+                terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
+        missing = sorted(set(self._lock.entries).difference(self._labels.values()))
+        if missing and not self._errors:
+            named = ", ".join(map(repr, missing))
+            terminalreporter.write_line(
+                f"autotune: pinned in {LOCK_NAME}, and not collected in this run: {named}",
+                yellow=True,
+            )
+
+        if self._trouble:
+            terminalreporter.write_line(f"autotune: {self._trouble}", yellow=True)
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no temporary files."""
+        self._context.cleanup()

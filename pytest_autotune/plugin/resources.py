@@ -1,0 +1,232 @@
+"""What the tests of a trial use, and must give back: GPUs, servers, load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pytest_autotune.bench import compilation
+from pytest_autotune.gpu.allocation import Allocator, Need
+from pytest_autotune.gpu.leases import Lease
+from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.server import expand_host_variables
+from pytest_autotune.study.study import Plan
+from pytest_autotune.study.trial import Trial
+from pytest_autotune.system.masking import Masker
+from pytest_autotune.text.durations import duration
+
+if TYPE_CHECKING:
+    from pytest_autotune.bench.benchmark import GpuBenchmark
+    from pytest_autotune.bench.measure import Watch
+    from pytest_autotune.load.loadtest import LoadTest
+    from pytest_autotune.serving.pool import ServerPool
+    from pytest_autotune.serving.server import InferenceServer
+
+#: Waiting for GPUs for longer than this is worth a notice (seconds).
+_NOTED_WAIT_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The GPUs of one trial, and the processes that were on them before it began."""
+
+    lease: Lease = field(default_factory=lambda: Lease(devices=()))
+    guests: frozenset[int] = frozenset()
+
+
+class Resources:
+    """The GPUs and servers of one test process, handed from trial to trial.
+
+    ``project`` is the folder of the tests. ``notice`` takes a study and a sentence for its
+    summary, ``on_wait`` what to show whoever waits.
+    """
+
+    def __init__(  # noqa: PLR0913 - made by the session
+        self,
+        context: RunContext,
+        project: Path,
+        masker: Masker,
+        *,
+        gpu_timeout: float,
+        notice: Callable[[str, str], None],
+        on_wait: Callable[[str], None],
+    ) -> None:
+        self._context = context
+        self._project = project
+        self._masker = masker
+        self._notice = notice
+        self._gpus = Allocator(
+            context.gpus, timeout=gpu_timeout, on_wait=on_wait, session=context.session
+        )
+        self._grant = Grant()
+        self._waited: dict[str, float] = {}
+        self._servers: ServerPool | None = None
+
+    def check(self, study: str, spec: Spec, need: Need, *, server: bool) -> None:
+        """Find out before any trial of a study what would fail every one of them.
+
+        Raises :class:`LeaseError`, and, where its tests use a ``server``, :class:`LaunchError`.
+        """
+        self._gpus.check(need)
+        if not server:
+            return
+        from pytest_autotune.serving.pool import check_spec, reap
+
+        check_spec(spec, spec.space.example(), self._masker)
+        if spec.server is not None and spec.server.backend == "docker":
+            removed = reap(self._project)
+            if removed:
+                several = "s" * (removed > 1)
+                self._notice(study, f"removed {removed} container{several} that a killed run left")
+
+    def begin(self, study: str, trial: Trial, need: Need) -> Grant:
+        """Get a trial the GPUs that it needs.
+
+        Raises :class:`LeaseError` where they cannot be had, and :class:`TooFewGpusError` where
+        only this trial cannot have them.
+        """
+        compilation.begin()
+        if self._gpus.has_no_share and need.count != 0:
+            worker = os.environ.get("PYTEST_XDIST_WORKER", "a worker")
+            self._notice(study, f"{worker} has no GPU of its own, and takes turns with the others")
+        if self._servers is not None and not self._gpus.fits(need):
+            # It still has what must be given back first.
+            self._servers.forget()
+        kept = bool(self._gpus.devices) and self._gpus.fits(need)
+        lease = self._gpus.take(need, f"{study}, trial {trial.number}")
+        if kept:
+            # Who is there now may be the server that is kept with it.
+            return self._grant
+        self._grant = Grant()
+        if lease is None:
+            return self._grant
+        self._waited[study] = self._waited.get(study, 0.0) + lease.waited
+        found = [
+            (device, process)
+            for device in lease.devices
+            for process in strangers(device, self._root)
+        ]
+        for device, process in found:
+            trial.note(f"{device} is also used by {describe(process)}")
+        guests = frozenset(process.pid for _, process in found)
+        self._grant = Grant(lease=lease, guests=guests)
+        return self._grant
+
+    def end(self, *, study_goes_on: bool) -> None:
+        """Take back what a trial had, once its last fixture is gone.
+
+        A server that the next trial of its study may take over is kept, with its GPUs.
+        """
+        if self._servers is not None and not study_goes_on:
+            # It would disturb whatever comes instead.
+            self._servers.forget()
+        if self._servers is None or not self._servers.keeps_one:
+            self._gpus.release()
+
+    def idle(self) -> None:
+        """Keep nothing while waiting for somebody who may be waiting for it."""
+        self.end(study_goes_on=False)
+
+    def close(self) -> None:
+        """End and give back whatever there is, and say how long was waited."""
+        if self._servers is not None:
+            self._servers.close()
+        self._gpus.release()
+        for study, waited in self._waited.items():
+            if waited > _NOTED_WAIT_SECONDS:
+                self._notice(study, f"waited {duration(waited)} for GPUs, all trials together")
+
+    def benchmark(
+        self,
+        plan: Plan,
+        records: Callable[[], Sequence[TrialRecord]],
+        grant: Grant,
+        *,
+        brief: bool = False,
+    ) -> GpuBenchmark:
+        """Return what times callables for a trial."""
+        from pytest_autotune.bench.benchmark import GpuBenchmark
+        from pytest_autotune.bench.machine import MachineWatch
+
+        watch = self._watch(grant, contained=False)
+        if watch is None:
+            watch = partial(MachineWatch, shared=self._context.workers > 1)
+        return GpuBenchmark(plan.objective, plan.spec.slo, records, watch, brief=brief)
+
+    def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
+        """Return what watches the devices of a trial, None where there is nothing to see.
+
+        What runs in a container is no descendant of ours: there only a process that was on a
+        device before is known to be somebody else's.
+        """
+        devices, guests = grant.lease.devices, grant.guests
+        if not any(device.uuid for device in devices):
+            return None
+        return lambda: Telemetry(
+            devices, lambda process: not contained or process.pid in guests, self._root
+        )
+
+    @property
+    def _root(self) -> int:
+        """The process that all of this run descend from: idle workers are no strangers."""
+        return os.getppid() if self._context.is_worker else os.getpid()
+
+    def start_server(self, plan: Plan, trial: Trial) -> InferenceServer:
+        """Return a server for ``trial``, ready for requests."""
+        if self._servers is None:
+            from pytest_autotune.serving.pool import ServerPool
+
+            logs = self._context.state_directory / "logs"
+            self._servers = ServerPool(self._project, logs, self._masker)
+        return self._servers.acquire(plan.spec, plan.label, trial.number, trial.params)
+
+    def stop_server(self, server: InferenceServer) -> None:
+        """Take back what :meth:`start_server` gave."""
+        assert self._servers is not None, "it came from there"
+        self._servers.release(server)
+
+    def server_of(self, trial: int) -> InferenceServer | None:
+        """Return the last server that was started for a trial, running or not."""
+        return None if self._servers is None else self._servers.of_trial(trial)
+
+    def load_test(
+        self,
+        plan: Plan,
+        trial: Trial,
+        grant: Grant,
+        records: Callable[[], Sequence[TrialRecord]],
+    ) -> LoadTest:
+        """Return a load test of the trial's spec."""
+        from pytest_autotune.load.loadtest import LoadTest
+
+        benchmark = plan.spec.benchmark
+        if benchmark.api_key is not None:
+            where = benchmark.origin.at("benchmark", "api_key")
+            self._masker.learn_value(expand_host_variables(benchmark.api_key, where))
+        server = plan.spec.server
+        # Every trial gets the same prompts, unless one server is to answer them all.
+        reused = server is not None and (server.reuse or server.backend == "url")
+        return LoadTest(
+            trial.spec,
+            benchmark,
+            plan.spec.slo,
+            objective=plan.objective,
+            records=records,
+            stream=_stream(plan, trial, reused=reused),
+            mask=self._masker,
+            watch=self._watch(grant, contained=server is not None and server.backend == "docker"),
+        )
+
+
+def _stream(plan: Plan, trial: Trial, *, reused: bool) -> str:
+    """Return what tells the prompts and arrivals of a trial from those of another."""
+    if trial.seed != plan.seed:
+        return f"launch-{trial.seed}"
+    return f"trial-{trial.number}" if reused else ""

@@ -1,0 +1,1 @@
+"""From what a trial measured to whether it was good."""

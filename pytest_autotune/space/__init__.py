@@ -1,0 +1,1 @@
+"""Parameters, expressions and the points that they leave."""

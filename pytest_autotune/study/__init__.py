@@ -1,0 +1,1 @@
+"""A study: its plan, its trials, and where they are kept."""

@@ -1,0 +1,227 @@
+"""The end of a study as data: what was found, why it stopped, and whether that is good enough."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.text.durations import duration
+from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.values import parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One study at the end of a session.
+
+    ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes;
+    ``notices`` one sentence each.
+    """
+
+    plan: Plan
+    records: Sequence[TrialRecord]
+    stop: Stop | None
+    session: str
+    capacity: int
+    tests: Sequence[tuple[str, str]] = ()
+    notices: Sequence[str] = ()
+
+    @property
+    def label(self) -> str:
+        """Name of the study."""
+        return self.plan.label
+
+    @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """Trials that count: re-measured ones once."""
+        return effective(self.records)
+
+    @cached_property
+    def finished(self) -> list[TrialRecord]:
+        """Trials that ran to some end."""
+        return [record for record in self.trials if record.finished]
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        """The incumbent."""
+        return incumbent(self.trials)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the search is over, rather than interrupted or run on a selection."""
+        return self.stop is not None or len(self.finished) >= self.capacity
+
+    @property
+    def failed(self) -> bool:
+        """The verdict: a study that ended without a feasible configuration fails the run."""
+        return self.ended and self.best is None
+
+    def count(self, outcome: Outcome) -> int:
+        """Return the number of trials that ended so."""
+        return sum(record.outcome is outcome for record in self.trials)
+
+    def counts(self) -> str:
+        """Return how the trials ended, in words."""
+        soft = sum(1 for r in self.trials if r.outcome is Outcome.FEASIBLE and r.penalty > 0)
+        here = sum(r.owner.session == self.session and r.finished for r in self.records)
+        parts = [
+            f"{self.count(Outcome.FEASIBLE)} feasible" + (f" ({soft} penalized)" if soft else ""),
+            *(
+                f"{self.count(outcome)} {outcome.value}"
+                for outcome in (Outcome.INFEASIBLE, Outcome.FAILED, Outcome.PRUNED)
+                if self.count(outcome)
+            ),
+        ]
+        unfinished = len(self.trials) - len(self.finished)
+        if unfinished:
+            parts.append(f"{unfinished} interrupted, to be run again")
+        earlier = len(self.finished) - here
+        resumed = f"; {earlier} of them in earlier runs" if earlier > 0 else ""
+        total = max(self.capacity, len(self.finished))
+        return f"{len(self.finished)} of {total}: {', '.join(parts)}{resumed}"
+
+    def why_stopped(self) -> str:
+        """Return why no further trial was started, as a phrase."""
+        plan = self.plan
+        match self.stop:
+            case Stop.EXHAUSTED:
+                return "every valid combination has been tried"
+            case Stop.PATIENCE:
+                return f"nothing improved in {plan.patience} trials"
+            case Stop.TIMEOUT:
+                return f"the time limit of {duration(plan.timeout or 0)} was reached"
+            case Stop.BUDGET:
+                return f"the budget of {plan.budget} trials is used up"
+        if len(self.finished) >= plan.budget:
+            return f"the budget of {plan.budget} trials is used up"
+        if len(self.finished) >= self.capacity:
+            return "every valid combination has been tried"
+        return "the session ended first; run again to resume"
+
+    def commands(self) -> list[str]:
+        """Return the command that repeats the study, and the one that repeats its best trial."""
+        plan = self.plan
+        where = shlex.quote(self.tests[0][0].partition("::")[0]) if self.tests else ""
+        again = (
+            f"pytest --autotune {where} --autotune-fresh --autotune-strategy {plan.strategy} "
+            f"--autotune-seed {plan.seed} --autotune-trials {plan.budget}"
+        )
+        if plan.xfail:
+            again += " --autotune-infeasible xfail"
+        given = ""
+        if plan.replay is not None and plan.replay.given:
+            given = f" --autotune-replay {shlex.quote(plan.replay.file)}"
+        again += given
+        best = self.best
+        if best is None:
+            return [again]
+        nodes = " ".join(
+            shlex.quote(f"{before}{best.owner.slot}{after}") for before, after in self.tests
+        )
+        return [again, f"pytest --autotune {nodes}{given}"]
+
+    def tightest(self) -> str:
+        """Name the SLO that stood in the way when nothing was feasible.
+
+        That is the bound that even its best trial missed by most; the trial that came
+        closest overall is named with it.
+        """
+        infeasible = [r for r in self.trials if r.outcome is Outcome.INFEASIBLE and r.slo]
+        if not infeasible:
+            return ""
+        least: dict[str, Mapping[str, Any]] = {}
+        for record in infeasible:
+            for row in record.slo:
+                known = least.get(row["label"])
+                if known is None or row["ratio"] < known["ratio"]:
+                    least[row["label"]] = row
+        broken = [row for record in infeasible for row in record.slo if _is_broken(row)]
+        labels = {row["label"] for row in broken}
+        if not labels:
+            return ""
+        name = max(labels, key=lambda key: (least[key]["ratio"], key))
+        row = least[name]
+        closest = min(infeasible, key=lambda record: (record.violation, record.number))
+        limit = _limit(row)
+        if row["actual"] is None:
+            return f"{name} {limit}: no trial reported {row['metric']}"
+        came = (
+            f"the best of {len(infeasible)} trials reached {quantity(row['metric'], row['actual'])}"
+        )
+        if row["ratio"] <= 0:
+            came += ", but broke another bound"
+        return (
+            f"{name} {limit}: {came}; "
+            f"trial {closest.number} came closest overall ({parameters(closest.params)})"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return the summary as plain JSON types, for the cache."""
+        best = self.best
+        return {
+            "verdict": {
+                "verdict": "failed" if self.failed else "passed" if self.ended else "unfinished",
+                "stopped": self.why_stopped(),
+                "trials": self.counts(),
+            },
+            "slots": {record.owner.slot: dict(record.params) for record in self.trials},
+            "incumbent": None
+            if best is None
+            else {
+                "trial": best.number,
+                "params": dict(best.params),
+                "metric": best.metric,
+                "value": best.value,
+            },
+        }
+
+
+def _is_broken(row: Mapping[str, Any]) -> bool:
+    return row["severity"] in {"hard", "missing"}
+
+
+def trial_line(record: TrialRecord, best: TrialRecord | None) -> str:
+    """Return the live line of a finished trial: number, parameters, score, best so far."""
+    what = {
+        Outcome.FEASIBLE: f"{record.metric} {quantity(record.metric, record.value)}",
+        Outcome.INFEASIBLE: broken_bounds(record),
+        Outcome.FAILED: f"failed: {_first_line(record.reason)}",
+        Outcome.PRUNED: f"pruned: {_first_line(record.reason)}",
+    }.get(record.outcome, record.outcome.value)
+    if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
+        what += f" (penalized ×{number(1 + record.penalty)})"
+    if best is None:
+        standing = "no feasible trial yet"
+    elif best.number == record.number:
+        standing = "best so far"
+    else:
+        standing = f"best so far {quantity(best.metric, best.value)} (trial {best.number})"
+    if record.dropped:
+        what += f" (levels {', '.join(map(str, record.dropped))} dropped)"
+    return f"trial {record.number} [{parameters(record.params)}] {what}; {standing}"
+
+
+def broken_bounds(record: TrialRecord) -> str:
+    """Return ``infeasible: …`` with the bound that was broken by most."""
+    broken = [row for row in record.slo if _is_broken(row)]
+    if not broken:
+        return "infeasible"
+    worst = max(broken, key=lambda row: row["ratio"])
+    if worst["actual"] is None:
+        return f"infeasible: {worst['label']} was not reported"
+    actual = quantity(worst["metric"], worst["actual"])
+    return f"infeasible: {worst['label']} {actual}, limit {_limit(worst)}"
+
+
+def _limit(row: Mapping[str, Any]) -> str:
+    return f"{'≤' if row['upper'] else '≥'} {quantity(row['metric'], row['threshold'])}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

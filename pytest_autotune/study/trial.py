@@ -1,0 +1,181 @@
+"""What a test gets as ``trial``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
+from pytest_autotune.report.text import slo_table
+from pytest_autotune.scoring.evaluation import (
+    Evaluation,
+    Level,
+    broken_so_far,
+    evaluate,
+    reported_slo,
+)
+from pytest_autotune.scoring.metrics import flatten
+from pytest_autotune.scoring.slo import Compliance
+
+if TYPE_CHECKING:
+    from pytest_autotune.scoring.records import TrialRecord
+    from pytest_autotune.study.study import Plan
+
+
+#: What a reported level has besides metrics.
+_LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid"})
+
+
+class Trial:
+    """One configuration under test, shared by all tests of its study that run for it."""
+
+    def __init__(self, record: TrialRecord, plan: Plan, seed: int | None = None) -> None:
+        self._record = record
+        self._plan = plan
+        self._seed = plan.seed if seed is None else seed
+        self._reports = 0
+        self._metrics: dict[str, float] = {}
+        self._levels: dict[tuple[str | int | float | None, ...], Level] = {}
+        self._notes: list[str] = []
+
+    def __repr__(self) -> str:
+        """Show number and parameters, as they appear in a failing test's locals."""
+        return f"<Trial {self.number} {dict(self.params)}>"
+
+    @property
+    def number(self) -> int:
+        """Number of the trial in its study, from 0."""
+        return self._record.number
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters to run with: name to value, conditional ones only where active."""
+        return dict(self._record.params)
+
+    @property
+    def seed(self) -> int:
+        """A seed for whatever data the tests make.
+
+        The study's own, so that all trials work on the same; a fresh one whenever a pinned
+        configuration is launched again.
+        """
+        return self._seed
+
+    @property
+    def reports(self) -> int:
+        """How often something was reported so far."""
+        return self._reports
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The spec document as written, as plain JSON types."""
+        return self._plan.spec.raw
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was reported so far, under flat names such as ``p99_e2e_latency``."""
+        return dict(self._metrics)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The load levels reported so far, lightest first."""
+        return tuple(
+            sorted(self._levels.values(), key=lambda level: (level.load, level.scenario or ""))
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was reported of how it was measured, one sentence each."""
+        return tuple(dict.fromkeys(self._notes))
+
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Report metrics of this trial; times in seconds, throughputs in tokens/s.
+
+        Accepts flat names (``{"p99_e2e_latency": 0.2}``) or statistics per metric
+        (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
+        mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), and ``notes`` a
+        list of sentences for the summary. May be called more than once: later values replace
+        earlier ones of the same name.
+
+        Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
+        nobody reported fails at the end of the trial. Raises
+        :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
+        not the server's.
+        """
+        self._reports += 1
+        own = {name: value for name, value in metrics.items() if name not in {"levels", "notes"}}
+        self._notes += metrics.get("notes", ())
+        for entry in metrics.get("levels", ()):
+            rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
+            self._add_level(
+                entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"), rest
+            )
+        invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
+        if invalid:
+            raise InvalidMeasurementError("; ".join(invalid))
+        self._metrics |= flatten(own)
+        self._assert_slo(broken_so_far(self._metrics, self._plan.spec.slo))
+        self._assert_levels()
+
+    def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
+        """Report the metrics of one load level, in the same shapes as :meth:`report`.
+
+        Each level is held against the SLO by itself. Under ``slo.levels: all`` (the default)
+        a level that breaks a hard SLO raises :class:`SLOViolation` at once.
+        """
+        self._reports += 1
+        self._add_level(concurrency, None, None, metrics)
+        self._assert_levels()
+
+    def note(self, text: str) -> None:
+        """Add a sentence on how this trial was measured, for the summary."""
+        self._notes.append(text)
+
+    def prune(self, reason: str = "", estimate: float | None = None) -> NoReturn:
+        """Give the trial up: it cannot win, or more load would tell nothing.
+
+        ``estimate`` is what the objective had reached by then, or would at best have come to,
+        where that is known: the search learns from it.
+        """
+        if estimate is not None:
+            (estimate,) = flatten({"estimate": estimate}).values()
+        raise TrialPruned(reason or "given up early", estimate)
+
+    def evaluate(self, *, complete: bool = True) -> Evaluation:
+        """Judge the trial by everything reported; raises :class:`MissingMetricError`.
+
+        A trial that was cut short is not ``complete``: what it had no chance to report does
+        not count as missing.
+        """
+        slo = self._plan.spec.slo
+        if not complete:
+            slo = reported_slo(self._metrics, self.levels, slo)
+        return evaluate(self._metrics, self.levels, slo, self._plan.objective)
+
+    def _add_level(
+        self,
+        concurrency: int | None,
+        request_rate: float | None,
+        scenario: str | None,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        if request_rate is None and (
+            isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
+        ):
+            msg = f"concurrency is {concurrency!r}, not a positive whole number"
+            raise TypeError(msg)
+        level = Level(
+            concurrency=concurrency, request_rate=request_rate, scenario=scenario,
+            metrics=flatten(metrics),
+        )  # fmt: skip
+        self._levels[level.identity] = level
+
+    def _assert_levels(self) -> None:
+        slo = self._plan.spec.slo
+        if slo.levels == "all":
+            for level in self.levels:
+                self._assert_slo(broken_so_far(level.metrics, slo, level.label))
+
+    def _assert_slo(self, compliance: Compliance) -> None:
+        if not compliance.feasible:
+            raise SLOViolation(slo_table(compliance))

@@ -1,0 +1,31 @@
+"""What was probably meant: names close to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_SHOWN: Final = 60
+
+
+def shown(value: object) -> str:
+    """Return a short JSON form of ``value`` for a message."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return what is allowed instead of ``word``, the closest name first."""
+    listed = f"; known: {', '.join(sorted(known))}" if known else ""
+    return f"{did_you_mean(word, known)}{listed}"
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean …?)`` where one of ``known`` is close to ``word``, else nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

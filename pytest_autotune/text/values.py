@@ -1,0 +1,25 @@
+"""JSON values and sets of parameters as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """Return a text that is equal for equal JSON values and only for those.
+
+    Unlike ``==`` it tells ``1`` from ``True`` and ``1.0``, and works for lists and mappings.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def label(value: Any) -> str:
+    """Return a short text for a value in a test id or a message."""
+    return value if isinstance(value, str) else canonical(value)
+
+
+def parameters(point: Mapping[str, Any]) -> str:
+    """Return ``name=value`` pairs, in order."""
+    return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
