@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from search_spaces import Array, Table, Trace, curve
 
-from pytest_autotune.bench.benchmark import RACE_MARGIN
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
+from pytest_autotune.scoring.objective import RACE_MARGIN
 
 #: Where the table does not say how a kernel's times scatter, or says not at all.
 LEAST_CV: Final = 1e-3

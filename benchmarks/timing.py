@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_autotune.bench.benchmark import RACE_MARGIN
 from pytest_autotune.bench.measure import measure
 from pytest_autotune.bench.sampler import Goal, Race, sample
 from pytest_autotune.bench.statistics import median_interval
+from pytest_autotune.scoring.objective import RACE_MARGIN
 
 GOAL_COVERAGE = 0.93
 GOAL_GPU = 0.02

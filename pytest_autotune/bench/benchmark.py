@@ -12,14 +12,11 @@ from pytest_autotune.bench.measure import Watch, measure
 from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.errors import TrialPruned
-from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO
 from pytest_autotune.text.numbers import quantity
 
-#: A candidate must be this much slower than the incumbent to be given up, as the machine may
-#: have changed by some per cent since the incumbent was measured.
-RACE_MARGIN: Final = 0.05
 #: Statistics that are no less than the median: whose median is too slow, of that is all the rest.
 _NOT_BELOW_MEDIAN: Final = ("p50", "p75", "p90", "p99", "max")
 _ENERGY: Final = "energy_per_call"

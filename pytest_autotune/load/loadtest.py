@@ -13,6 +13,7 @@ from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.endpoint import first_model
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
+from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
 from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.order import fates, first
 from pytest_autotune.load.standing import Standing, bar
@@ -25,7 +26,6 @@ from pytest_autotune.load.statistics import (
     level_metrics,
     percentile_of,
 )
-from pytest_autotune.report.text import LEVEL_HEADER, level_row
 from pytest_autotune.scoring.evaluation import Level, max_compliant
 from pytest_autotune.scoring.metrics import aggregate
 from pytest_autotune.scoring.objective import Objective

@@ -22,14 +22,11 @@ from pytest_autotune.load.race import ALPHA, MIN_BLOCK, OPEN_BLOCK, LevelRace
 from pytest_autotune.load.statistics import RequestRecord, percentile_of
 from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.metrics import aggregate, split_name
-from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import MAX_SCORE
 from pytest_autotune.text.numbers import quantity
 
-#: A candidate must be this much worse than the incumbent to be given up, as the machine may have
-#: changed by some per cent since the incumbent was measured.
-RACE_MARGIN: Final = 0.05
 #: Of fewer requests nobody knows how their mean varies.
 _MIN_SAMPLE: Final = 5
 _LATENCIES: Final = ("ttft", "tpot", "e2e_latency")

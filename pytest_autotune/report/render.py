@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_autotune.report.text import LEVEL_HEADER, level_row, metric_lines, slo_rows_table
+from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
+from pytest_autotune.report.text import metric_lines, slo_rows_table
 from pytest_autotune.scoring.metrics import level_label
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.summary import Summary

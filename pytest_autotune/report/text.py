@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pytest_autotune.scoring.metrics import split_name
 from pytest_autotune.scoring.slo import Compliance, Severity
-from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.tables import table
 
 #: So many statistics of one thing are read in a row with everything else.
@@ -73,31 +73,6 @@ def slo_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             for row in rows
         ],
-    )
-
-
-#: Columns of a table of load levels, and the metrics in them.
-LEVEL_HEADER: Final = (
-    "level", "requests", "errors", "TTFT p50", "p99", "TPOT p50", "p99", "e2e p50", "p99",
-    "req/s", "tokens/s",
-)  # fmt: skip
-_LEVEL_TIMES: Final = tuple(
-    f"{statistic}_{name}"
-    for name in ("ttft", "tpot", "e2e_latency")
-    for statistic in ("p50", "p99")
-)
-
-
-def level_row(label: str, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
-    """Return a load level's cells under :data:`LEVEL_HEADER`."""
-    requests, errors = metrics.get("num_requests"), metrics.get("error_rate")
-    return (
-        label,
-        number(requests),
-        "-" if requests is None or errors is None else number(round(requests * errors)),
-        *(quantity(name, metrics.get(name)) for name in _LEVEL_TIMES),
-        number(metrics.get("request_throughput")),
-        number(metrics.get("output_throughput")),
     )
 
 

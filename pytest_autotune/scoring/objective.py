@@ -13,6 +13,9 @@ from pytest_autotune.errors import OptionError
 from pytest_autotune.scoring.metrics import Metrics, flatten, lookup
 from pytest_autotune.text.suggest import did_you_mean
 
+#: A candidate is given up once it is this much worse than the best so far. The margin allows for
+#: a machine that has changed by some per cent since the best was measured.
+RACE_MARGIN: Final = 0.05
 _NAMED: Final[Mapping[str, tuple[bool, tuple[str, ...]]]] = {
     "minimize_latency": (False, ("mean_e2e_latency", "p50_e2e_latency")),
     "minimize_ttft": (False, ("mean_ttft",)),

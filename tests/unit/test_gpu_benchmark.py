@@ -12,13 +12,13 @@ import pytest
 from builders import make_bound, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import benchmark, compilation
-from pytest_autotune.bench.benchmark import RACE_MARGIN, GpuBenchmark
+from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched
 from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.errors import BenchmarkError, TrialPruned
-from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, penalized
 

@@ -16,19 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.load.race import Contest
-from pytest_autotune.load.standing import (
-    RACE_MARGIN,
-    Bar,
-    Reached,
-    Standing,
-    bar,
-    best_possible,
-    bound_of,
-)
+from pytest_autotune.load.standing import Bar, Reached, Standing, bar, best_possible, bound_of
 from pytest_autotune.load.statistics import RequestRecord
 from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.metrics import aggregate
-from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, penalized
 

@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any, Final
 
 import pytest_autotune
-from pytest_autotune.bench.benchmark import RACE_MARGIN
 from pytest_autotune.errors import UserError
 from pytest_autotune.gate.launch.launch import Launched, Launcher, LaunchFailed
 from pytest_autotune.gate.lock.fits import check_fits
@@ -34,6 +33,7 @@ from pytest_autotune.gate.lock.lockfile import (
     write_lock,
 )
 from pytest_autotune.gate.metrics import gated_metrics
+from pytest_autotune.scoring.objective import RACE_MARGIN
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.space import Point, point_key
 from pytest_autotune.study.environment import fingerprint

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.adapters import aiperf, guidellm, vllm
@@ -29,28 +29,7 @@ _POLL_SECONDS: Final = 0.2
 _TAIL: Final = 2000
 
 
-class Adapter(Protocol):
-    """A module of this package."""
-
-    PROGRAM: str
-    INSTALL: str
-
-    @staticmethod
-    def command(job: Job, scenario: Scenario, folder: Path) -> list[str]:
-        """Write what the tool reads to ``folder``, and return how to run it.
-
-        Raises ValueError saying what the tool cannot do.
-        """
-
-    @staticmethod
-    def environment(api_key: str | None) -> Mapping[str, str | None]:
-        """Return the variables to set, or with None to take away."""
-
-    @staticmethod
-    def read(folder: Path) -> dict[str, float]:
-        """Return the metrics of the results in ``folder``; raises ValueError for none."""
-
-
+#: Modules with ``command`` (write the input, return argv), ``environment`` and ``read`` (metrics).
 ADAPTERS: Final[Mapping[str, Any]] = {"aiperf": aiperf, "guidellm": guidellm, "vllm": vllm}
 
 
