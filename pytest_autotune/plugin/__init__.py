@@ -106,7 +106,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
             register(config, settings)
         elif settings.gate:
-            from pytest_autotune.plugin.gate.session import register
+            from pytest_autotune.plugin.gate.hooks import register
 
             register(config, settings)
     except UserError as error:

@@ -581,6 +581,22 @@ class TuningSession:
         assert active.trial is trial, "slots run one after another"
         return active
 
+    def keep_whole(self, nodeid: str, unit: str) -> None:
+        """Let xdist run a test on the worker that runs the rest of ``unit``."""
+        self.units[nodeid] = unit
+
+    def add_error(self, text: str) -> None:
+        """End the run with a usage error that says ``text``."""
+        self.errors.append(text)
+
+    def plan_of(self, nodeid: str) -> Plan:
+        """Return the plan of a collected study."""
+        return self.collected[nodeid].plan
+
+    def reporting_tests(self, nodeid: str) -> Sequence[str]:
+        """Return the node ids of the tests of a study that reported a metric."""
+        return self.reporting.get(nodeid, ())
+
     def record_of(self, nodeid: str) -> TrialRecord | None:
         """Return how the pinned trial of a study ended, None where it has not."""
         records = self._studies[nodeid].records() if nodeid in self._studies else []

@@ -1,7 +1,7 @@
 """The script of one launch: run the tests of a job, whose path is its argument.
 
 See :class:`~pytest_autotune.gate.launch.launch.Launcher`, which runs it, and
-:mod:`~pytest_autotune.plugin.gate.launched` for what it does.
+:mod:`~pytest_autotune.plugin.gate.launch_hooks` for what it does.
 """
 
 import os
@@ -36,9 +36,9 @@ def main(path: str) -> int:
         options = {name: _revived(value) for name, value in job["options"].items()}
         config = pytest.Config.fromdictargs(options, job["args"])
         # Not before, as pytest wants to be the one who imports plugins.
-        from pytest_autotune.plugin.gate.launched import LaunchPlugin
+        from pytest_autotune.plugin.gate.launch_hooks import LaunchHooks
 
-        config.pluginmanager.register(LaunchPlugin(job), "autotune-launch")
+        config.pluginmanager.register(LaunchHooks(job), "autotune-launch")
         return int(config.hook.pytest_cmdline_main(config=config))
     except ConftestImportFailure as error:
         # As pytest.main() does, in its words.

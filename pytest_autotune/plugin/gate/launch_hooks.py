@@ -37,7 +37,7 @@ class LaunchPins:
         return Pin(params=self._job["params"], plan=plan, seed=self._job["seed"])
 
 
-class LaunchPlugin:
+class LaunchHooks:
     """Hooks of a launch: what went wrong, and the result at the end."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:

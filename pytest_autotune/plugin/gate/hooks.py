@@ -1,18 +1,16 @@
-"""Hooks of the gate: an item for each pinned study that compares it, and what its result means."""
+"""Hooks of the gate: they add an item for each pinned study, and report its comparison."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import pytest
 
-from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gate.judge import Case, Judge, deadline_of
 from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock
@@ -22,6 +20,7 @@ from pytest_autotune.gate.revision.revision import Repository
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import register_controller
+from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties, run_once
 from pytest_autotune.plugin.gate.terminal import GateReporter
 from pytest_autotune.plugin.session import TuningSession
 from pytest_autotune.report.gate import headline
@@ -34,7 +33,7 @@ _SILENCE: Final = 60.0
 
 
 def register(config: pytest.Config, settings: Settings) -> None:
-    """Register what a gating run needs in this process: the runner, the reporter, or both."""
+    """Register the hooks of a gating run in this process: the runner, the reporter, or both."""
     lock = read_lock(config.rootpath / LOCK_NAME)
     if settings.against:
         Repository.find(config.rootpath).resolve(settings.against)
@@ -48,48 +47,11 @@ def register(config: pytest.Config, settings: Settings) -> None:
     pins = LockPins(lock)
     tuning = TuningSession(config, settings, context, reporter, pins)
     config.pluginmanager.register(tuning, "autotune-session")
-    gate = GateSession(config, settings, context, tuning, pins)
+    gate = GateHooks(config, settings, context, tuning, pins)
     config.pluginmanager.register(gate, "autotune-gate")
 
 
-class Regressed(AutotuneError):
-    """A pinned configuration got worse, or its comparison failed."""
-
-
-class Undecided(AutotuneError):
-    """Nothing can be concluded."""
-
-
-class GateItem(pytest.Item):
-    """Compares the pinned configuration of one study, once its tests have passed."""
-
-    study: str
-    outcome: GateOutcome | None = None
-
-    def runtest(self) -> None:
-        """Compare; raises :class:`Regressed` or :class:`Undecided`."""
-        gate: GateSession = self.config.pluginmanager.getplugin("autotune-gate")
-        self.outcome = gate.judge(self.study)
-        text = "\n".join(filter(None, (headline(self.outcome), self.outcome.details)))
-        if self.outcome.fails or (self.outcome.undecided and gate.strict):
-            raise Regressed(text)
-        if self.outcome.judgement == "skipped":
-            pytest.skip(self.outcome.reason)
-        if self.outcome.undecided:
-            raise Undecided(text)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Say what was found; the traceback would be ours."""
-        if isinstance(excinfo.value, AutotuneError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
-
-    def reportinfo(self) -> tuple[Path, int | None, str]:
-        """Say where it is from, for the heading of a failure."""
-        return self.path, None, f"{self.name} of {self.study}"
-
-
-class GateSession:
+class GateHooks:
     """Hooks of the process that runs the tests (the only one, or an xdist worker)."""
 
     def __init__(
@@ -100,7 +62,7 @@ class GateSession:
         tuning: TuningSession,
         pins: LockPins,
     ) -> None:
-        self.strict = settings.strict
+        self._strict = settings.strict
         self._config = config
         self._tuning = tuning
         self._pins = pins
@@ -116,51 +78,51 @@ class GateSession:
         )
 
     def pytest_sessionstart(self) -> None:
-        """See to it that nothing is left behind, however the run is told to end."""
+        """Clean up at the end, even when the run is terminated."""
         self._open.enter_context(_heeding_termination())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Add the comparison behind the tests of each pinned study that runs.
+        """Add a comparison behind the tests of each pinned study.
 
-        Outside all others: --lf would run a comparison without its tests, --ff before them.
+        This hook wraps all others: --lf would run a comparison without its tests, --ff before them.
         """
         result = yield
         last: dict[str, pytest.Item] = {}
         for item in items:
             for nodeid in self._pins.found:
-                if item.nodeid.startswith(nodeid) and _belongs(item, nodeid):
+                if item.nodeid.startswith(nodeid) and belongs_to(item, nodeid):
                     last[nodeid] = item
-                    self._tuning.units[item.nodeid] = _UNIT
-                    _run_once(item)
+                    self._tuning.keep_whole(item.nodeid, _UNIT)
+                    run_once(item)
         for nodeid, item in last.items():
-            added = _gate_item(item, nodeid)
-            self._tuning.units[added.nodeid] = _UNIT
+            added = GateItem.behind(item, nodeid, strict=self._strict, compare=self._compare)
+            self._tuning.keep_whole(added.nodeid, _UNIT)
             items.insert(items.index(item) + 1, added)
         return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self) -> None:
-        """Refuse to be green for having compared nothing; a worker has its controller say so."""
+        """End with an error if nothing that was collected is pinned."""
         if self._pins.unpinned and not self._pins.found and not self._tuning.errors:
             there = ", ".join(map(repr, sorted(self._pins.entries))) or "nothing"
             studies = ", ".join(map(repr, dict.fromkeys(self._pins.unpinned)))
-            self._tuning.errors.append(
+            self._tuning.add_error(
                 f"{LOCK_NAME}: pins none of what was collected ({studies}), but {there}; "
                 "pytest --autotune --autotune-lock pins the best configuration of a study"
             )
 
-    def judge(self, nodeid: str) -> GateOutcome:
-        """Compare the pinned configuration of a study with what it is to be held against."""
+    def _compare(self, nodeid: str) -> GateOutcome:
+        """Compare the pinned configuration of a study with the revision or the baseline."""
         self._said = time.monotonic()
         return self._judge.judge(
             Case(
-                plan=self._tuning.collected[nodeid].plan,
+                plan=self._tuning.plan_of(nodeid),
                 entry=self._pins.found[nodeid],
                 record=self._tuning.record_of(nodeid),
-                nodeids=self._tuning.reporting.get(nodeid, ()),
+                nodeids=self._tuning.reporting_tests(nodeid),
             )
         )
 
@@ -168,17 +130,17 @@ class GateSession:
     def pytest_runtest_makereport(
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Give an undecided comparison its own status, and send what was found with the report."""
+        """Send the outcome with the report, and give an undecided comparison its own status."""
         report = yield
         if not isinstance(item, GateItem) or report.when != "call" or item.outcome is None:
             return report
         outcome = item.outcome
         report.autotune_gate = self._masked(outcome.document())  # type: ignore[attr-defined]
-        found = list(_properties(outcome))
+        found = list(report_properties(outcome))
         report.user_properties += found
         # A JUnit file has those of the teardown's report.
         item.user_properties += found
-        if outcome.fails or (outcome.undecided and self.strict):
+        if outcome.fails or (outcome.undecided and self._strict):
             # Marks of the module are about its tests: an xfail does not excuse this.
             report.outcome = "failed"
             vars(report).pop("wasxfail", None)
@@ -192,7 +154,7 @@ class GateSession:
         return report
 
     def _masked(self, value: Any) -> Any:
-        """Keep secrets out of what is sent, shown and kept."""
+        """Return a document with its secrets masked."""
         if isinstance(value, str):
             return self._tuning.masker(value)
         if isinstance(value, dict):
@@ -215,7 +177,7 @@ class GateSession:
 
 @contextmanager
 def _heeding_termination() -> Iterator[None]:
-    """Let SIGTERM, as of a cancelled CI job, end the run as an interrupt does."""
+    """Let SIGTERM end the run as an interrupt does. A cancelled CI job sends it."""
 
     def end(number: int, _: object) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # Cleaning up is not disturbed again.
@@ -230,49 +192,3 @@ def _heeding_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _belongs(item: pytest.Item, nodeid: str) -> bool:
-    callspec = getattr(item, "callspec", None)
-    slot = None if callspec is None else callspec.params.get("trial")
-    return slot is not None and slot.study == nodeid
-
-
-def _run_once(item: pytest.Item) -> None:
-    """Let nothing run it until it is green; what failed once is known to have failed."""
-    if item.config.pluginmanager.hasplugin("rerunfailures"):
-        item.add_marker(pytest.mark.flaky(reruns=0))
-
-
-def _gate_item(item: pytest.Item, nodeid: str) -> GateItem:
-    """Return the comparison of a study, beside its tests."""
-    parents = [node for node in item.listchain() if isinstance(node, pytest.Collector)]
-    parent = next((node for node in parents if node.nodeid == nodeid), parents[-1])
-    # A marked function is no collector: its comparison stands beside it.
-    name = "gate" if parent.nodeid == nodeid else f"{nodeid.rsplit('::', 1)[-1]}-gate"
-    added: GateItem = GateItem.from_parent(parent, name=name)
-    added.study = nodeid
-    # Its limit is --autotune-timeout.
-    if item.config.pluginmanager.hasplugin("timeout"):
-        added.add_marker(pytest.mark.timeout(0))
-    _run_once(added)
-    return added
-
-
-def _properties(outcome: GateOutcome) -> Iterable[tuple[str, object]]:
-    """Yield what a JUnit report says of a comparison."""
-    yield "autotune_verdict", outcome.judgement
-    if outcome.against:
-        yield "autotune_against", outcome.against
-    for result in outcome.results:
-        name = result.metric.name
-        yield f"autotune_{name}_before", result.old
-        yield f"autotune_{name}_after", result.new
-        yield f"autotune_{name}_times_worse", result.ratio
-        yield f"autotune_{name}_times_worse_low", result.low
-        yield f"autotune_{name}_times_worse_high", result.high
-        yield f"autotune_{name}_verdict", result.verdict.value
-    if outcome.reason:
-        yield "autotune_reason", outcome.reason
-    for note in outcome.notes:
-        yield "autotune_note", note
