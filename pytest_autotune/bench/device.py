@@ -30,7 +30,7 @@ _EVENT_SECONDS: Final = 5e-6
 _UNQUEUED: Final = 3
 
 
-class Device(Protocol):
+class TimedDevice(Protocol):
     """A GPU, in the hands of the framework whose kernels are timed.
 
     ``name`` is the framework's. Everything goes to the stream that the framework launches on,
@@ -77,7 +77,7 @@ class DeviceTimer:
 
     loops: Final = 1
 
-    def __init__(self, work: Work, device: Device, *, cold_cache: bool) -> None:
+    def __init__(self, work: Work, device: TimedDevice, *, cold_cache: bool) -> None:
         self._work = work
         self._device = device
         self._flush = device.flusher(FLUSH_BYTES) if cold_cache else None
@@ -108,7 +108,7 @@ class DeviceTimer:
         )
 
 
-def sees_work(work: Work, device: Device) -> bool:
+def sees_work(work: Work, device: TimedDevice) -> bool:
     """Tell whether what calls launch passes between events around them.
 
     What goes to another stream does not: it then takes longer until the device has done
@@ -121,7 +121,7 @@ def sees_work(work: Work, device: Device) -> bool:
     return rest <= 2 * between + _SLACK_SECONDS
 
 
-def _waited(work: Work, device: Device, calls: int) -> tuple[float, float]:
+def _waited(work: Work, device: TimedDevice, calls: int) -> tuple[float, float]:
     """Return the seconds that calls took after they were launched, and those between events."""
     start, end = device.event(), device.event()
     device.synchronize()
@@ -134,7 +134,7 @@ def _waited(work: Work, device: Device, calls: int) -> tuple[float, float]:
     return time.perf_counter() - launched, device.elapsed(start, end)
 
 
-def launches_work(work: Work, device: Device) -> bool | None:
+def launches_work(work: Work, device: TimedDevice) -> bool | None:
     """Tell whether calls leave the device anything to do.
 
     None where that is better left to the host's clock: the host is busy for long, or what is
@@ -180,7 +180,9 @@ class GraphTimer:
     Raises :class:`BenchmarkError` for calls that cannot be captured.
     """
 
-    def __init__(self, work: Work, device: Device, *, cold_cache: bool, estimate: float) -> None:
+    def __init__(
+        self, work: Work, device: TimedDevice, *, cold_cache: bool, estimate: float
+    ) -> None:
         sets = len(work.sets)
         if cold_cache:
             # A graph for each set of arguments, as each is captured with its own.
@@ -207,7 +209,7 @@ class GraphTimer:
         return self._timer.overhead() / self.loops
 
 
-def _captured(work: Work, device: Device, calls: int) -> Callable[[], None]:
+def _captured(work: Work, device: TimedDevice, calls: int) -> Callable[[], None]:
     try:
         return device.capture(work.bound(calls))
     except RuntimeError as error:  # what PyTorch's and CuPy's CUDA errors are

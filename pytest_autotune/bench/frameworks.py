@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
-from pytest_autotune.bench.device import Device
+from pytest_autotune.bench.device import TimedDevice
 from pytest_autotune.errors import BenchmarkError
 
-Backend: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
-BACKENDS: Final[tuple[Backend, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
+Framework: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
+FRAMEWORKS: Final[tuple[Framework, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
 
 
 class TorchDevice:
@@ -175,15 +175,15 @@ class NumbaDevice:
         return None
 
 
-def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
+def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | None:
     """Return the device that calls are timed on, None where it is the host's clock.
 
     ``values`` are what a call took and returned. Unless ``backend`` names one, the framework
     whose device arrays are among them; and where no arrays are, one that has a device in use.
     Raises :class:`BenchmarkError` for a backend that is not there.
     """
-    if backend not in BACKENDS:
-        msg = f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}"
+    if backend not in FRAMEWORKS:
+        msg = f"unknown backend {backend!r}; known: {', '.join(FRAMEWORKS)}"
         raise BenchmarkError(msg)
     if backend == "jax" and "jax" not in sys.modules:
         msg = "backend 'jax': jax is not imported, so no kernel of it can have run"
@@ -201,14 +201,14 @@ def device_for(backend: Backend, values: Iterable[object]) -> Device | None:
     return None if elsewhere else device_in_use()
 
 
-def device_in_use() -> Device | None:
+def device_in_use() -> TimedDevice | None:
     """Return the device of a framework that has begun to use one, None where none has."""
     return next((_MAKERS[name]() for name in _MAKERS if _in_use(name)), None)
 
 
-def _places(values: Iterable[object]) -> dict[Backend, set[int]]:
+def _places(values: Iterable[object]) -> dict[Framework, set[int]]:
     """Return on which devices of which framework the arrays among ``values`` are."""
-    places: dict[Backend, set[int]] = {}
+    places: dict[Framework, set[int]] = {}
     for value in _flat(values):
         found = _device_of(value)
         if found is not None:
@@ -223,7 +223,7 @@ def _index_of(value: Any) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _refuse_elsewhere(framework: Backend, indices: set[int]) -> None:
+def _refuse_elsewhere(framework: Framework, indices: set[int]) -> None:
     """Refuse arrays on other devices than the current one, whose events would see nothing."""
     if framework == "torch":
         current = int(sys.modules["torch"].cuda.current_device())
@@ -277,7 +277,7 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
     return wait
 
 
-def _named(backend: Backend, values: Iterable[object]) -> Device:
+def _named(backend: Framework, values: Iterable[object]) -> TimedDevice:
     module = "numba.cuda" if backend == "numba" else backend
     if module not in sys.modules:
         msg = f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
@@ -301,7 +301,7 @@ def _flat(values: Iterable[object]) -> Iterator[object]:
             yield value
 
 
-def _device_of(value: object) -> Backend | None:
+def _device_of(value: object) -> Framework | None:
     """Return where an array lives, None for what is no array."""
     package = type(value).__module__.partition(".")[0]
     if package == "torch" and hasattr(value, "is_cuda"):
@@ -315,7 +315,7 @@ def _device_of(value: object) -> Backend | None:
     return None
 
 
-def _in_use(backend: Backend) -> bool:
+def _in_use(backend: Framework) -> bool:
     """Tell whether a framework has begun to use a device, without making it begin."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if backend == "torch":
@@ -330,7 +330,7 @@ def _in_use(backend: Backend) -> bool:
     return "numba.cuda" in sys.modules and _has_device("numba")
 
 
-def _has_device(backend: Backend) -> bool:
+def _has_device(backend: Framework) -> bool:
     if backend == "torch":
         return bool(sys.modules["torch"].cuda.is_available())
     if backend == "cupy":
@@ -338,7 +338,7 @@ def _has_device(backend: Backend) -> bool:
     return bool(sys.modules["numba.cuda"].is_available())
 
 
-_MAKERS: Final[Mapping[Backend, Callable[[], Device]]] = {
+_MAKERS: Final[Mapping[Framework, Callable[[], TimedDevice]]] = {
     "torch": lambda: TorchDevice(sys.modules["torch"]),
     "cupy": lambda: CupyDevice(sys.modules["cupy"]),
     "numba": lambda: NumbaDevice(sys.modules["numba.cuda"]),

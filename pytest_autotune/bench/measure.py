@@ -10,9 +10,15 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal, Protocol
 
-from pytest_autotune.bench.device import Device, DeviceTimer, GraphTimer, launches_work, sees_work
+from pytest_autotune.bench.device import (
+    DeviceTimer,
+    GraphTimer,
+    TimedDevice,
+    launches_work,
+    sees_work,
+)
 from pytest_autotune.bench.frameworks import (
-    Backend,
+    Framework,
     device_for,
     device_in_use,
     tells,
@@ -96,7 +102,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     *arguments: object,
     inputs: Callable[[], Arguments] | Sequence[Arguments] | None = None,
     metric: str = "e2e_latency",
-    backend: Backend = "auto",
+    backend: Framework = "auto",
     graph: bool = False,
     cold_cache: bool | None = None,
     width: float = 0.02,
@@ -179,8 +185,8 @@ def measure(  # noqa: PLR0913 - each has a default that suits
 
 
 def _first_call(
-    work: Work, backend: Backend
-) -> tuple[Device | None, Callable[[], None] | None, float]:
+    work: Work, backend: Framework
+) -> tuple[TimedDevice | None, Callable[[], None] | None, float]:
     """Make the first call; return what it ran on, how to wait for it, and the seconds it took."""
     begin = time.perf_counter()
     result = work.first()
@@ -218,7 +224,7 @@ def _goal(width: float, confidence: float, max_time: float) -> Goal:
 
 def _timers(
     work: Work,
-    device: Device | None,
+    device: TimedDevice | None,
     wait: Callable[[], None] | None,
     *,
     graph: bool,
@@ -288,7 +294,7 @@ def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
     return min(sampling.samples) > _HOPELESS * race.limit
 
 
-def _peak_memory(work: Work, device: Device | None, first: float) -> int | None:
+def _peak_memory(work: Work, device: TimedDevice | None, first: float) -> int | None:
     if device is not None:
         device.synchronize()
         device.reset_peak_memory()

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pytest_autotune.bench.sampler import Ending
-from pytest_autotune.bench.statistics import Interval, Summary, summarize
+from pytest_autotune.bench.statistics import Interval, SampleSummary, summarize
 from pytest_autotune.text.numbers import quantity
 
 
@@ -51,7 +51,7 @@ class Measurement(Mapping[str, Any]):
     telemetry: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
-    def summary(self) -> Summary:
+    def summary(self) -> SampleSummary:
         """Mean, deviation, extremes and percentiles of the samples."""
         return summarize(self.samples)
 

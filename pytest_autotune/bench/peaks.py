@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from pytest_autotune.bench.device import Device, DeviceTimer
+from pytest_autotune.bench.device import DeviceTimer, TimedDevice
 from pytest_autotune.bench.frameworks import TorchDevice
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
@@ -46,7 +46,7 @@ def stated_peaks(peak: object) -> Peaks:
     )
 
 
-def measured_peaks(device: Device | None) -> Peaks:
+def measured_peaks(device: TimedDevice | None) -> Peaks:
     """Measure a large matrix product and a large copy, the fastest of some repeats.
 
     With PyTorch in bfloat16 on the device; on the host with NumPy in float32. Once a process.

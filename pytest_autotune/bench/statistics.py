@@ -56,7 +56,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class SampleSummary:
     """The usual statistics of some samples, in their unit."""
 
     mean: float
@@ -79,12 +79,12 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def summarize(samples: Sequence[float]) -> Summary:
+def summarize(samples: Sequence[float]) -> SampleSummary:
     """Return the statistics of at least one sample."""
     ordered = sorted(samples)
     mean = math.fsum(ordered) / len(ordered)
     squares = math.fsum((value - mean) ** 2 for value in ordered)
-    return Summary(
+    return SampleSummary(
         mean=mean,
         std=math.sqrt(squares / (len(ordered) - 1)) if len(ordered) > 1 else 0.0,
         min=ordered[0],

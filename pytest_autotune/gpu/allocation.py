@@ -12,7 +12,7 @@ from typing import Final
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
 from pytest_autotune.gpu.leases import Desk, Lease
-from pytest_autotune.gpu.pool import VISIBLE, Device, caller_pool, entries, show, show_callers
+from pytest_autotune.gpu.visible import VISIBLE, Device, caller_gpus, entries, show, show_callers
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 #: What CUDA opens and NVML does not.
@@ -50,7 +50,7 @@ def cuda_started() -> bool:
 class Allocator:
     """The leases of one process, one at a time.
 
-    ``share`` are the devices that it takes first: its part of the pool, beside other workers.
+    ``share`` are the devices that it takes first: its part of the gpus, beside other workers.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class Allocator:
     @property
     def has_no_share(self) -> bool:
         """Whether there are GPUs, but none is this worker's to begin with."""
-        return self._share is not None and not self._share and bool(caller_pool().devices)
+        return self._share is not None and not self._share and bool(caller_gpus().devices)
 
     def check(self, need: Need) -> None:
         """Raise :class:`LeaseError` where there is no GPU for a need that cannot do without."""
-        pool = caller_pool()
-        if pool.refusal and need != NONE:
-            raise LeaseError(pool.refusal)
-        if need.required and not pool.devices:
-            msg = f"the fixture 'gpu' needs one, and there is no GPU: {pool.problem}"
+        gpus = caller_gpus()
+        if gpus.refusal and need != NONE:
+            raise LeaseError(gpus.refusal)
+        if need.required and not gpus.devices:
+            msg = f"the fixture 'gpu' needs one, and there is no GPU: {gpus.problem}"
             raise LeaseError(msg)
 
     def fits(self, need: Need) -> bool:
@@ -103,13 +103,13 @@ class Allocator:
         is none or none comes free in time, and :class:`TooFewGpusError` where this trial needs
         more than others may.
         """
-        pool = caller_pool()
+        gpus = caller_gpus()
         if self._lease is not None and self._need == need:
             return replace(self._lease, waited=0.0)
         self.release()
         if need.count == 0 and not need.named:
             return None
-        if not pool.devices:
+        if not gpus.devices:
             self.check(need)
             return None
         if self._seen is None and self._started():
@@ -122,7 +122,7 @@ class Allocator:
             candidates, count, purpose=purpose, timeout=self._timeout, on_wait=self._on_wait
         )
         self._need = need
-        show(pool.environment(self._lease.devices))
+        show(gpus.environment(self._lease.devices))
         return self._lease
 
     def release(self) -> None:
@@ -138,17 +138,17 @@ class Allocator:
         lease.release()
 
     def _candidates(self, need: Need) -> tuple[Sequence[Device], int]:
-        pool = caller_pool()
+        gpus = caller_gpus()
         if need.named:
-            named = pool.named(need.named)
+            named = gpus.named(need.named)
             if named is None:
                 msg = (
                     f"GPUs {', '.join(need.named)} are asked for, and there are: "
-                    f"{', '.join(device.visible for device in pool.devices)}"
+                    f"{', '.join(device.visible for device in gpus.devices)}"
                 )
                 raise LeaseError(msg)
             return named, len(named)
-        usable: Sequence[Device] = pool.devices
+        usable: Sequence[Device] = gpus.devices
         count = len(usable) if need.count is None else need.count
         if count > 1 and sum(str(device.uuid).startswith("MIG-") for device in usable) > 1:
             msg = f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
@@ -157,7 +157,7 @@ class Allocator:
             # Code of this process uses the first devices it sees, and CUDA sees what was visible
             # when it started.
             (seen,) = self._seen
-            known = {device.visible: device for device in pool.devices}
+            known = {device.visible: device for device in gpus.devices}
             order = known if seen is None else entries(seen)
             usable = [known[name] for name in order if name in known][:count]
             if len(usable) < count:

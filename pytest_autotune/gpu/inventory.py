@@ -10,7 +10,8 @@ from functools import cache
 from typing import Final, Literal
 
 from pytest_autotune.gpu import nvml
-from pytest_autotune.gpu.nvml import Gpu, Mig, NvmlUnavailable
+from pytest_autotune.gpu.nvml import NvmlUnavailable
+from pytest_autotune.gpu.readings import Gpu, Mig
 
 #: Seconds that nvidia-smi has for an answer.
 _TIMEOUT: Final = 10.0

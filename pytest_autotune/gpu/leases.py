@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import LeaseError
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -11,10 +11,10 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_autotune.errors import AutotuneError
+from pytest_autotune.gpu.readings import Driver, Gpu, Mig, Process, Reading
 
 #: What each status of NVML (and so each exit status of nvidia-smi) means to the user.
 _REASONS: Final[Mapping[int, str]] = {
@@ -55,84 +55,9 @@ _THROTTLE: Final[Mapping[int, str]] = {
     0x100: "display clocks",
 }
 
-#: The reasons in :attr:`Reading.throttle` that make a measurement unreliable. A power cap is
-#: not among them: it is the normal state of a card under heavy load.
-DISTURBING: Final[frozenset[str]] = frozenset(
-    {"hardware slowdown", "thermal (hardware)", "thermal (software)", "power brake"}
-)
-
 
 class NvmlUnavailable(AutotuneError):
     """NVML, or the device asked for, is not there; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mig:
-    """An instance of a device in MIG mode.
-
-    ``memory`` is in bytes, 0 if unknown; the instances' numbers are None if unknown.
-    """
-
-    uuid: str
-    name: str
-    memory: int
-    gpu_instance: int | None
-    compute_instance: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """A device.
-
-    ``index`` is the driver's (in the order of PCI addresses), ``memory`` in bytes, 0 if it has
-    none of its own. ``mig`` are its MIG instances, where MIG mode is on.
-    """
-
-    index: int
-    uuid: str
-    name: str
-    memory: int
-    pci_bus: str
-    mig: tuple[Mig, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Driver:
-    """The driver's version, and the newest CUDA version that it serves (``12.8``)."""
-
-    version: str
-    cuda: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How a device is doing; None is what it does not tell.
-
-    ``power`` is in watts (on newer cards an average over the last second), ``energy`` in joules
-    since the driver was loaded, clocks in MHz, ``temperature`` in degrees Celsius,
-    ``memory_used`` in bytes, ``utilization`` in percent of the time. ``throttle`` says why clocks
-    are lower than they could be: "power cap", "thermal (hardware)" and the like.
-    """
-
-    power: float | None = None
-    energy: float | None = None
-    sm_clock: int | None = None
-    memory_clock: int | None = None
-    temperature: int | None = None
-    throttle: frozenset[str] = frozenset()
-    memory_used: int | None = None
-    utilization: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """A process that computes on a device, and the bytes it holds there, None if unknown.
-
-    In a container ``pid`` may be that of the host.
-    """
-
-    pid: int
-    memory: int | None
 
 
 def explain(status: int) -> str | None:
@@ -197,7 +122,7 @@ def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-class _Device:
+class _Handle:
     """A device or MIG instance that can be asked for what it may not tell."""
 
     def __init__(self, pynvml: Any, *handles: Any) -> None:
@@ -205,7 +130,7 @@ class _Device:
         self._handles = handles
 
     @classmethod
-    def find(cls, pynvml: Any, uuid: str) -> _Device:
+    def find(cls, pynvml: Any, uuid: str) -> _Handle:
         """Return the device; of a MIG instance, its device answers what it does not itself."""
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -223,9 +148,9 @@ class _Device:
         """What NVML knows it by."""
         return self._handles[0]
 
-    def itself(self) -> _Device:
+    def itself(self) -> _Handle:
         """Return the device without that behind it."""
-        return _Device(self._pynvml, self._handles[0])
+        return _Handle(self._pynvml, self._handles[0])
 
     def ask(self, *calls: tuple[Any, ...]) -> Any:
         """Return the first answer to one of ``calls`` (name, argument...), None without any."""
@@ -268,7 +193,7 @@ def gpus() -> tuple[Gpu, ...]:
                     index=index,
                     uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
                     name=_text(pynvml.nvmlDeviceGetName(handle)),
-                    memory=_Device(pynvml, handle).total_memory(),
+                    memory=_Handle(pynvml, handle).total_memory(),
                     pci_bus=_text(pynvml.nvmlDeviceGetPciInfo(handle).busId),
                     mig=_mig(pynvml, handle),
                 )
@@ -281,7 +206,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def _mig(pynvml: Any, handle: Any) -> tuple[Mig, ...]:
-    device = _Device(pynvml, handle)
+    device = _Handle(pynvml, handle)
     mode = device.ask(("nvmlDeviceGetMigMode",))
     if mode is None or not mode[0]:
         return ()
@@ -290,7 +215,7 @@ def _mig(pynvml: Any, handle: Any) -> tuple[Mig, ...]:
         # Slots of instances that were taken away stay empty, with others after them.
         instance = device.ask(("nvmlDeviceGetMigDeviceHandleByIndex", slot))
         if instance is not None:
-            mig = _Device(pynvml, instance)
+            mig = _Handle(pynvml, instance)
             found.append(
                 Mig(
                     uuid=_text(pynvml.nvmlDeviceGetUUID(instance)),
@@ -319,7 +244,7 @@ def read(uuid: str) -> Reading:
     What NVML does not tell of an instance is that of its whole device.
     """
     with _nvml() as pynvml:
-        device = _Device.find(pynvml, uuid)
+        device = _Handle.find(pynvml, uuid)
         power = device.ask(("nvmlDeviceGetPowerUsage",))
         energy = device.ask(("nvmlDeviceGetTotalEnergyConsumption",))
         reasons = device.ask(
@@ -352,7 +277,7 @@ def processes(uuid: str) -> tuple[Process, ...]:
     """
     with _nvml() as pynvml:
         found = (
-            _Device.find(pynvml, uuid)
+            _Handle.find(pynvml, uuid)
             .itself()
             .ask(
                 ("nvmlDeviceGetComputeRunningProcesses_v3",),
@@ -368,7 +293,7 @@ def busy(uuid: str, since: float) -> frozenset[int] | None:
     None where it does not tell, as MIG instances and older cards do not.
     """
     with _nvml() as pynvml:
-        device = _Device.find(pynvml, uuid).itself()
+        device = _Handle.find(pynvml, uuid).itself()
         try:
             found = pynvml.nvmlDeviceGetProcessUtilization(device.handle, round(since * 1e6))
         except pynvml.NVMLError as error:
@@ -384,7 +309,7 @@ def clocks_policy(uuid: str) -> str:
     the parts that it does not support. Locked clocks cannot be asked for.
     """
     with _nvml() as pynvml:
-        device = _Device.find(pynvml, uuid)
+        device = _Handle.find(pynvml, uuid)
         graphics, memory = (
             device.ask(("nvmlDeviceGetApplicationsClock", domain))
             for domain in (_GRAPHICS, _MEMORY)

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Final
 
 from pytest_autotune.gpu import nvml
-from pytest_autotune.gpu.nvml import DISTURBING, NvmlUnavailable, Process, Reading
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.nvml import NvmlUnavailable
+from pytest_autotune.gpu.readings import DISTURBING, Process, Reading
+from pytest_autotune.gpu.visible import Device
 from pytest_autotune.system.processes import family
 
 _PERIOD_SECONDS: Final = 0.05

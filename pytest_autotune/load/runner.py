@@ -99,7 +99,7 @@ class Prepared:
         return wanted, b"%s\r\nContent-Length: %d\r\n\r\n%s" % (self._head, len(data), data)
 
 
-class Pool:
+class Connections:
     """Keep-alive connections to one server."""
 
     def __init__(self, url: str) -> None:
@@ -143,7 +143,9 @@ class Pool:
 class LevelRunner:
     """One level, while it runs."""
 
-    def __init__(self, job: Job, pool: Pool, prepared: Prepared, due: Sequence[float]) -> None:
+    def __init__(
+        self, job: Job, pool: Connections, prepared: Prepared, due: Sequence[float]
+    ) -> None:
         self._job = job
         self._pool = pool
         self._prepared = prepared
@@ -467,7 +469,7 @@ def due_times(job: Job) -> list[float]:
 
 async def run_level(job: Job, tokenizer: Tokenizer | None = None) -> LevelRun:
     """Warm up, then run the level of ``job``."""
-    pool = Pool(job.url)
+    pool = Connections(job.url)
     due = due_times(job)
     count = len(due) if due else job.max_requests
     try:

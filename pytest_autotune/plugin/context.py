@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.gpu.pool import Device, Pool, adopt, caller_pool, share
+from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus, share
 from pytest_autotune.study.study import Stop, new_session_id
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RunContext:
 
         One on this machine gets a part of the GPUs that this run may use.
         """
-        pool = caller_pool()
+        pool = caller_gpus()
         own = share(pool.devices, workers, worker)
         gpus = {"pool": pool.document(), "share": [device.key for device in own]}
         return {
@@ -120,7 +120,7 @@ def visible_to(worker: int, workers: int) -> dict[str, str]:
     One beyond the GPUs there are sees one of them all the same, so that all workers collect the
     same tests; it uses it when nobody else does. Empty without GPUs.
     """
-    pool = caller_pool()
+    pool = caller_gpus()
     if not pool.devices:
         return {}
     own = share(pool.devices, workers, worker)
@@ -131,7 +131,7 @@ def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
     """Take over the pool of the run, and learn which part of it comes first here."""
     if sent is None:
         return None
-    pool = Pool.from_document(sent["pool"])
+    pool = VisibleGpus.from_document(sent["pool"])
     adopt(pool)
     return tuple(device for device in pool.devices if device.key in sent["share"])
 

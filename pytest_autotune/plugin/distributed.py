@@ -12,7 +12,7 @@ import pytest
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.needs import largest_need
-from pytest_autotune.gpu.pool import caller_pool
+from pytest_autotune.gpu.visible import caller_gpus
 from pytest_autotune.plugin.announce import announce_replay
 from pytest_autotune.plugin.context import WIRE, RunContext, is_distributed, visible_to
 from pytest_autotune.plugin.slots import StudyOutline
@@ -119,7 +119,7 @@ def auto_workers(config: pytest.Config) -> int | None:
     That is by the largest parallel layout in the repository's spec file. None without GPUs, where
     all that is there is replayed, or where the user has set another number.
     """
-    there = len(caller_pool().devices)
+    there = len(caller_gpus().devices)
     if not there or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
     known = load_all(config.rootpath)
@@ -212,7 +212,7 @@ class Controller:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Once all workers have ended, remove the containers of those that crashed."""
         if self._containers:
-            from pytest_autotune.serving.pool import reap
+            from pytest_autotune.serving.keeper import reap
 
             # Without an engine there is nothing left, and the workers have said so.
             with suppress(LaunchError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.bench.measure import Watch
     from pytest_autotune.load.loadtest import LoadTest
-    from pytest_autotune.serving.pool import ServerPool
+    from pytest_autotune.serving.keeper import ServerKeeper
     from pytest_autotune.serving.server import InferenceServer
 
 #: Waiting for GPUs for longer than this is worth a notice (seconds).
@@ -67,7 +67,7 @@ class Resources:
         )
         self._grant = Grant()
         self._waited: dict[str, float] = {}
-        self._servers: ServerPool | None = None
+        self._servers: ServerKeeper | None = None
 
     def check(self, study: str, spec: Spec, need: Need, *, server: bool) -> None:
         """Find out before any trial of a study what would fail every one of them.
@@ -77,7 +77,7 @@ class Resources:
         self._gpus.check(need)
         if not server:
             return
-        from pytest_autotune.serving.pool import check_spec, reap
+        from pytest_autotune.serving.keeper import check_spec, reap
 
         check_spec(spec, spec.space.example(), self._masker)
         if spec.server is not None and spec.server.backend == "docker":
@@ -181,10 +181,10 @@ class Resources:
     def start_server(self, plan: Plan, trial: Trial) -> InferenceServer:
         """Return a server for ``trial``, ready for requests."""
         if self._servers is None:
-            from pytest_autotune.serving.pool import ServerPool
+            from pytest_autotune.serving.keeper import ServerKeeper
 
             logs = self._context.state_directory / "logs"
-            self._servers = ServerPool(self._project, logs, self._masker)
+            self._servers = ServerKeeper(self._project, logs, self._masker)
         return self._servers.acquire(plan.spec, plan.label, trial.number, trial.params)
 
     def stop_server(self, server: InferenceServer) -> None:

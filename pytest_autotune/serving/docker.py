@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
-from pytest_autotune.gpu.pool import VISIBLE, entries
-from pytest_autotune.serving.backend import Exit
+from pytest_autotune.gpu.visible import VISIBLE, entries
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
+from pytest_autotune.serving.running import Exit
 from pytest_autotune.spec.server import is_remote
 from pytest_autotune.study.study import slug
 from pytest_autotune.system.locks import FileCoordinator

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.gpu.pool import VISIBLE, entries
+from pytest_autotune.gpu.visible import VISIBLE, entries
 from pytest_autotune.serving import supervisor
-from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
+from pytest_autotune.serving.running import Exit
 from pytest_autotune.system.groups import OWN_GROUP
 
 _HOST: Final = "127.0.0.1"

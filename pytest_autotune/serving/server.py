@@ -18,9 +18,9 @@ from pytest_autotune.errors import (
     ServerOutOfMemory,
     ServerRefused,
 )
-from pytest_autotune.serving.backend import Backend, Exit
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
+from pytest_autotune.serving.running import Exit, RunningServer
 from pytest_autotune.text.durations import duration
 
 _POLL_SECONDS: Final = 0.05
@@ -41,7 +41,11 @@ class InferenceServer:
     """A running server. ``base_url`` is its address without ``/v1``; ``gpus`` its world size."""
 
     def __init__(
-        self, launch: Launch, backend: Backend, log: LogFile | None, mask: Callable[[str], str]
+        self,
+        launch: Launch,
+        backend: RunningServer,
+        log: LogFile | None,
+        mask: Callable[[str], str],
     ) -> None:
         self.launch = launch
         self._backend = backend

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_autotune.serving.backend import Exit
 from pytest_autotune.serving.launch import Launch
+from pytest_autotune.serving.running import Exit
 
 
 class UrlServer:

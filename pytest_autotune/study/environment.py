@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from pytest_autotune.gpu.pool import Device, caller_pool
+from pytest_autotune.gpu.visible import Device, caller_gpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: What changes times by itself being changed. Their versions are read, none is imported.
@@ -38,8 +38,8 @@ LIBRARIES: Final = (
 
 
 def visible_gpus() -> int:
-    """Return how many NVIDIA devices this run may use (see :mod:`.gpu.pool`)."""
-    return len(caller_pool().devices)
+    """Return how many NVIDIA devices this run may use (see :mod:`.gpu.visible`)."""
+    return len(caller_gpus().devices)
 
 
 @cache
@@ -101,7 +101,7 @@ def fingerprint() -> Mapping[str, str]:
         "cpu": _cpu_model(),
         "cpus": str(os.cpu_count() or 1),
         "memory": _memory(),
-        **_gpus(caller_pool().devices),
+        **_gpus(caller_gpus().devices),
         "libraries": _libraries(),
         "machine": platform.machine(),
         "python": f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}",

@@ -12,8 +12,8 @@ import pytest
 from pytest_autotune.bench.measure import measure
 from pytest_autotune.gpu import nvml
 from pytest_autotune.gpu.inventory import inventory
-from pytest_autotune.gpu.pool import Device, caller_pool
 from pytest_autotune.gpu.telemetry import Telemetry
+from pytest_autotune.gpu.visible import Device, caller_gpus
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "triton_matmul"
 
@@ -23,9 +23,9 @@ def device() -> Device:
     found = inventory()
     if found.source != "nvml":
         pytest.skip(f"no GPU with NVML: {found.problem}")
-    if not caller_pool().devices:
-        pytest.skip(f"no GPU to use: {caller_pool().problem}")
-    return caller_pool().devices[0]
+    if not caller_gpus().devices:
+        pytest.skip(f"no GPU to use: {caller_gpus().problem}")
+    return caller_gpus().devices[0]
 
 
 @pytest.fixture(scope="module")

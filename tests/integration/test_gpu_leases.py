@@ -22,7 +22,7 @@ from project import Project, kill
 from serving import Serving, eventually, process
 
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
-from pytest_autotune.gpu.pool import ORDER, VISIBLE, Device
+from pytest_autotune.gpu.visible import ORDER, VISIBLE, Device
 
 USAGE: Final = int(pytest.ExitCode.USAGE_ERROR)
 #: How a message begins that ends a run, without and with workers.
@@ -387,7 +387,7 @@ def test_other_tests_of_a_run_see_what_its_caller_left_visible(one: Leasing) -> 
     plain = """
 import os, pytest
 from pytest_autotune.gpu.leases import Desk
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 
 def test_plain():
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
@@ -612,7 +612,7 @@ _WAIT = """
 import sys
 from pathlib import Path
 from pytest_autotune.gpu.leases import Desk
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 devices = [Device(key="index-0", visible="0")]
 lease = Desk().acquire(
     devices, 1, purpose="x", timeout=float(sys.argv[1]), on_wait=lambda _: Path("waits").touch()
@@ -642,7 +642,7 @@ _AFTER = """
 import os
 from pathlib import Path
 from pytest_autotune.gpu.leases import Desk
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 
 def test_plain():
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"

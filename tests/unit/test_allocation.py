@@ -14,13 +14,13 @@ import pytest
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
 from pytest_autotune.gpu import allocation
-from pytest_autotune.gpu import pool as pool_module
+from pytest_autotune.gpu import visible as visible_module
 from pytest_autotune.gpu.allocation import NONE, Allocator, Need, cuda_started
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
-from pytest_autotune.gpu.pool import ORDER, VISIBLE, Device, Pool, adopt, caller_pool
+from pytest_autotune.gpu.visible import ORDER, VISIBLE, Device, VisibleGpus, adopt, caller_gpus
 
 DEVICES = tuple(Device(key=f"GPU-{n}", visible=str(n), uuid=f"GPU-{n}") for n in range(4))
-ALL = Pool(devices=DEVICES)
+ALL = VisibleGpus(devices=DEVICES)
 ONE, TWO, THREE, FIVE = (Need(count=count) for count in (1, 2, 3, 5))
 
 
@@ -49,7 +49,7 @@ def _process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         # Set first, so that it is undone in any case.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(pool_module, "_process", pool_module._Process())
+    monkeypatch.setattr(visible_module, "_process", visible_module._Process())
     adopt(ALL)
     yield
     adopt(None)
@@ -126,7 +126,7 @@ def test_nothing_is_leased_where_nothing_is_needed(make: Make) -> None:
 
 
 def test_need_of_all_is_that_of_as_many_as_there_are(make: Make) -> None:
-    adopt(Pool(devices=DEVICES[1:3]))
+    adopt(VisibleGpus(devices=DEVICES[1:3]))
     assert visible(make(), Need(count=None)) == "1,2"
 
 
@@ -217,7 +217,7 @@ def test_only_what_is_leased_is_visible_and_only_meanwhile(
 ) -> None:
     if before is not None:
         monkeypatch.setenv(VISIBLE, before)
-    adopt(Pool(devices=DEVICES, order="PCI_BUS_ID"))
+    adopt(VisibleGpus(devices=DEVICES, order="PCI_BUS_ID"))
     allocator = make(DEVICES[1:2])
     for _ in range(2):
         assert visible(allocator, TWO) == "1,0"
@@ -232,7 +232,7 @@ def test_only_what_is_leased_is_visible_and_only_meanwhile(
 
 def test_a_failure_leaves_the_environment_alone(make: Make) -> None:
     take(make(), Need(count=None))
-    pool_module.show_callers()
+    visible_module.show_callers()
     with pytest.raises(LeaseError):
         make().take(ONE, "x")
     assert VISIBLE not in os.environ
@@ -302,7 +302,7 @@ def test_cuda_may_have_started_before_anything_was_leased(
 ) -> None:
     cuda.runs = True
     assert take(make(DEVICES[2:]), ONE).devices == DEVICES[:1]
-    pool_module.show_callers()
+    visible_module.show_callers()
     monkeypatch.setenv(VISIBLE, "3,-1,1")
     with pytest.raises(TooFewGpusError, match=r"1 were visible \(CUDA_VISIBLE_DEVICES=3,-1,1\)"):
         make().take(TWO, "x")
@@ -340,7 +340,7 @@ def test_cuda_runs_where_its_device_is_open(
 
 
 def test_without_gpus_a_need_is_refused_only_where_nothing_else_will_do(make: Make) -> None:
-    adopt(Pool(problem="no driver"))
+    adopt(VisibleGpus(problem="no driver"))
     allocator = make(())
     assert allocator.take(TWO, "x") is None
     assert allocator.take(Need(named=("0",)), "x") is None
@@ -352,7 +352,7 @@ def test_without_gpus_a_need_is_refused_only_where_nothing_else_will_do(make: Ma
             ask(Need(count=1, required=True))
         assert str(caught.value) == "the fixture 'gpu' needs one, and there is no GPU: no driver"
     assert VISIBLE not in os.environ
-    assert caller_pool().devices == ()
+    assert caller_gpus().devices == ()
 
 
 def test_with_gpus_nothing_is_refused_beforehand(make: Make) -> None:
@@ -368,5 +368,5 @@ def test_a_worker_may_be_without_a_share() -> None:
     assert not lacks(DEVICES[:1])
     # Nobody shared anything out.
     assert not lacks(None)
-    adopt(Pool(problem="no driver"))
+    adopt(VisibleGpus(problem="no driver"))
     assert not lacks(())

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pytest
 from fake_nvml import Asked, FakeNvml, need_library
 
-from pytest_autotune.gpu.pool import Device, Pool, adopt
+from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt
 from pytest_autotune.study import environment
 from pytest_autotune.study.environment import LIBRARIES, fingerprint, visible_gpus
 
@@ -27,7 +27,7 @@ import os
 from pytest_autotune.study import environment
 from pytest_autotune.gpu import pool
 def found(visible=None):
-    for kept in (environment._gpus, pool._pool, inventory, driver_version):
+    for kept in (environment._gpus, pool._visible_gpus, inventory, driver_version):
         kept.cache_clear()
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -40,7 +40,7 @@ Found: TypeAlias = Mapping[str, str]
 
 @pytest.fixture
 def none() -> Iterator[None]:
-    adopt(Pool(problem="no driver"))
+    adopt(VisibleGpus(problem="no driver"))
     environment._libraries.cache_clear()
     yield
     adopt(None)
@@ -120,7 +120,7 @@ def test_a_system_that_does_not_tell_is_unknown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_devices_that_nobody_can_tell_of_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    adopt(Pool(devices=tuple(Device(key=f"index-{n}", visible=f"{n}") for n in range(2))))
+    adopt(VisibleGpus(devices=tuple(Device(key=f"index-{n}", visible=f"{n}") for n in range(2))))
     try:
         found = fingerprint()
         assert found["gpus"] == "2 × unknown"

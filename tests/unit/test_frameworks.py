@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pytest_autotune.bench.frameworks import (
-    BACKENDS,
+    FRAMEWORKS,
     CupyDevice,
     NumbaDevice,
     TorchDevice,
@@ -292,7 +292,7 @@ def test_an_unknown_backend_is_refused_with_those_that_are_known(name: Any) -> N
     with pytest.raises(BenchmarkError, match="unknown backend") as raised:
         found([], name)
     assert repr(name) in str(raised.value)
-    assert all(known in str(raised.value) for known in BACKENDS)
+    assert all(known in str(raised.value) for known in FRAMEWORKS)
 
 
 @pytest.mark.parametrize(

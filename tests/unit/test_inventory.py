@@ -12,7 +12,7 @@ from fake_nvml import Asked, FakeNvml, need_library
 
 from pytest_autotune.gpu import inventory as module
 from pytest_autotune.gpu.inventory import Inventory, driver_version, inventory
-from pytest_autotune.gpu.nvml import Gpu, Mig
+from pytest_autotune.gpu.readings import Gpu, Mig
 
 PACKAGE = "nvidia-ml-py is not installed; pip install 'pytest-autotune[gpu]'"
 MISMATCH = (

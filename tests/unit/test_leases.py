@@ -31,7 +31,7 @@ from filelock import FileLock
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu import leases as module
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 
 DEVICES = [Device(key=f"GPU-{n}", visible=str(n), uuid=f"GPU-{n}") for n in range(2)]
 #: What a slow machine may take for what is done at once (seconds).
@@ -42,7 +42,7 @@ import os, subprocess, sys, time
 from pathlib import Path
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu.leases import Desk
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 devices = [Device(key=f"GPU-{n}", visible=str(n), uuid=f"GPU-{n}") for n in range(2)]
 def say(*words):
     print(*words, flush=True)

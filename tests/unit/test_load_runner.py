@@ -26,7 +26,7 @@ from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.race import LevelRace
-from pytest_autotune.load.runner import LevelRunner, Pool, Prepared, due_times, run_level
+from pytest_autotune.load.runner import Connections, LevelRunner, Prepared, due_times, run_level
 from pytest_autotune.load.statistics import GoodputLimits, LevelRun, level_metrics
 from pytest_autotune.spec.scenario import Scenario
 
@@ -364,13 +364,13 @@ def test_waiting_in_an_overloaded_server_is_latency(start: Start) -> None:
 def test_a_late_client_does_not_hide_what_waiting_cost(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = Pool.connect
+    connect = Connections.connect
 
-    async def slowly(self: Pool) -> Any:
+    async def slowly(self: Connections) -> Any:
         await asyncio.sleep(0.3)
         return await connect(self)
 
-    monkeypatch.setattr(Pool, "connect", slowly)
+    monkeypatch.setattr(Connections, "connect", slowly)
     level = run(server, request_rate=50, max_requests=5)
     assert all(r.ttft is not None and r.ttft >= 0.3 for r in level.requests)
     assert level.client.late_p99 >= 0.3
@@ -501,7 +501,7 @@ def test_with_a_time_limit_alone_a_level_is_lost_as_well(server: Scripted) -> No
 
 def make_runner(limit: Limit) -> LevelRunner:
     job = make_job("http://127.0.0.1:1", limits=[limit])
-    return LevelRunner(job, Pool(job.url), Prepared(job, 1, "load", None), ())
+    return LevelRunner(job, Connections(job.url), Prepared(job, 1, "load", None), ())
 
 
 def make_exchange() -> Exchange:

@@ -10,7 +10,8 @@ import pytest
 from fake_nvml import Asked, FakeNvml, need_library
 
 from pytest_autotune.gpu import nvml
-from pytest_autotune.gpu.nvml import DISTURBING, Driver, Mig, NvmlUnavailable, Process, Reading
+from pytest_autotune.gpu.nvml import NvmlUnavailable
+from pytest_autotune.gpu.readings import DISTURBING, Driver, Gpu, Mig, Process, Reading
 
 GIB = 2**30
 
@@ -45,7 +46,7 @@ def test_eight_devices_are_found(asked: Asked) -> None:
     gpus = asked.ask("nvml.gpus()")
     assert [gpu.index for gpu in gpus] == list(range(8))
     assert [gpu.uuid for gpu in gpus] == [uuid(index) for index in range(8)]
-    assert gpus[7] == nvml.Gpu(
+    assert gpus[7] == Gpu(
         index=7,
         uuid=uuid(7),
         name="NVIDIA H100 80GB HBM3",

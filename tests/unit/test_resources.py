@@ -10,8 +10,8 @@ import pytest
 from builders import make_plan, make_record
 
 from pytest_autotune.gpu.allocation import Need
-from pytest_autotune.gpu.nvml import Process
-from pytest_autotune.gpu.pool import Device, Pool, adopt
+from pytest_autotune.gpu.readings import Process
+from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt
 from pytest_autotune.plugin import resources as module
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.resources import Resources
@@ -25,7 +25,7 @@ DEVICE = Device(key="GPU-0", visible="0", uuid="GPU-0")
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
     monkeypatch.setenv("AUTOTUNE_GPU_LOCKS", str(tmp_path / "locks"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    adopt(Pool(devices=(DEVICE,)))
+    adopt(VisibleGpus(devices=(DEVICE,)))
     context = RunContext(session="s", started=0.0, state_directory=tmp_path, scratch=None)
     found = Resources(
         context, tmp_path, Masker(),
@@ -45,7 +45,7 @@ def test_a_server_that_is_kept_is_no_guest_of_the_next_trial(
 ) -> None:
     on_it: list[Process] = []
     monkeypatch.setattr(module, "strangers", lambda device, root: tuple(on_it))
-    kept: Any = type("Pool", (), {"keeps_one": True, "forget": lambda self: None})()
+    kept: Any = type("Servers", (), {"keeps_one": True, "forget": lambda self: None})()
     first = made.begin("study", trial(0), Need())
     made._servers = kept
     on_it.append(Process(pid=1, memory=None))  # the server, in a container

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from fake_nvml import Asked, FakeNvml, need_library
 
-from pytest_autotune.gpu.nvml import Process
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.readings import Process
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.gpu.visible import Device
 from pytest_autotune.system.processes import family
 
 MIB = 2**20
@@ -24,7 +24,7 @@ MIB = 2**20
 NOBODY = 2**22 + 1
 _SETUP = """
 import os, subprocess, sys
-from pytest_autotune.gpu.pool import Device
+from pytest_autotune.gpu.visible import Device
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
 def device(number, kind="GPU"):
     uuid = f"{kind}-00000000-0000-0000-0000-{number:012d}"

@@ -24,7 +24,7 @@ class Exit:
         return f"exit status {self.status}"
 
 
-class Backend(Protocol):
+class RunningServer(Protocol):
     """A server that was started. Made by a function that takes a launch."""
 
     @property

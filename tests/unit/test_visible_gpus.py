@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.gpu import pool as module
+from pytest_autotune.gpu import visible as module
 from pytest_autotune.gpu.inventory import Inventory
-from pytest_autotune.gpu.nvml import Gpu, Mig
-from pytest_autotune.gpu.pool import (
+from pytest_autotune.gpu.readings import Gpu, Mig
+from pytest_autotune.gpu.visible import (
     ORDER,
     VISIBLE,
     Device,
-    Pool,
+    VisibleGpus,
     adopt,
-    caller_pool,
+    caller_gpus,
     entries,
-    read_pool,
+    read_visible,
     share,
     show,
     show_callers,
@@ -63,7 +63,7 @@ PCI = "PCI_BUS_ID"
 
 
 def keys(visible: str | None, inventory: Inventory = CARDS, order: str | None = PCI) -> list[str]:
-    return [device.key for device in read_pool(visible, order, inventory).devices]
+    return [device.key for device in read_visible(visible, order, inventory).devices]
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     alike = replace(CARDS, gpus=tuple(replace(card, name="card") for card in CARDS.gpus))
-    monkeypatch.setattr("pytest_autotune.gpu.inventory.inventory", lambda: alike)
+    monkeypatch.setattr("pytest_autotune.gpu.visible.inventory", lambda: alike)
     monkeypatch.setattr(module, "_process", module._Process())
-    module._pool.cache_clear()
+    module._visible_gpus.cache_clear()
     yield monkeypatch
-    module._pool.cache_clear()
+    module._visible_gpus.cache_clear()
 
 
 # What is visible
@@ -86,7 +86,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 def test_all_devices_and_instances_are_visible_to_who_was_told_nothing() -> None:
     assert keys(None) == ["GPU-aa00", "GPU-ab11", "MIG-c0", "MIG-d1", "GPU-dd33"]
-    visible = [device.visible for device in read_pool(None, None, CARDS).devices]
+    visible = [device.visible for device in read_visible(None, None, CARDS).devices]
     assert visible == ["0", "1", "MIG-c0", "MIG-d1", "3"]
 
 
@@ -136,8 +136,8 @@ def test_a_card_in_mig_mode_is_one_device_however_it_is_named() -> None:
 
 
 def test_devices_go_by_the_names_that_their_caller_uses() -> None:
-    first, second, third = read_pool("3,GPU-a,MIG-c", PCI, CARDS).devices[:1] + (
-        read_pool("GPU-aa,MIG-c", PCI, CARDS).devices
+    first, second, third = read_visible("3,GPU-a,MIG-c", PCI, CARDS).devices[:1] + (
+        read_visible("GPU-aa,MIG-c", PCI, CARDS).devices
     )
     assert (first.visible, first.uuid, first.name) == ("3", "GPU-dd33", "card 3")
     assert (second.visible, second.uuid, second.memory) == ("GPU-aa", "GPU-aa00", 80)
@@ -147,7 +147,7 @@ def test_devices_go_by_the_names_that_their_caller_uses() -> None:
 
 
 def test_where_the_machine_is_not_known_every_entry_is_taken_at_its_word() -> None:
-    found = read_pool("5,GPU-x,MIG-y,0", None, NOTHING)
+    found = read_visible("5,GPU-x,MIG-y,0", None, NOTHING)
     assert found.problem == ""
     assert [(d.key, d.visible, d.uuid) for d in found.devices] == [
         ("index-5", "5", None),
@@ -160,14 +160,14 @@ def test_where_the_machine_is_not_known_every_entry_is_taken_at_its_word() -> No
 
 
 def test_the_order_of_numbers_is_ours_only_where_nobody_asked_for_another() -> None:
-    assert read_pool(None, None, CARDS).order == "PCI_BUS_ID"
-    assert read_pool(None, "FASTEST_FIRST", CARDS).order is None
-    assert read_pool("0", PCI, CARDS).order is None
+    assert read_visible(None, None, CARDS).order == "PCI_BUS_ID"
+    assert read_visible(None, "FASTEST_FIRST", CARDS).order is None
+    assert read_visible("0", PCI, CARDS).order is None
 
 
 def test_numbers_that_cuda_may_mean_otherwise_are_refused() -> None:
     for order in (None, "FASTEST_FIRST"):
-        pool = read_pool("GPU-aa00,1", order, CARDS)
+        pool = read_visible("GPU-aa00,1", order, CARDS)
         assert pool.devices == ()
         assert pool.refusal == (
             "CUDA_VISIBLE_DEVICES='GPU-aa00,1' numbers GPUs of different models, and CUDA counts "
@@ -179,25 +179,25 @@ def test_numbers_that_cuda_may_mean_otherwise_are_refused() -> None:
 
 
 def test_where_cuda_counts_otherwise_devices_are_shown_by_their_uuids() -> None:
-    visible = [device.visible for device in read_pool(None, "FASTEST_FIRST", CARDS).devices]
+    visible = [device.visible for device in read_visible(None, "FASTEST_FIRST", CARDS).devices]
     assert visible == ["GPU-aa00", "GPU-ab11", "MIG-c0", "MIG-d1", "GPU-dd33"]
 
 
 def test_it_is_said_why_there_is_no_device() -> None:
-    assert read_pool(None, None, NOTHING).problem == PROBLEM
-    assert read_pool("", None, NOTHING).problem == "CUDA_VISIBLE_DEVICES='' leaves none visible"
-    assert read_pool("-1", PCI, CARDS).problem == (
+    assert read_visible(None, None, NOTHING).problem == PROBLEM
+    assert read_visible("", None, NOTHING).problem == "CUDA_VISIBLE_DEVICES='' leaves none visible"
+    assert read_visible("-1", PCI, CARDS).problem == (
         "CUDA_VISIBLE_DEVICES='-1' leaves none visible (this machine has: 0 GPU-aa00, "
         "1 GPU-ab11, 2 GPU-cc22, 3 GPU-dd33)"
     )
     none = Inventory(gpus=(), source="nvidia-smi", problem="nvidia-smi finds no device")
-    assert read_pool("0", None, none).problem == (
+    assert read_visible("0", None, none).problem == (
         "CUDA_VISIBLE_DEVICES='0' leaves none visible (nvidia-smi finds no device)"
     )
-    assert read_pool("0", PCI, CARDS).problem == ""
+    assert read_visible("0", PCI, CARDS).problem == ""
     # It works, and the tool told; that NVML did not is nobody's problem.
     other = Inventory(gpus=CARDS.gpus, source="nvidia-smi", problem="no nvidia-ml-py")
-    assert read_pool(None, None, other).problem == ""
+    assert read_visible(None, None, other).problem == ""
 
 
 @given(st.lists(st.sampled_from(["0", "1", "x", "-1", "", " ", "GPU-a"]), max_size=6))
@@ -213,11 +213,11 @@ def test_entries_end_before_the_first_that_is_none(parts: list[str]) -> None:
 
 
 def test_the_environment_names_the_devices_and_their_order() -> None:
-    pool = read_pool(None, None, CARDS)
+    pool = read_visible(None, None, CARDS)
     some = (pool.devices[4], pool.devices[0], pool.devices[2])
     assert pool.environment(some) == {VISIBLE: "3,0,MIG-c0", ORDER: "PCI_BUS_ID"}
     assert pool.environment(()) == {VISIBLE: ""}
-    caller = read_pool("1,0", PCI, CARDS)
+    caller = read_visible("1,0", PCI, CARDS)
     assert caller.environment(caller.devices[:1]) == {VISIBLE: "1"}
 
 
@@ -228,19 +228,19 @@ def test_the_environment_names_the_devices_and_their_order() -> None:
 def test_a_pool_survives_being_sent(
     visible: str | None, order: str | None, inventory: Inventory
 ) -> None:
-    pool = read_pool(visible, order, inventory)
-    assert Pool.from_document(json.loads(json.dumps(pool.document()))) == pool
+    pool = read_visible(visible, order, inventory)
+    assert VisibleGpus.from_document(json.loads(json.dumps(pool.document()))) == pool
 
 
 def test_devices_can_be_asked_for_by_number_or_uuid() -> None:
-    pool = read_pool("3,1,GPU-aa", PCI, CARDS)
+    pool = read_visible("3,1,GPU-aa", PCI, CARDS)
     assert pool.named(["1", "GPU-dd33"]) == (pool.devices[1], pool.devices[0])
     # Whoever names one twice has one.
     assert pool.named(["GPU-aa", "GPU-aa00"]) == (pool.devices[2],)
     assert pool.named([]) == ()
     assert pool.named(["1", "2"]) is None
     assert pool.named(["GPU-cc22"]) is None
-    assert read_pool("4", None, NOTHING).named(["None"]) is None
+    assert read_visible("4", None, NOTHING).named(["None"]) is None
 
 
 # Shares
@@ -265,19 +265,19 @@ def test_the_callers_pool_stays_the_same_while_something_else_is_shown(
     environment: pytest.MonkeyPatch,
 ) -> None:
     environment.setenv(VISIBLE, "3,1,0")
-    before = caller_pool()
+    before = caller_gpus()
     assert [device.visible for device in before.devices] == ["3", "1", "0"]
     show(before.environment(before.devices[1:2]))
     assert os.environ[VISIBLE] == "1"
-    assert caller_pool() == before
+    assert caller_gpus() == before
     show(before.environment(before.devices[2:]))
     assert os.environ[VISIBLE] == "0"
-    assert caller_pool() == before
+    assert caller_gpus() == before
     show_callers()
     assert os.environ[VISIBLE] == "3,1,0"
     # From then on what the caller changes counts again.
     environment.setenv(VISIBLE, "0")
-    assert [device.visible for device in caller_pool().devices] == ["0"]
+    assert [device.visible for device in caller_gpus().devices] == ["0"]
 
 
 @pytest.mark.parametrize("visible", [None, "", "1,0", "-1"])
@@ -300,7 +300,7 @@ def test_what_was_shown_leaves_no_trace(
 
 def test_a_caller_who_said_nothing_is_remembered_as_such(environment: pytest.MonkeyPatch) -> None:
     show({VISIBLE: "1", ORDER: "PCI_BUS_ID"})
-    assert len(caller_pool().devices) == 5
+    assert len(caller_gpus().devices) == 5
     show_callers()
     assert VISIBLE not in os.environ
     assert ORDER not in os.environ
@@ -308,14 +308,14 @@ def test_a_caller_who_said_nothing_is_remembered_as_such(environment: pytest.Mon
 
 def test_a_worker_has_the_pool_of_its_controller(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(VISIBLE, "0")
-    theirs = read_pool("3,1", PCI, CARDS)
+    theirs = read_visible("3,1", PCI, CARDS)
     adopt(theirs)
-    assert caller_pool() is theirs
+    assert caller_gpus() is theirs
     show({VISIBLE: "1"})
-    assert caller_pool() is theirs
+    assert caller_gpus() is theirs
     show_callers()
     adopt(None)
-    assert [device.visible for device in caller_pool().devices] == ["0"]
+    assert [device.visible for device in caller_gpus().devices] == ["0"]
 
 
 def test_nobody_asks_the_driver_where_no_device_is_wanted(
@@ -324,11 +324,11 @@ def test_nobody_asks_the_driver_where_no_device_is_wanted(
     def inventory() -> Inventory:
         pytest.fail("asked")
 
-    environment.setattr("pytest_autotune.gpu.inventory.inventory", inventory)
+    environment.setattr("pytest_autotune.gpu.visible.inventory", inventory)
     for visible in ("", "-1", ","):
         environment.setenv(VISIBLE, visible)
-        assert caller_pool().devices == ()
-        assert caller_pool().problem == f"CUDA_VISIBLE_DEVICES={visible!r} leaves none visible"
+        assert caller_gpus().devices == ()
+        assert caller_gpus().problem == f"CUDA_VISIBLE_DEVICES={visible!r} leaves none visible"
 
 
 def test_the_driver_is_asked_once(environment: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_the_driver_is_asked_once(environment: pytest.MonkeyPatch) -> None:
         asked.append(None)
         return CARDS
 
-    environment.setattr("pytest_autotune.gpu.inventory.inventory", inventory)
+    environment.setattr("pytest_autotune.gpu.visible.inventory", inventory)
     for _ in range(3):
-        assert len(caller_pool().devices) == 5
+        assert len(caller_gpus().devices) == 5
     assert len(asked) == 1

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from pytest_autotune.gpu.inventory import Inventory
-    from pytest_autotune.gpu.nvml import Gpu
+from pytest_autotune.gpu.inventory import Inventory, inventory
+from pytest_autotune.gpu.readings import Gpu
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
@@ -50,7 +49,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class VisibleGpus:
     """The devices that may be leased.
 
     ``problem`` says why there are none; ``order`` is what ``CUDA_DEVICE_ORDER`` must be for the
@@ -88,7 +87,7 @@ class Pool:
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Pool:
+    def from_document(cls, document: Mapping[str, Any]) -> VisibleGpus:
         """Undo :meth:`document`."""
         return cls(
             devices=tuple(Device(**device) for device in document["devices"]),
@@ -107,7 +106,7 @@ def entries(visible: str) -> list[str]:
     return list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
 
 
-def read_pool(visible: str | None, order: str | None, inventory: Inventory) -> Pool:
+def read_visible(visible: str | None, order: str | None, inventory: Inventory) -> VisibleGpus:
     """Return the pool for what ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER`` say.
 
     Entries are indices or (beginnings of) UUIDs, and the first that is no device of this machine
@@ -124,13 +123,15 @@ def read_pool(visible: str | None, order: str | None, inventory: Inventory) -> P
             for d in _whole(gpu, gpu.uuid if by_uuid else str(gpu.index))
         )
         problem = "" if devices else inventory.problem
-        return Pool(devices=devices, problem=problem, order=_PCI_ORDER if order is None else None)
+        return VisibleGpus(
+            devices=devices, problem=problem, order=_PCI_ORDER if order is None else None
+        )
     if mixed and order != _PCI_ORDER and any(e.isdecimal() for e in entries(visible)):
         refusal = (
             f"{VISIBLE}={visible!r} numbers GPUs of different models, and CUDA counts those in an "
             f"order of its own; set {ORDER}={_PCI_ORDER}, or name them by UUID"
         )
-        return Pool(refusal=refusal, problem=refusal)
+        return VisibleGpus(refusal=refusal, problem=refusal)
     found: dict[str, Device] = {}
     for entry in entries(visible):
         device = _device(entry, inventory)
@@ -141,7 +142,7 @@ def read_pool(visible: str | None, order: str | None, inventory: Inventory) -> P
     if not found:
         reason = "" if inventory.source == "none" else f" ({_listed(inventory)})"
         problem = f"{VISIBLE}={visible!r} leaves none visible{reason}"
-    return Pool(devices=tuple(found.values()), problem=problem)
+    return VisibleGpus(devices=tuple(found.values()), problem=problem)
 
 
 def _listed(inventory: Inventory) -> str:
@@ -194,14 +195,14 @@ def _whole(gpu: Gpu, visible: str) -> tuple[Device, ...]:
 class _Process:
     """What is known of this process: its controller's pool, and its caller's environment."""
 
-    adopted: Pool | None = None
+    adopted: VisibleGpus | None = None
     caller: Mapping[str, str | None] | None = None
 
 
 _process: Final = _Process()
 
 
-def caller_pool() -> Pool:
+def caller_gpus() -> VisibleGpus:
     """Return what this run's caller left visible, whatever is leased at the moment.
 
     A worker has its controller's pool (see :func:`adopt`), so that all of a run agree.
@@ -209,20 +210,18 @@ def caller_pool() -> Pool:
     if _process.adopted is not None:
         return _process.adopted
     caller = _process.caller or os.environ
-    return _pool(caller.get(VISIBLE), caller.get(ORDER))
+    return _visible_gpus(caller.get(VISIBLE), caller.get(ORDER))
 
 
 @cache
-def _pool(visible: str | None, order: str | None) -> Pool:
-    from pytest_autotune.gpu.inventory import Inventory, inventory
-
+def _visible_gpus(visible: str | None, order: str | None) -> VisibleGpus:
     if visible is not None and not entries(visible):
         # Asked for none: no need to ask the driver.
-        return read_pool(visible, order, Inventory(gpus=(), source="none"))
-    return read_pool(visible, order, inventory())
+        return read_visible(visible, order, Inventory(gpus=(), source="none"))
+    return read_visible(visible, order, inventory())
 
 
-def adopt(pool: Pool | None) -> None:
+def adopt(pool: VisibleGpus | None) -> None:
     """Take over the pool that the controller of this run read; None for one's own again."""
     _process.adopted = pool
 

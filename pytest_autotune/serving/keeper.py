@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import LaunchError, ServerCrashed
-from pytest_autotune.serving.backend import Backend
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.process import ProcessServer, check_command
+from pytest_autotune.serving.running import RunningServer
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
@@ -58,7 +58,7 @@ def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker) -> Launch:
     return launch
 
 
-class ServerPool:
+class ServerKeeper:
     """Starts servers, keeps the one that may be reused, and ends them all."""
 
     def __init__(self, project: Path, logs: Path, masker: Masker) -> None:
@@ -152,7 +152,7 @@ class ServerPool:
 
     def _backend(
         self, launch: Launch, log: LogFile, study: str, trial: int, *, hold_port: bool
-    ) -> Backend:
+    ) -> RunningServer:
         if launch.backend == "process":
             check_command(launch)
             return ProcessServer(launch, log, hold_port=hold_port)

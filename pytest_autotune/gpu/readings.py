@@ -1,0 +1,81 @@
+"""Devices, drivers, readings and processes, as the driver reports them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: The reasons in :attr:`Reading.throttle` that make a measurement unreliable. A power cap is
+#: not among them: it is the normal state of a card under heavy load.
+DISTURBING: Final[frozenset[str]] = frozenset(
+    {"hardware slowdown", "thermal (hardware)", "thermal (software)", "power brake"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mig:
+    """An instance of a device in MIG mode.
+
+    ``memory`` is in bytes, 0 if unknown; the instances' numbers are None if unknown.
+    """
+
+    uuid: str
+    name: str
+    memory: int
+    gpu_instance: int | None
+    compute_instance: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A device.
+
+    ``index`` is the driver's (in the order of PCI addresses), ``memory`` in bytes, 0 if it has
+    none of its own. ``mig`` are its MIG instances, where MIG mode is on.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+    pci_bus: str
+    mig: tuple[Mig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """The driver's version, and the newest CUDA version that it serves (``12.8``)."""
+
+    version: str
+    cuda: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a device is doing; None is what it does not tell.
+
+    ``power`` is in watts (on newer cards an average over the last second), ``energy`` in joules
+    since the driver was loaded, clocks in MHz, ``temperature`` in degrees Celsius,
+    ``memory_used`` in bytes, ``utilization`` in percent of the time. ``throttle`` says why clocks
+    are lower than they could be: "power cap", "thermal (hardware)" and the like.
+    """
+
+    power: float | None = None
+    energy: float | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    temperature: int | None = None
+    throttle: frozenset[str] = frozenset()
+    memory_used: int | None = None
+    utilization: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that computes on a device, and the bytes it holds there, None if unknown.
+
+    In a container ``pid`` may be that of the host.
+    """
+
+    pid: int
+    memory: int | None
