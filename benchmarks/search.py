@@ -158,7 +158,7 @@ class Replayed:
             document["slo"] = {
                 "metrics": [{"metric": metric, "max": most} for metric, most in table.slo.items()]
             }
-        spec = load_inline(table.name, document, "search.py", replayed=True)
+        spec = load_inline(table.name, document, "search.py")
         recording = Recording.read(path)
         spec = replace(spec, space=recording.restrict(spec.space))
         return cls(table=table, recording=recording, spec=spec)

@@ -16,8 +16,9 @@ from pytest_autotune.gpu.visible import caller_gpus
 from pytest_autotune.plugin.announce import announce_replay
 from pytest_autotune.plugin.context import WIRE, RunContext, is_distributed, visible_to
 from pytest_autotune.plugin.slots import StudyOutline
-from pytest_autotune.spec.build import build_spec, fit_to_machine
+from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
+from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
 from pytest_autotune.study.study import Plan, Stop
 from pytest_autotune.text.places import Origin
 
@@ -222,10 +223,9 @@ class Controller:
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
     origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
-    given = settings.replay is not None
-    spec = build_spec(study["name"], study["raw"], origin, replayed=given)
-    if not given and spec.replay is None:
-        spec = fit_to_machine(spec, study["gpus"])
+    spec = build_spec(study["name"], study["raw"], origin)
+    if is_measured(spec, settings):
+        spec = fit_to_machine(on_this_machine(spec), study["gpus"])
     return StudyOutline(
         nodeid=study["nodeid"],
         plan=Plan.make(study["nodeid"], spec, settings, study["source"]),

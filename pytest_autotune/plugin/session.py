@@ -48,10 +48,10 @@ from pytest_autotune.plugin.terminal import StudyReporter
 from pytest_autotune.report.text import slo_table
 from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
 from pytest_autotune.space.space import Point
-from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
+from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
 from pytest_autotune.study.pinned import PINNED, PinnedStudy, Pins
 from pytest_autotune.study.storage import check_database
 from pytest_autotune.study.study import Plan, Stop, Study, Wait
@@ -102,7 +102,9 @@ def register(config: pytest.Config, settings: Settings) -> None:
 
 def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Locker | None:
     """Find what is wrong before anything runs; return what pins the results, if asked to."""
-    load_all(config.rootpath, replayed=settings.replay is not None)
+    for spec in load_all(config.rootpath):
+        if is_measured(spec, settings):
+            on_this_machine(spec)
     if config.option.collectonly:
         return None
     if settings.storage:
@@ -232,8 +234,8 @@ class TuningSession:
         source = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
         spec = self._load(node, mark)
         marked = gpus = None
-        if self.settings.replay is None and spec.replay is None:
-            # What is replayed needs nothing of this machine.
+        if is_measured(spec, self.settings):
+            spec = on_this_machine(spec)
             if "gpus" in mark.kwargs:
                 where = f"{node.nodeid}: autotune marker"
                 marked = marked_gpus(mark.kwargs["gpus"], spec, where)
@@ -295,19 +297,18 @@ class TuningSession:
         own = {"spec", "gpus"}
         inline = {key: value for key, value in mark.kwargs.items() if key not in own}
         path = mark.kwargs.get("spec")
-        replayed = self.settings.replay is not None
         if len(mark.args) + (path is not None) + bool(inline) > 1:
             msg = f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
             raise SpecError(msg)
         if path is not None:
-            return load_file(self._resolve(node, path, where), str(path), replayed=replayed)
+            return load_file(self._resolve(node, path, where), str(path))
         if inline:
-            return load_inline(node.name, inline, where, node.path.parent, replayed=replayed)
+            return load_inline(node.name, inline, where, node.path.parent)
         name = mark.args[0] if mark.args else None
         if name is not None and not isinstance(name, str):
             msg = f"{where}: {name!r} is not the name of a spec"
             raise SpecError(msg)
-        return load_named(self.config.rootpath, name, replayed=replayed)
+        return load_named(self.config.rootpath, name)
 
     def _resolve(self, node: Node, path: object, where: str) -> Path:
         """Find a task file from the test's folder or from the rootdir."""

@@ -58,7 +58,9 @@ def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:
             place = spec.origin.at("replay")
             path = Path(spec.origin.folder) / own.file
             recording = Recording.read(path, own.where, shown=own.file)
-        space = recording.restrict(spec.space)
+        rules = tuple(rule.require for rule in spec.rules)
+        constraints = (*spec.space.constraints, *rules)
+        space = recording.restrict(replace(spec.space, constraints=constraints))
     except RecordingError as error:
         msg = f"{place}: {error}"
         raise RecordingError(msg) from None

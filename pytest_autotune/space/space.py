@@ -456,6 +456,14 @@ class Space:
 
         yield from descend(0, dict(self.variables))
 
+    def is_empty(self) -> bool:
+        """Return whether no point is valid, or none is found where they cannot be listed."""
+        import numpy as np
+
+        if self.pool is not None:
+            return len(self.pool) == 0
+        return self.draw(np.random.default_rng(0)) is None
+
     def example(self) -> Point:
         """Return some valid point, the same every time; empty where there is none."""
         import numpy as np

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError, OptionError, SpecError
@@ -15,10 +13,9 @@ from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.space.space import Categorical, Continuous, Integer, Parameter, Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.gate import read_gate
-from pytest_autotune.spec.model import Optimization, Spec
+from pytest_autotune.spec.model import EngineRule, Optimization, Spec
 from pytest_autotune.spec.replay import read_replay
-from pytest_autotune.spec.server import gpu_limit, layout, quant_conflicts, read_server
-from pytest_autotune.study.environment import visible_gpus
+from pytest_autotune.spec.server import layout, quant_conflicts, read_server
 from pytest_autotune.text.durations import parse_duration
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
@@ -32,96 +29,45 @@ _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
 _KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
 #: Beyond this, neighbouring steps of a range cannot be told apart.
 _MAX_STEPS: Final = 1e15
+#: Names that an expression may use besides the parameters: how many this machine has of them.
+MACHINE: Final = ("cpus", "gpus")
 _LOCAL_MODES: Final = frozenset({"docker", "local", "process", "url"})
 
 
-def build_spec(
-    name: str, document: Mapping[str, Any], origin: Origin, *, replayed: bool = False
-) -> Spec:
+def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     """Build the model of a schema-valid ``document``; raise :class:`SpecError`.
 
-    Where its results will be ``replayed``, or it says so itself, neither this machine limits the
-    space nor are its points looked for: they are the recorded ones.
+    Nothing is asked of the machine, and no point of the space is looked for.
     """
     notices: list[str] = list(_unsupported(document))
     parameters = tuple(_parameters(document, origin, notices))
     server = read_server(document, origin)
     parallel = layout(server, document)
     slo = _slo(document.get("slo", {}), origin)
-    replay = read_replay(document, origin)
-    space = _space(parameters, document, origin)
     impossible = {
-        origin.at("parallel_config"): dict(parallel.constraints()),
-        origin.at("quant_config"): dict(quant_conflicts(server, document)),
+        "parallel_config": parallel.constraints(),
+        "quant_config": quant_conflicts(server, document),
     }
-    if replayed or replay is not None:
-        rules = tuple(Expression.parse(rule) for found in impossible.values() for rule in found)
-        space = replace(space, constraints=(*space.constraints, *rules))
-    else:
-        space = _on_this_machine(space, origin)
-        for where, found in impossible.items():
-            space = _restricted(space, found, where, notices)
     return Spec(
         name=name,
         origin=origin,
-        space=space,
+        space=_space(parameters, document, origin),
         slo=slo,
         server=server,
         layout=parallel,
         benchmark=read_benchmark(document, origin, slo),
         optimization=_optimization(document.get("optimization", {}), origin),
         gate=read_gate(document, origin, slo),
-        replay=replay,
+        replay=read_replay(document, origin),
         description=document.get("description", ""),
+        rules=tuple(
+            EngineRule(where=origin.at(block), require=Expression.parse(source), reason=reason)
+            for block, found in impossible.items()
+            for source, reason in found
+        ),
         notices=tuple(notices),
         raw=document,
     )
-
-
-def fit_to_machine(spec: Spec, gpus: str | None = None) -> Spec:
-    """Leave out of a spec's space what needs more GPUs than its trials can have here.
-
-    ``gpus`` is the number that the tests themselves need, as an expression over parameters.
-    Raises :class:`SpecError` where nothing is left.
-    """
-    spec = _fit_server(spec)
-    there = visible_gpus() if gpus is not None else 0
-    if not there:
-        return spec
-    needed = Expression.parse(str(gpus))
-    reason = f"the tests need {needed.source} GPUs, and there are {there} to use"
-    if not needed.names:
-        if not isinstance(needed.value({}), int | float) or needed.value({}) > there:
-            msg = f"{spec.origin.at()}: {reason}"
-            raise SpecError(msg)
-        return spec
-    notices: list[str] = []
-    rule = {f"({needed.source}) <= {there}": reason}
-    space = _restricted(spec.space, rule, spec.origin.at(), notices)
-    return replace(spec, space=space, notices=(*spec.notices, *notices))
-
-
-def _fit_server(spec: Spec) -> Spec:
-    server = spec.server
-    if server is None or not server.explicit or server.backend == "url":
-        return spec
-    limit = gpu_limit(server, visible_gpus())
-    if limit is None:
-        return spec
-    engine = server.preset.title if server.preset is not None else "the server"
-    reason = (
-        f"{engine} needs {spec.layout.world_size} GPUs, at least 1, and there are {limit} to use"
-    )
-    hint = "; lower parallel_config, or set server.gpus ('none' for an engine that runs on the CPU)"
-    rule = spec.layout.within(limit)
-    if rule is None:
-        if spec.layout.gpus({}) > limit:
-            msg = f"{server.at()}: {reason}{hint}"
-            raise SpecError(msg)
-        return spec
-    notices: list[str] = []
-    space = _restricted(spec.space, {rule: reason}, server.at(), notices, hint)
-    return replace(spec, space=space, notices=(*spec.notices, *notices))
 
 
 def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
@@ -224,8 +170,7 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
         _expression(source, origin.at("constraints", index))
         for index, source in enumerate(document.get("constraints", ()))
     )
-    variables: dict[str, Any] = {"cpus": os.cpu_count() or 1, "gpus": 0}
-    known = [identifier(parameter.name) for parameter in parameters] + list(variables)
+    known = [*(identifier(parameter.name) for parameter in parameters), *MACHINE]
     placed = [
         *((e, origin.at("constraints", at)) for at, e in enumerate(constraints)),
         *((p.when, origin.at("parameters", p.name, "when")) for p in parameters if p.when),
@@ -237,77 +182,17 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
                     f"{where}: unknown name {name!r} in {expression.source!r}{nearest(name, known)}"
                 )
                 raise SpecError(msg)
-    clash = next((p.name for p in parameters if p.name in {*variables, *FUNCTIONS}), None)
+    clash = next((p.name for p in parameters if p.name in {*MACHINE, *FUNCTIONS}), None)
     if clash is not None:
         msg = f"{origin.at('parameters', clash)}: {clash!r} has a meaning in constraints; rename it"
         raise SpecError(msg)
     try:
-        return Space(parameters=parameters, constraints=constraints, variables=variables)
+        return Space(
+            parameters=parameters, constraints=constraints, variables=dict.fromkeys(MACHINE)
+        )
     except SpecError as error:
         msg = f"{origin.at('parameters')}: {error}"
         raise SpecError(msg) from None
-
-
-def _on_this_machine(space: Space, origin: Origin) -> Space:
-    """Let a space know the GPUs that are here; refuse it where it has no points then."""
-    # Asking the driver costs time, so only where an expression wants to know.
-    if any("gpus" in expression.names for expression in space.expressions()):
-        space = replace(space, variables={**space.variables, "gpus": visible_gpus()})
-    _require_points(space, origin)
-    return space
-
-
-def _require_points(space: Space, origin: Origin) -> None:
-    """Refuse a space whose constraints leave nothing, naming the ones that alone exclude all."""
-    if not space.parameters:
-        return
-    try:
-        empty = _is_empty(space)
-    except ExpressionError as error:
-        msg = f"{place_of(error, space, origin)}: {error}"
-        raise SpecError(msg) from None
-    if empty:
-        used = {
-            k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
-        }
-        given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
-        found = "" if space.pool is not None else " was found that"
-        msg = (
-            f"{origin.at('constraints')}: no combination of the parameters{found} satisfies "
-            f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
-        )
-        raise SpecError(msg)
-
-
-def _is_empty(space: Space) -> bool:
-    if space.pool is not None:
-        return len(space.pool) == 0
-    import numpy as np
-
-    return space.draw(np.random.default_rng(0)) is None
-
-
-def _restricted(
-    space: Space, rules: Mapping[str, str], where: str, notices: list[str], hint: str = ""
-) -> Space:
-    """Leave out of ``space`` what breaks a rule (expression to its reason in words).
-
-    A rule that excludes nothing is not kept. Raises :class:`SpecError` where nothing is left.
-    """
-    for source, reason in rules.items() if space.parameters else ():
-        allowed = replace(space, constraints=(*space.constraints, Expression.parse(source)))
-        try:
-            empty = _is_empty(allowed)
-        except ExpressionError as error:
-            msg = f"{where}: {error} ({reason})"
-            raise SpecError(msg) from None
-        if empty:
-            msg = f"{where}: no combination of the parameters is left: {reason}{hint}"
-            raise SpecError(msg)
-        if allowed.pool is None or len(allowed.pool) < len(space.pool or ()):
-            notices.append(f"combinations are left out, as {reason}")
-            space = allowed
-    return space
 
 
 def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:

@@ -38,11 +38,10 @@ def find_spec_file(rootdir: Path) -> Path | None:
     return found[0] if found else None
 
 
-def load_named(rootdir: Path, name: str | None, *, replayed: bool = False) -> Spec:
+def load_named(rootdir: Path, name: str | None) -> Spec:
     """Load the spec called ``name`` from the repository's spec file.
 
-    With None the file must hold exactly one spec. ``replayed`` is as for :func:`build_spec`.
-    Raises :class:`SpecError`.
+    With None the file must hold exactly one spec. Raises :class:`SpecError`.
     """
     path = find_spec_file(rootdir)
     if path is None:
@@ -67,10 +66,10 @@ def load_named(rootdir: Path, name: str | None, *, replayed: bool = False) -> Sp
     origin = Origin(
         file=path.name, pointer=f"{prefix}{json_pointer(name)}", folder=str(path.parent)
     )
-    return build_spec(name, validate(documents[name], origin), origin, replayed=replayed)
+    return build_spec(name, validate(documents[name], origin), origin)
 
 
-def load_all(rootdir: Path, *, replayed: bool = False) -> list[Spec]:
+def load_all(rootdir: Path) -> list[Spec]:
     """Load every spec of the repository's spec file; raise :class:`SpecError` for the first.
 
     Empty where there is no such file.
@@ -79,15 +78,15 @@ def load_all(rootdir: Path, *, replayed: bool = False) -> list[Spec]:
     if path is None:
         return []
     documents, _ = _named_documents(path)
-    return [load_named(rootdir, name, replayed=replayed) for name in documents]
+    return [load_named(rootdir, name) for name in documents]
 
 
-def load_file(path: Path, shown_as: str, *, replayed: bool = False) -> Spec:
+def load_file(path: Path, shown_as: str) -> Spec:
     """Load a task file: one spec in a JSON, YAML or TOML file of its own."""
     origin = Origin(file=shown_as, folder=str(path.parent))
     document = validate(_read(path, shown_as), origin)
     name = str(document.get("task_name", path.stem))
-    return build_spec(name, document, origin, replayed=replayed)
+    return build_spec(name, document, origin)
 
 
 def load_inline(
@@ -95,8 +94,6 @@ def load_inline(
     document: Mapping[str, Any],
     shown_as: str,
     folder: Path | None = None,
-    *,
-    replayed: bool = False,
 ) -> Spec:
     """Build a spec from a marker's keyword arguments; ``folder`` is that of the test module."""
     origin = Origin(file=shown_as, folder=str(folder or Path()))
@@ -105,7 +102,7 @@ def load_inline(
     except RecursionError:
         msg = f"{shown_as}: nested too deep"
         raise SpecError(msg) from None
-    return build_spec(name, validate(plain, origin), origin, replayed=replayed)
+    return build_spec(name, validate(plain, origin), origin)
 
 
 def _plain(value: object) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.space import Space
 from pytest_autotune.text.places import Origin
 
@@ -38,9 +39,19 @@ class Optimization:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRule:
+    """A rule of the spec's engine over parameters; ``where`` is the block it concerns."""
+
+    where: str
+    require: Expression
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """One tuning spec. ``raw`` is the validated document, as plain JSON types.
 
+    Its space does not know this machine's ``cpus`` and ``gpus``, nor the ``rules`` of its engine.
     ``notices`` are things that the spec says and this version does not act on, one sentence
     each; they are shown in the summary. ``server`` is None where the spec names none, ``replay``
     where it has no recorded results.
@@ -56,6 +67,7 @@ class Spec:
     gate: GateSpec
     server: ServerSpec | None = None
     replay: ReplaySpec | None = None
+    rules: tuple[EngineRule, ...] = ()
     description: str = ""
     notices: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.study.machine import on_this_machine
 
 REPLAY = Path(__file__).parents[2] / "examples" / "replay"
 
@@ -98,7 +99,7 @@ def test_what_its_readme_says_to_try(
 def test_without_replay_the_spec_is_one_that_measures() -> None:
     document = yaml.safe_load((REPLAY / "llama70b.yaml").read_text())
     del document["replay"]
-    spec = load_inline("llama70b", document, "llama70b.yaml")
+    spec = on_this_machine(load_inline("llama70b", document, "llama70b.yaml"))
     assert spec.server is not None
     assert spec.server.backend == "docker"
     assert spec.layout.gpus({"tp_size": 4}) == 4

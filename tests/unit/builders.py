@@ -17,6 +17,7 @@ from pytest_autotune.space.space import Point, Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
+from pytest_autotune.study.machine import on_this_machine
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.study import Plan
 
@@ -118,7 +119,7 @@ def document(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def make_spec(base: Mapping[str, Any] | None = None, **keys: Any) -> Spec:
-    return load_inline("study", {**(base or {}), **keys}, "inline")
+    return on_this_machine(load_inline("study", {**(base or {}), **keys}, "inline"))
 
 
 def make_space(parameters: Mapping[str, Any], *constraints: str) -> Space:

@@ -41,7 +41,7 @@ def record(tmp_path: Path) -> Write:
 
 def spec_of(parameters: Any, *constraints: str, **keys: Any) -> Spec:
     document = {"parameters": parameters, "constraints": list(constraints), **keys}
-    return load_inline("study", document, "inline", replayed=True)
+    return load_inline("study", document, "inline")
 
 
 def points(space: Space) -> list[Point]:

@@ -19,10 +19,10 @@ from pytest_autotune.errors import LaunchError, SpecError
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.space import Space
-from pytest_autotune.spec import build
-from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.study import machine
+from pytest_autotune.study.machine import fit_to_machine, on_this_machine
 
 MODEL: Mapping[str, Any] = {"id_or_path": "org/model"}
 ENGINES = ["llama.cpp", "sglang", "tensorrt-llm", "vllm"]
@@ -55,7 +55,7 @@ OWN: Mapping[str, Any] = {
 
 
 def load(folder: Path | None = None, **keys: Any) -> Spec:
-    return load_inline("study", keys, "task.json", folder)
+    return on_this_machine(load_inline("study", keys, "task.json", folder))
 
 
 def refusal(folder: Path | None = None, **keys: Any) -> str:
@@ -1038,7 +1038,7 @@ def test_presets_are_read_by_name_or_not_at_all() -> None:
 
 def fitted(visible: int, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Spec:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setattr(build, "visible_gpus", lambda: visible)
+    monkeypatch.setattr(machine, "visible_gpus", lambda: visible)
     keys.setdefault("server", {"preset": "vllm"})
     return fit_to_machine(load(model=MODEL, **keys))
 
@@ -1117,13 +1117,13 @@ def test_an_engine_that_can_do_without_gpus_has_those_it_asks_for(
 def test_a_task_file_that_does_not_ask_for_a_server_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 0)
     spec = make_spec(TASK_FILE)
     assert fit_to_machine(spec) is spec
 
 
 def test_the_gpus_of_another_machine_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 0)
     spec = load(server={"preset": "vllm"}, model=MODEL, parallel_config={"tp": [1, 8]})
     for host, left in (("tcp://far:2375", 2), ("ssh://far", 2)):
         monkeypatch.setenv("DOCKER_HOST", host)

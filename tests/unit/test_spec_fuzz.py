@@ -22,6 +22,7 @@ from pytest_autotune.space.space import Continuous, Integer, point_key
 from pytest_autotune.spec.loading import load_file, load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History, StrategyContext, make_strategy
+from pytest_autotune.study.machine import on_this_machine
 
 Path_: TypeAlias = tuple[str | int, ...]
 
@@ -233,7 +234,7 @@ def attempt(load: Callable[[], Spec]) -> Spec | str:
 
 
 def check(candidate: Any) -> None:
-    loaded = attempt(lambda: load_inline("study", candidate, "marker"))
+    loaded = attempt(lambda: on_this_machine(load_inline("study", candidate, "marker")))
     if isinstance(loaded, str):
         assert loaded.startswith("marker: /")
         return
@@ -289,7 +290,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_text_is_a_spec_or_an_error(folder: Path, suffix: str, text: str) -> None:
     path = folder / f"task{suffix}"
     path.write_text(text, "utf-8")
-    loaded = attempt(lambda: load_file(path, path.name))
+    loaded = attempt(lambda: on_this_machine(load_file(path, path.name)))
     assert isinstance(loaded, Spec) or loaded.startswith(f"task{suffix}: ")
 
 
@@ -299,7 +300,7 @@ def test_any_text_is_a_spec_or_an_error(folder: Path, suffix: str, text: str) ->
 def test_any_bytes_are_a_spec_or_an_error(folder: Path, suffix: str, content: bytes) -> None:
     path = folder / f"task{suffix}"
     path.write_bytes(content)
-    loaded = attempt(lambda: load_file(path, path.name))
+    loaded = attempt(lambda: on_this_machine(load_file(path, path.name)))
     assert isinstance(loaded, Spec) or loaded.startswith(f"task{suffix}: ")
 
 

@@ -11,9 +11,9 @@ from builders import make_spec
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.gpu.needs import largest_need, marked_gpus, needed_gpus
-from pytest_autotune.spec import build
-from pytest_autotune.spec.build import fit_to_machine
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.study import machine
+from pytest_autotune.study.machine import fit_to_machine
 
 MODEL = {"id_or_path": "acme/tiny"}
 TP: Mapping[str, Any] = {"parallel_config": {"tp": [1, 2, 4], "pp": 2}}
@@ -264,7 +264,7 @@ def test_the_largest_need_is_what_the_server_asks_for(server: dict[str, Any], la
 
 
 def fitted(monkeypatch: pytest.MonkeyPatch, visible: int, gpus: str | None, **keys: Any) -> Spec:
-    monkeypatch.setattr(build, "visible_gpus", lambda: visible)
+    monkeypatch.setattr(machine, "visible_gpus", lambda: visible)
     return fit_to_machine(spec(**keys), gpus)
 
 
@@ -320,7 +320,7 @@ def test_tests_without_a_need_leave_the_space_alone(monkeypatch: pytest.MonkeyPa
     def visible_gpus() -> int:
         pytest.fail("asked")
 
-    monkeypatch.setattr(build, "visible_gpus", visible_gpus)
+    monkeypatch.setattr(machine, "visible_gpus", visible_gpus)
     found = spec(parallel_config={"tp": [1, 2, 4]})
     assert fit_to_machine(found) is found
 

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.validation import schema_text, validate
+from pytest_autotune.study.machine import on_this_machine
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
 
@@ -20,7 +21,7 @@ ONE = {"parameters": {"a": [1, 2]}}
 
 def refusal(candidate: Any) -> str:
     with pytest.raises(SpecError) as caught:
-        load_inline("study", candidate, "task.json")
+        on_this_machine(load_inline("study", candidate, "task.json"))
     return str(caught.value)
 
 
@@ -343,7 +344,7 @@ def test_nobody_is_asked_for_gpus_that_no_expression_reads(monkeypatch: pytest.M
     def visible_gpus() -> int:
         pytest.fail("asked")
 
-    monkeypatch.setattr("pytest_autotune.spec.build.visible_gpus", visible_gpus)
+    monkeypatch.setattr("pytest_autotune.study.machine.visible_gpus", visible_gpus)
     make_spec(parameters={"a": [1]}, constraints=["a <= cpus"])
 
 
