@@ -316,7 +316,7 @@ def test_a_client_that_was_the_bottleneck_makes_no_candidate(serving: Serving) -
 
 @pytest.fixture(autouse=True, scope="module")
 def strict():
-    import pytest_autotune.load.loadtest as module
+    import pytest_autotune.load.level_meter as module
     module.INVALID_CPU = 0.0
 """
     )

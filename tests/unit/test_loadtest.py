@@ -15,16 +15,12 @@ from hypothesis import strategies as st
 from scripted import Scripted, refusing_port, serve
 
 from pytest_autotune.errors import InvalidMeasurementError, LoadTestError, SLOViolation, SpecError
-from pytest_autotune.load import loadtest
-from pytest_autotune.load.loadtest import (
-    Address,
-    LevelResult,
-    LoadResult,
-    LoadTest,
-    goodput_limits,
-    highest,
-    limits,
-)
+from pytest_autotune.load import level_meter
+from pytest_autotune.load.bounds import goodput_limits, limits
+from pytest_autotune.load.loadtest import LoadTest
+from pytest_autotune.load.results import LevelResult, LoadResult, saturation
+from pytest_autotune.load.search import highest
+from pytest_autotune.load.target import Address
 from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome
@@ -542,7 +538,7 @@ def test_saturation_is_noted(throughputs: Sequence[float], note: str | None) -> 
         )
         for at, throughput in enumerate(throughputs)
     ]
-    assert loadtest._saturation(levels) == ([] if note is None else [note])
+    assert saturation(levels) == ([] if note is None else [note])
 
 
 def test_growing_throughput_is_no_saturation(server: Scripted, make: MakeTest) -> None:
@@ -563,7 +559,7 @@ def test_tokens_that_are_not_as_asked_for_are_noted(server: Scripted, make: Make
 def test_a_client_at_its_limit_makes_a_level_invalid(
     server: Scripted, make: MakeTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loadtest, "INVALID_CPU", 0.0)
+    monkeypatch.setattr(level_meter, "INVALID_CPU", 0.0)
     result = make()(server.url)
     (level,) = result.levels
     assert "level 1 is invalid: the load generator used" in level.invalid
@@ -577,9 +573,9 @@ def test_a_client_at_its_limit_makes_a_level_invalid(
 def test_a_client_near_its_limit_is_warned_of(
     server: Scripted, make: MakeTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loadtest, "WARNING_CPU", 0.0)
-    monkeypatch.setattr(loadtest, "INVALID_CPU", 10.0)
-    monkeypatch.setattr(loadtest, "WARNING_LAG", -1.0)
+    monkeypatch.setattr(level_meter, "WARNING_CPU", 0.0)
+    monkeypatch.setattr(level_meter, "INVALID_CPU", 10.0)
+    monkeypatch.setattr(level_meter, "WARNING_LAG", -1.0)
     result = make()(server.url)
     assert any("close to its own limit" in warning for warning in result.levels[0].warnings)
     assert any("short of CPU" in warning for warning in result.levels[0].warnings)
@@ -763,7 +759,7 @@ def test_a_search_must_pass_in_every_scenario(server: Scripted, make: MakeTest) 
 def test_an_invalid_level_does_not_pass_and_says_so(
     server: Scripted, make: MakeTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loadtest, "INVALID_CPU", 0.0)
+    monkeypatch.setattr(level_meter, "INVALID_CPU", 0.0)
     result = make({"num_concurrency": search(1, 4)}, slo=[ttft("p90", 10.0)])(server.url)
     assert result["max_compliant_concurrency"] == 0
     with pytest.raises(InvalidMeasurementError):
