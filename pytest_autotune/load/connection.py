@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 _MAX_HEAD: Final = 65536
 _MAX_DETAIL: Final = 500
@@ -307,6 +310,47 @@ class Connection(asyncio.Protocol):
             self.close()
         if exchange is not None and not exchange.done.done():
             exchange.done.set_result(None)
+
+
+class Connections:
+    """Keep-alive connections to one server."""
+
+    def __init__(self, url: str) -> None:
+        split = urlsplit(url)
+        self._host = split.hostname or "127.0.0.1"
+        self._ssl = ssl.create_default_context() if split.scheme == "https" else None
+        self._port = split.port or (443 if self._ssl else 80)
+        self._idle: deque[Connection] = deque()
+
+    def idle(self) -> Connection | None:
+        """Return an idle connection, None if there is none."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def connect(self) -> Connection:
+        """Return a new connection; raise OSError."""
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            Connection, self._host, self._port, ssl=self._ssl
+        )
+        return connection
+
+    def __len__(self) -> int:
+        """Return the number of idle connections."""
+        return len(self._idle)
+
+    def give(self, connection: Connection) -> None:
+        """Put a connection back."""
+        if connection.usable:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _size(text: bytes, base: int) -> int:

@@ -17,8 +17,8 @@ from dataclasses import asdict, astuple, fields
 from typing import Any, Final
 
 from pytest_autotune.load.job import Job
-from pytest_autotune.load.prompts import Tokenizer
-from pytest_autotune.load.runner import load_tokenizer, run_level
+from pytest_autotune.load.prompts import FileTokenizer, Tokenizer
+from pytest_autotune.load.runner import run_level
 from pytest_autotune.load.statistics import ClientHealth, LevelRun, RequestRecord
 
 #: Gaps between tokens are counted in millions; more than this many are thinned out evenly.
@@ -63,12 +63,12 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    tokenizers: dict[str | None, Tokenizer | None] = {}
+    tokenizers: dict[str | None, Tokenizer | None] = {None: None}
     while True:
         job = Job.of(json.loads(jobs.get()))
         try:
-            if job.tokenizer not in tokenizers:
-                tokenizers[job.tokenizer] = load_tokenizer(job.tokenizer)
+            if job.tokenizer is not None and job.tokenizer not in tokenizers:
+                tokenizers[job.tokenizer] = FileTokenizer(job.tokenizer)
             answer = document(asyncio.run(run_level(job, tokenizers[job.tokenizer])))
         except ValueError as error:
             answer = {"error": str(error)}

@@ -20,14 +20,17 @@ import pytest
 from scripted import Scripted, refusing_port, serve
 
 from pytest_autotune.errors import LoadTestError
-from pytest_autotune.load import runner
-from pytest_autotune.load.connection import Exchange
+from pytest_autotune.load import early_end, traffic
+from pytest_autotune.load.connection import Connections, Exchange
+from pytest_autotune.load.early_end import EarlyEnd
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
+from pytest_autotune.load.level_state import LevelState
 from pytest_autotune.load.limits import Limit
 from pytest_autotune.load.race import LevelRace
-from pytest_autotune.load.runner import Connections, LevelRunner, Prepared, due_times, run_level
+from pytest_autotune.load.runner import run_level
 from pytest_autotune.load.statistics import GoodputLimits, LevelRun, level_metrics
+from pytest_autotune.load.traffic import PreparedRequests, due_times
 from pytest_autotune.spec.scenario import Scenario
 
 Start: TypeAlias = Callable[..., Scripted]
@@ -144,7 +147,7 @@ def test_warm_up_is_not_counted(server: Scripted) -> None:
 
 def test_warm_up_has_prompts_of_its_own(server: Scripted) -> None:
     job = make_job(server)
-    warm, load = (Prepared(job, 8, stream, None) for stream in ("warm-up", "load"))
+    warm, load = (PreparedRequests(job, 8, stream, None) for stream in ("warm-up", "load"))
     assert not {warm.next()[1] for _ in range(8)} & {load.next()[1] for _ in range(8)}
 
 
@@ -259,7 +262,7 @@ def test_lengths_are_drawn_from_the_scenario(server: Scripted) -> None:
 
 def sequence(count: int | None, requests: int = 50, **keys: Any) -> list[tuple[int, bytes]]:
     job = make_job("http://127.0.0.1:1", **{"scenario": "U(2,20)/(2,9)", **keys})
-    prepared = Prepared(job, count, "load", None)
+    prepared = PreparedRequests(job, count, "load", None)
     return [prepared.next() for _ in range(requests)]
 
 
@@ -287,7 +290,7 @@ def test_a_server_sees_the_same_requests_for_the_same_seed(start: Start) -> None
 
 
 def test_an_address_may_have_a_path_and_credentials() -> None:
-    _, data = Prepared(make_job("http://u:pw@host:81/api/"), 1, "load", None).next()
+    _, data = PreparedRequests(make_job("http://u:pw@host:81/api/"), 1, "load", None).next()
     head = data.split(b"\r\n\r\n")[0]
     assert head.startswith(b"POST /api/v1/chat/completions HTTP/1.1\r\nHost: host:81\r\n")
     assert b"pw" not in head
@@ -295,7 +298,7 @@ def test_an_address_may_have_a_path_and_credentials() -> None:
 
 def test_the_length_of_a_body_is_in_bytes() -> None:
     job = make_job("http://host", extra_body={"stop": ["é\u2028😀"]})
-    head, _, body = Prepared(job, 1, "load", None).next()[1].partition(b"\r\n\r\n")
+    head, _, body = PreparedRequests(job, 1, "load", None).next()[1].partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body)["stop"] == ["é\u2028😀"]
 
@@ -380,7 +383,7 @@ def test_a_late_client_does_not_hide_what_waiting_cost(
 
 
 def soon_saturated(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(runner, "_SATURATION_SECONDS", seconds)
+    monkeypatch.setattr(early_end, "_SATURATION_SECONDS", seconds)
 
 
 def test_a_backlog_without_end_ends_an_open_loop_early(
@@ -412,7 +415,7 @@ def test_long_answers_alone_are_no_saturation(
     # All requests are served at once; it just takes longer until the first one is over.
     soon_saturated(monkeypatch, 0.4)
     times = [0.8 * (n / 100) ** 0.7 for n in range(100)]
-    monkeypatch.setattr(runner, "arrivals", lambda rate, seed: iter(times))
+    monkeypatch.setattr(traffic, "arrivals", lambda rate, seed: iter(times))
     level = run(server, {"ttft": 0.01, "itl": 0.3}, request_rate=120, max_requests=100)
     assert level.ended_early == ""
     assert errors_of(level) == {"": 100}
@@ -499,11 +502,6 @@ def test_with_a_time_limit_alone_a_level_is_lost_as_well(server: Scripted) -> No
     assert len(level.requests) < 4 * 30
 
 
-def make_runner(limit: Limit) -> LevelRunner:
-    job = make_job("http://127.0.0.1:1", limits=[limit])
-    return LevelRunner(job, Connections(job.url), Prepared(job, 1, "load", None), ())
-
-
 def make_exchange() -> Exchange:
     loop = asyncio.new_event_loop()
     exchange = Exchange(0.0, 4, loop.create_future())
@@ -514,21 +512,25 @@ def make_exchange() -> Exchange:
 
 def test_a_limit_counts_what_the_metric_counts() -> None:
     # The first token of a request that failed later is in no percentile of TTFT.
-    level = make_runner(make_limit("ttft", "max", 1.0))
+    limit = make_limit("ttft", "max", 1.0)
+    state = LevelState(make_job("http://127.0.0.1:1", limits=[limit]), ())
+    early = EarlyEnd(state)
     exchange = make_exchange()
     exchange.stamps = [105.0]
     exchange.fail("server error")
-    level._record(exchange)
-    assert level._finished[0].error == "server error"
-    assert level._tallies[0].count == 0
+    request = state.record(exchange)
+    assert request is not None
+    assert request.error == "server error"
+    early.count(request, 1)
+    assert early._tallies[0].count == 0
 
 
 def test_a_request_takes_no_longer_than_to_its_last_word() -> None:
-    level = make_runner(make_limit("e2e_latency", "max", 1.0))
+    state = LevelState(make_job("http://127.0.0.1:1"), ())
     exchange = make_exchange()
     exchange.stamps, exchange.finished = [100.5, 100.9], True
-    level._running[exchange] = None
-    (bound,) = level._so_far("e2e_latency", 102.0)
+    state.running[exchange] = None
+    (bound,) = state.so_far("e2e_latency", 102.0)
     assert bound == pytest.approx(0.9)
 
 
@@ -587,7 +589,7 @@ def test_a_port_that_refuses_is_named(host: str, load: dict[str, Any]) -> None:
 
 
 def soon_hopeless(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(runner, "_HOPELESS_SECONDS", seconds)
+    monkeypatch.setattr(early_end, "_HOPELESS_SECONDS", seconds)
 
 
 @pytest.mark.parametrize("load", [{"concurrency": 8}, {"request_rate": 100}], ids=str)
