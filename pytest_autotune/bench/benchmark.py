@@ -1,4 +1,4 @@
-"""What a test gets as ``gpu_benchmark``: a measurement that knows what it has to beat."""
+"""The ``gpu_benchmark`` of a test: a measurement that ends once its trial has lost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO
 from pytest_autotune.text.numbers import quantity
 
-#: Statistics that are no less than the median: whose median is too slow, of that is all the rest.
+#: Statistics that are no less than the median: if the median is too slow, so are they.
 _NOT_BELOW_MEDIAN: Final = ("p50", "p75", "p90", "p99", "max")
 _ENERGY: Final = "energy_per_call"
-#: How long one of many launches that are compared may sample, in seconds: what a launch adds to
-#: the noise by itself does not become less with more samples in it.
+#: Sampling time of one of many launches that are compared, in seconds. More samples in a launch do
+#: not reduce the noise between launches.
 LAUNCH_SECONDS: Final = 0.15
 
 
@@ -54,11 +54,11 @@ class GpuBenchmark:
     ) -> Measurement:
         """Time ``function(*arguments)``; the result goes to ``trial.report``.
 
-        ``options`` are those of :func:`pytest_autotune.bench.measure.measure`. Where this
-        measures the study's objective, a candidate that is certainly slower than the incumbent
-        is not measured to the end: raises :class:`TrialPruned`. ``race=False`` keeps it.
+        ``options`` are those of :func:`pytest_autotune.bench.measure.measure`. If it measures the
+        study's objective, a candidate that is certainly slower than the incumbent is not measured
+        to the end and raises :class:`TrialPruned`. ``race=False`` measures it to the end.
 
-        Raises :class:`BenchmarkError` for what cannot be timed so.
+        Raises :class:`BenchmarkError` for a function that cannot be timed so.
         """
         if isinstance(race, Race):
             options["race"] = race
@@ -74,7 +74,7 @@ class GpuBenchmark:
         found = measure(function, *arguments, **options)
         found = replace(found, compile_time=found.compile_time + compilation.take())
         print(found)  # noqa: T201 - pytest captures it with the test's output
-        # What was disturbed twice may have lost for that: it is reported, as unreliable.
+        # A measurement that was disturbed twice may have lost for that, and is reported.
         if found.ending == "race" and found.reliable:
             known = race is True
             estimate = self._estimate(found.median, options) if known else None
@@ -82,11 +82,11 @@ class GpuBenchmark:
         return found
 
     def _limit(self, metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
-        """Return the time per call that certainly loses, None if there is nothing to beat."""
+        """Return the time per call that has certainly lost, None if there is nothing to beat."""
         best = incumbent(effective(self._records()))
         if best is None or best.metric is None or best.score is None or best.score >= MAX_SCORE:
             return None
-        # With its penalties, as what beats it has to beat those.
+        # Penalties included, as a better trial has to beat those, too.
         value = self._objective.score(best.score)
         if value <= 0:
             return None
@@ -110,8 +110,8 @@ class GpuBenchmark:
         return (
             f"lost the race: median {quantity('time', found.median)} after "
             f"{len(found.samples)} samples, and {quantity('time', race.limit)} would have lost "
-            f"(error rate {race.alpha:.0%}; what is no candidate, such as a baseline, needs "
-            "race=False or a metric= of its own)"
+            f"(error rate {race.alpha:.0%}; measure a baseline with race=False or a "
+            "metric= of its own)"
         )
 
 
@@ -119,5 +119,5 @@ def _work(metric: str, flop: float | None, bytes_moved: float | None) -> float |
     """Return the work of a call in the unit of a rate, None where it is not known."""
     rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
     work, unit = rates.get(metric, (None, 1.0))
-    # What it is instead of a number will be refused.
+    # Anything but a number is refused later.
     return work / unit if isinstance(work, int | float) else None

@@ -1,7 +1,7 @@
-"""What compiling cost the running trial, wherever its kernel was first called.
+"""The compile time of the running trial, wherever its kernel was first called.
 
-A check of the result comes before the timing, and so compiles what is then timed. It adds what
-its first call took beyond the others, and the timing reports that together with its own.
+A check of the result comes before the timing, and so compiles the kernel. The check adds the time
+that its first call took beyond the others. The timing reports that together with its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class _Spent:
-    """Seconds since the trial began, and were not reported yet."""
+    """Compile time of the running trial that was not reported yet, in seconds."""
 
     seconds: float = 0.0
 

@@ -1,22 +1,21 @@
-"""Is a kernel right? Held against a reference in double precision, on inputs made anew."""
+"""The check of a kernel's results against a reference in double precision, on new inputs."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.errors import BenchmarkError
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+AnyArray: TypeAlias = npt.NDArray[Any]
 
-    AnyArray: TypeAlias = npt.NDArray[Any]
-
-#: Largest relative error that is taken for rounding, by the type of the kernel's result. They
+#: Largest relative error that counts as rounding, by the type of the kernel's result. They
 #: leave room for sums of some thousand terms; a wrong result is off by much more.
 TOLERANCES: Final[Mapping[str, float]] = {
     "float64": 1e-10,
@@ -34,7 +33,7 @@ _SHOWN: Final = 5
 
 
 class WrongResultError(AssertionError):
-    """A kernel's result is not what the reference says."""
+    """A kernel's result differs from the reference."""
 
 
 def assert_matches(  # noqa: PLR0913 - three of them have defaults
@@ -63,8 +62,6 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
     Raises :class:`WrongResultError`, an AssertionError, which names the seed that makes the same
     inputs again.
     """
-    import numpy as np
-
     if rounds < 1:
         msg = f"rounds={rounds!r}: one at least is needed"
         raise BenchmarkError(msg)
@@ -98,8 +95,6 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
 
 
 def _compare(actual: object, expected: object, tolerance: float | None, where: str) -> float:
-    import numpy as np
-
     kind = _dtype(actual)
     ours, theirs = as_numpy(actual), as_numpy(expected)
     if ours.shape != theirs.shape:
@@ -122,7 +117,7 @@ def _compare(actual: object, expected: object, tolerance: float | None, where: s
     else:
         wide = np.complex128 if np.iscomplexobj(ours) or np.iscomplexobj(theirs) else np.float64
         errors = _errors(ours.astype(wide), theirs.astype(wide))
-    # Not "any above": a NaN is above nothing.
+    # Not "any above", as no comparison with NaN is true.
     wrong = ~(errors <= allowed)
     if wrong.any():
         raise WrongResultError(_report(ours, theirs, errors, allowed, where))
@@ -130,8 +125,6 @@ def _compare(actual: object, expected: object, tolerance: float | None, where: s
 
 
 def _errors(ours: AnyArray, theirs: AnyArray) -> AnyArray:
-    import numpy as np
-
     finite = np.abs(theirs[np.isfinite(theirs)])
     # Scaled, so that squares of large numbers do not overflow.
     largest = float(finite.max()) if finite.size else 0.0
@@ -144,8 +137,6 @@ def _errors(ours: AnyArray, theirs: AnyArray) -> AnyArray:
 
 
 def _report(ours: AnyArray, theirs: AnyArray, errors: AnyArray, allowed: float, where: str) -> str:
-    import numpy as np
-
     wrong = ~(errors <= allowed)
     count = int(wrong.sum())
     unusable = int((~np.isfinite(ours) & wrong).sum())
@@ -173,8 +164,6 @@ def _outputs(result: object) -> Sequence[object]:
 
 def _dtype(value: object) -> str:
     """Return the name of an array's type: ``float32``, ``bfloat16``."""
-    import numpy as np
-
     kind = getattr(value, "dtype", None)
     if kind is None:
         kind = np.asarray(value).dtype
@@ -184,8 +173,6 @@ def _dtype(value: object) -> str:
 
 def as_numpy(value: Any) -> AnyArray:
     """Return an array of any framework as NumPy's, types that NumPy lacks in double precision."""
-    import numpy as np
-
     package = type(value).__module__.partition(".")[0]
     if package == "torch":
         plain = value.detach().cpu().resolve_conj().resolve_neg()
@@ -206,8 +193,6 @@ def as_numpy(value: Any) -> AnyArray:
 
 def _doubled(value: Any) -> Any:
     """Return a floating point array in double precision, anything else as a copy or as it is."""
-    import numpy as np
-
     if isinstance(value, list | tuple):
         return type(value)(map(_doubled, value))
     if not hasattr(value, "dtype"):

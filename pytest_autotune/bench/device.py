@@ -46,7 +46,7 @@ class TimedDevice(Protocol):
         """Return a new event that can be timed."""
 
     def record(self, event: Any) -> None:
-        """Have the device stamp ``event`` once it has done what was launched before."""
+        """Have the device stamp ``event`` once all launched before it is done."""
 
     def elapsed(self, start: Any, end: Any) -> float:
         """Return the seconds between two events that have been stamped."""
@@ -109,10 +109,10 @@ class DeviceTimer:
 
 
 def sees_work(work: Work, device: TimedDevice) -> bool:
-    """Tell whether what calls launch passes between events around them.
+    """Return whether the calls' work on the device passes between events around them.
 
-    What goes to another stream does not: it then takes longer until the device has done
-    everything than those events say.
+    Work on another stream does not. The device then takes longer to finish everything than the
+    time between those events.
     """
     rest, between = _waited(work, device, 1)
     if rest <= _SLACK_SECONDS:
@@ -135,14 +135,14 @@ def _waited(work: Work, device: TimedDevice, calls: int) -> tuple[float, float]:
 
 
 def launches_work(work: Work, device: TimedDevice) -> bool | None:
-    """Tell whether calls leave the device anything to do.
+    """Return whether calls leave the device anything to do.
 
-    None where that is better left to the host's clock: the host is busy for long, or what is
-    launched goes to another stream.
+    None where the host's clock is the better choice: the host is busy for long, or the calls
+    launch on another stream.
 
-    Some are made behind so much other work that the host is done with them before the device
-    comes to them. What passes between the events around them then is the device's own time, and
-    for a function that does not use it no more than between two events in a row.
+    Some calls are queued behind so much other work that the host is done with them before the
+    device begins them. The time between events around them is then the device's own. For a
+    function that does not use the device, it is no more than between two events in a row.
     """
     flush = device.flusher(FLUSH_BYTES)
     begun, flushed, before, after, empty = (device.event() for _ in range(5))
@@ -169,14 +169,14 @@ def launches_work(work: Work, device: TimedDevice) -> bool | None:
     device.synchronize()
     if device.elapsed(before, after) > device.elapsed(after, empty) + _EVENT_SECONDS:
         return True
-    # What went to another stream was waited for, but did not pass between the events.
+    # Work on another stream was waited for, but did not pass between the events.
     return None if rest > _SLACK_SECONDS else False
 
 
 class GraphTimer:
     """Times replays of a graph of many calls, so that launching them costs the host nothing.
 
-    ``loops`` is how many calls are in it. With a cold cache there is one, and its launch counts.
+    ``loops`` is the number of calls in it. With a cold cache it has one, and its launch counts.
     Raises :class:`BenchmarkError` for calls that cannot be captured.
     """
 
@@ -205,7 +205,7 @@ class GraphTimer:
         return [seconds / self.loops for seconds in self._timer.batch(count)]
 
     def overhead(self) -> float:
-        """Return what timing adds to a call, in seconds."""
+        """Return the seconds that timing adds to a call."""
         return self._timer.overhead() / self.loops
 
 

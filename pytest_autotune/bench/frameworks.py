@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
+
 from pytest_autotune.bench.device import TimedDevice
 from pytest_autotune.errors import BenchmarkError
 
@@ -154,8 +156,6 @@ class NumbaDevice:
 
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer, without waiting for it."""
-        import numpy as np
-
         buffer = self._cuda.device_array(size, dtype=np.uint8)
         # An assignment to the array would wait, and so does the driver's function without a stream.
         driver, stream = self._cuda.cudadrv.driver, self._cuda.default_stream()
@@ -178,8 +178,8 @@ class NumbaDevice:
 def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | None:
     """Return the device that calls are timed on, None where it is the host's clock.
 
-    ``values`` are what a call took and returned. Unless ``backend`` names one, the framework
-    whose device arrays are among them; and where no arrays are, one that has a device in use.
+    ``values`` are the arguments and results of a call. Unless ``backend`` names a framework, it is
+    the one whose device arrays are among them. Without arrays, it is one that has a device in use.
     Raises :class:`BenchmarkError` for a backend that is not there.
     """
     if backend not in FRAMEWORKS:
@@ -207,7 +207,7 @@ def device_in_use() -> TimedDevice | None:
 
 
 def _places(values: Iterable[object]) -> dict[Framework, set[int]]:
-    """Return on which devices of which framework the arrays among ``values`` are."""
+    """Return the devices of each framework that hold arrays among ``values``."""
     places: dict[Framework, set[int]] = {}
     for value in _flat(values):
         found = _device_of(value)
@@ -241,14 +241,14 @@ def _refuse_elsewhere(framework: Framework, indices: set[int]) -> None:
 
 
 def tells(values: Iterable[object]) -> bool:
-    """Tell whether there are arrays among ``values``, so that it is known where they live."""
+    """Return whether there are arrays among ``values``, which show where a call runs."""
     return bool(_places(values))
 
 
 def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
     """Return a function that waits for JAX's asynchronous results, None where there is no JAX.
 
-    ``values`` returns what the last call returned.
+    ``values`` returns the result of the last call.
     """
     jax = sys.modules.get("jax")
     if jax is None:
@@ -302,7 +302,7 @@ def _flat(values: Iterable[object]) -> Iterator[object]:
 
 
 def _device_of(value: object) -> Framework | None:
-    """Return where an array lives, None for what is no array."""
+    """Return the framework whose device holds an array, None for anything else."""
     package = type(value).__module__.partition(".")[0]
     if package == "torch" and hasattr(value, "is_cuda"):
         return "torch" if value.is_cuda else "host"
@@ -316,7 +316,7 @@ def _device_of(value: object) -> Framework | None:
 
 
 def _in_use(backend: Framework) -> bool:
-    """Tell whether a framework has begun to use a device, without making it begin."""
+    """Return whether a framework has begun to use a device, without making it begin."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if backend == "torch":
         return torch is not None and bool(torch.cuda.is_initialized())

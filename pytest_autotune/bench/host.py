@@ -22,10 +22,10 @@ _CACHE_BYTES: Final = 64 * 2**20
 
 
 class HostTimer:
-    """Times calls from outside; short ones several at a time, so that the clock does not matter.
+    """Times calls from outside, short ones several at a time, so that the clock does not matter.
 
-    ``loops`` is how many calls make one sample. ``wait`` returns once what the calls began is
-    done, and counts as part of the sample.
+    ``loops`` is the number of calls in one sample. ``wait`` returns once the calls' asynchronous
+    work is done, and counts as part of the sample.
     """
 
     def __init__(self, work: Work, *, wait: Callable[[], None] | None, cold_cache: bool) -> None:
@@ -46,7 +46,7 @@ class HostTimer:
             self.loops = min(max(self.loops + 1, int(self.loops * growth * 1.1)), _MAX_LOOPS)
 
     def overhead(self) -> float:
-        """Return what timing adds to a call, in seconds: a function that does nothing, timed so."""
+        """Return the seconds that timing adds to a call, measured on an empty function."""
         empty = HostTimer(Work(_nothing, [()]), wait=None, cold_cache=False)
         empty.loops = self.loops
         return min(empty.batch(5))

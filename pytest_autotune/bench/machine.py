@@ -1,4 +1,4 @@
-"""What else the machine was doing while something was timed on its processors."""
+"""A watch on the machine's other work while something is timed on its processors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _LEAST_SECONDS: Final = 0.09
 class Snapshot:
     """Seconds since some moment: of the clock, and of all processors together.
 
-    ``own`` is what this process and its children have used, ``stolen`` what the host of a
-    virtual machine gave to others.
+    ``own`` is the time of this process and its children. ``stolen`` is the time that the host of
+    a virtual machine gave to others.
     """
 
     wall: float
@@ -40,7 +40,7 @@ class Snapshot:
 
 
 def snapshot() -> Snapshot | None:
-    """Return how the processors have spent their time, None where the system does not tell."""
+    """Return the processors' use of their time so far, None where the system does not tell."""
     try:
         total, *rest = _STAT.read_text().splitlines()
         tick = os.sysconf("SC_CLK_TCK")
@@ -59,11 +59,11 @@ def snapshot() -> Snapshot | None:
 class MachineWatch:
     """Compares the processors' time before and after a ``with`` block.
 
-    With ``shared`` others are expected, as by who runs several workers: it is noted only.
+    With ``shared``, other work is expected, such as other workers, and is only noted.
     """
 
     energy: Final = None
-    #: Others get their turn of a processor, no more: it takes twice as long, not ten times.
+    #: Others get their turn of a processor, no more: calls take twice as long, not ten times.
     severe: Final = False
 
     def __init__(self, *, shared: bool = False) -> None:
@@ -87,12 +87,12 @@ class MachineWatch:
 
     @property
     def disturbances(self) -> tuple[str, ...]:
-        """Why what was measured meanwhile should not be believed."""
+        """Reasons not to believe the measurement."""
         return () if self._shared else self._found()
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What else to know."""
+        """Remarks that do not make the measurement unreliable."""
         return self._found() if self._shared else ()
 
     @property

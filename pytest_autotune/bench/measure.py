@@ -49,36 +49,36 @@ _REST_SECONDS: Final = 1.0
 
 
 class Watched(Protocol):
-    """What was seen of the devices while something was measured."""
+    """The observation of the devices during a measurement."""
 
     @property
     def disturbances(self) -> tuple[str, ...]:
-        """Why what was measured meanwhile should not be believed, in words."""
+        """Reasons not to believe the measurement, in words."""
 
     @property
     def severe(self) -> bool:
-        """Whether what disturbed may have slowed everything down by any factor."""
+        """Return whether a disturbance may have slowed everything down by any factor."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What else to know."""
+        """Remarks that do not make the measurement unreliable."""
 
     @property
     def energy(self) -> float | None:
-        """Joules used, None where no device tells."""
+        """Joules used, None if no device tells."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What was read of the devices, under flat names."""
+        """Metrics of the devices, under flat names."""
 
 
-#: Watches devices in a ``with`` block; what was seen is complete at its end.
+#: Watches devices in a ``with`` block; the observation is complete at its end.
 Watch = Callable[[], AbstractContextManager[Watched]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Timers:
-    """How a callable is timed, chosen after its first call."""
+    """The timer of a callable, chosen after its first call."""
 
     timer: HostTimer | DeviceTimer | GraphTimer
     description: str
@@ -86,9 +86,9 @@ class _Timers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
-    """A sampling, and what was seen of the devices meanwhile.
+    """A sampling, and the observation of the devices meanwhile.
 
-    ``excused`` tells that a disturbance was seen, and cannot have been decisive.
+    ``excused`` is true if there was a disturbance that cannot have been decisive.
     """
 
     sampling: Sampling
@@ -119,20 +119,19 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     """Time ``function(*arguments)`` until the interval of its median is narrow, or time is up.
 
     ``inputs`` are several tuples of arguments to take in turn, or a function that makes one, so
-    that no cache answers. ``backend`` is where the time is taken: the host's clock, or events
-    of the GPU framework that is found in use. On a GPU the caches are flushed before each call
-    unless ``cold_cache`` is False, and ``graph`` replays calls as a CUDA graph, which leaves the
-    host out of it (with warm caches unless ``cold_cache`` is True). On the host caches stay warm
-    unless it is.
+    that no cache answers. ``backend`` names the clock: the host's, or events of the GPU framework
+    that is found in use. On a GPU the caches are flushed before each call unless ``cold_cache`` is
+    False. With ``graph``, calls are replayed as a CUDA graph, which leaves the host out; caches are
+    then warm unless ``cold_cache`` is True. On the host, too, caches are warm unless it is True.
 
-    ``width`` is what the interval at ``confidence`` is to have as a share of the median;
+    ``width`` is the wanted width of the interval at ``confidence``, as a share of the median.
     ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up.
 
-    ``flop`` and ``bytes_moved`` are the work of a call; ``peak`` is what the machine can do,
+    ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
-    call is measured where the device tells it.
+    call is measured if the device tells it.
 
-    Raises :class:`BenchmarkError` for what cannot be measured so.
+    Raises :class:`BenchmarkError` for a function that cannot be measured so.
     """
     goal = _goal(width, confidence, max_time)
     for name, value in (("flop", flop), ("bytes_moved", bytes_moved)):
@@ -187,7 +186,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
 def _first_call(
     work: Work, backend: Framework
 ) -> tuple[TimedDevice | None, Callable[[], None] | None, float]:
-    """Make the first call; return what it ran on, how to wait for it, and the seconds it took."""
+    """Make the first call; return its device, a function that waits for it, and its seconds."""
     begin = time.perf_counter()
     result = work.first()
     values = (*(value for each in work.sets for value in each), result)
@@ -280,7 +279,7 @@ def _sample(
         return _Taken(sampling=sampling, seen=seen)
     if not seen.severe and _is_hopeless(sampling, race):
         return _Taken(sampling=sampling, seen=seen, excused=True)
-    # What made it hot, or somebody's short job, may be over then.
+    # By then the cause of the heat, or somebody's short job, may be over.
     time.sleep(_REST_SECONDS)
     with watch() as seen:
         sampling = sample(timer, goal, race)
@@ -288,7 +287,7 @@ def _sample(
 
 
 def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
-    """Tell whether a race is lost by more than a disturbance could explain."""
+    """Return whether a race is lost by more than a disturbance could explain."""
     if race is None or sampling.ending != "race":
         return False
     return min(sampling.samples) > _HOPELESS * race.limit
@@ -328,7 +327,7 @@ def _energy(
 
 
 def _launch_bound(found: Measurement, *, graph: bool, cold: bool) -> tuple[str, ...]:
-    """Say where the host could not keep up with the device."""
+    """Return a remark if the host could not keep up with the device."""
     if graph or found.host_time is None:
         return ()
     # Without a flush that the host can hide behind, its time is part of what was measured.

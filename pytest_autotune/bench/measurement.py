@@ -1,4 +1,4 @@
-"""What a measurement found, in the form that ``trial.report`` takes."""
+"""The result of a measurement, in the form that ``trial.report`` takes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from pytest_autotune.text.numbers import quantity
 class Measurement(Mapping[str, Any]):
     """The time of one callable. Times are in seconds per call.
 
-    ``samples`` are in the order they were taken; each is the mean of ``calls_per_sample``
-    calls. ``interval`` is that of the median. ``timer`` says in words what took the time,
-    ``ending`` why sampling stopped; ``overhead`` is what timing adds to each call, and is not
-    subtracted. ``host_time`` is what launching a call costs the host, None where the host waits
-    for it anyway. ``compile_time`` is by how much the first call was longer (of
-    ``gpu_benchmark``, with what a check before it spent so). ``peak_memory`` is in bytes,
-    ``energy`` in joules per call; ``flop`` and ``bytes_moved`` are per call, and
-    ``peak_flop_rate`` and ``peak_bandwidth`` per second. ``disturbances`` are why it should not
-    be believed, ``telemetry`` is what was read of the devices meanwhile.
+    ``samples`` are in the order they were taken; each is the mean of ``calls_per_sample`` calls.
+    ``interval`` is that of the median. ``timer`` describes the clock, and ``ending`` is the reason
+    why sampling stopped. ``overhead`` is the time that timing adds to each call; it is not
+    subtracted. ``host_time`` is the host's time to launch a call, None if the host waits for it
+    anyway. ``compile_time`` is the extra time of the first call, and of ``gpu_benchmark`` that of
+    a check before it, too. ``peak_memory`` is in bytes, ``energy`` in joules per call; ``flop``
+    and ``bytes_moved`` are per call, ``peak_flop_rate`` and ``peak_bandwidth`` per second.
+    ``disturbances`` are reasons not to believe it; ``telemetry`` are metrics of the devices.
     """
 
     metric: str
@@ -57,17 +56,17 @@ class Measurement(Mapping[str, Any]):
 
     @property
     def median(self) -> float:
-        """The median, the figure to compare by."""
+        """The median, which is the figure to compare."""
         return self.summary.median
 
     @property
     def converged(self) -> bool:
-        """Whether the interval became as narrow, and as sure, as it was to be."""
+        """Return whether the interval became as narrow, and as sure, as was asked for."""
         return self.interval.is_sharp(self.width, self.confidence)
 
     @property
     def reliable(self) -> bool:
-        """Whether nothing is known to have disturbed it."""
+        """Return whether nothing is known to have disturbed it."""
         return not self.disturbances
 
     @cached_property
@@ -102,7 +101,7 @@ class Measurement(Mapping[str, Any]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it was measured, one sentence each."""
+        """Sentences on how it was measured."""
         return tuple(self._notes())
 
     def _notes(self) -> Iterator[str]:
@@ -126,11 +125,11 @@ class Measurement(Mapping[str, Any]):
         return self._report[key]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over what is reported."""
+        """Iterate over the report's keys."""
         return iter(self._report)
 
     def __len__(self) -> int:
-        """Return how much is reported."""
+        """Return the number of the report's keys."""
         return len(self._report)
 
     @cached_property
@@ -138,7 +137,7 @@ class Measurement(Mapping[str, Any]):
         return {**self.metrics, "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        """Say it in a line, and the notes below."""
+        """Show it in a line, and the notes below."""
         percent = 50 * self.interval.relative_width
         several = f" of {self.calls_per_sample} calls" if self.calls_per_sample > 1 else ""
         line = (

@@ -1,4 +1,4 @@
-"""What the machine can do at most, to tell what share of it a kernel reaches."""
+"""The peak rates of the machine, of which a kernel reaches a share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
+
+import numpy as np
 
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
 from pytest_autotune.bench.frameworks import TorchDevice
@@ -50,7 +52,7 @@ def measured_peaks(device: TimedDevice | None) -> Peaks:
     """Measure a large matrix product and a large copy, the fastest of some repeats.
 
     With PyTorch in bfloat16 on the device; on the host with NumPy in float32. Once a process.
-    Raises :class:`BenchmarkError` for a framework that this is not written for.
+    Raises :class:`BenchmarkError` for any other framework.
     """
     if device is None:
         return _host_peaks()
@@ -64,8 +66,6 @@ def measured_peaks(device: TimedDevice | None) -> Peaks:
 
 @cache
 def _host_peaks() -> Peaks:
-    import numpy as np
-
     rng = np.random.default_rng(0)
     a, b = rng.random((2, _HOST_SIDE, _HOST_SIDE), dtype=np.float32)
     product = np.empty_like(a)
@@ -94,7 +94,7 @@ def _fastest(run: Callable[[], object]) -> float:
 
 @cache
 def _torch_peaks(torch: Any, index: int) -> Peaks:
-    del index  # What the answer is kept for.
+    del index  # The key of the cache.
     device = TorchDevice(torch)
     a, b = (
         torch.randn(_DEVICE_SIDE, _DEVICE_SIDE, dtype=torch.bfloat16, device="cuda")

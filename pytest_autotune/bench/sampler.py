@@ -1,4 +1,4 @@
-"""How long to measure: until the median is known well enough, or the time is up."""
+"""Sampling until the median is known well enough, or the time is up."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pytest_autotune.bench.statistics import (
 #: Why sampling ended.
 Ending: TypeAlias = Literal["interval", "time", "samples", "race"]
 
-#: What is taken whatever it costs.
+#: Taken however long they last.
 LEAST_SAMPLES: Final = 3
-#: A race is decided on no less than this, as a disturbance by something else on the machine
-#: passes sooner, as a rule (seconds).
+#: A race is decided after at least this time, as other work on the machine disturbs for less, as
+#: a rule (seconds).
 _RACE_SECONDS: Final = 0.5
 #: Looks are taken at sample counts that grow by this factor, so that there are few of them.
 _GROWTH: Final = 1.5
-#: Who stops at a moment of his choice is wrong more often than each look by itself: at 95 % such
-#: intervals covered the median in 93 to 95 % of simulated runs. Asking each look for this much
-#: less error brings that to 95 % and above (``benchmarks/timing.py`` prints it).
+#: Stopping at a chosen moment errs more often than each look by itself: at 95 % such intervals
+#: covered the median in 93 to 95 % of simulated runs. Asking each look for this much less error
+#: brings that to 95 % and above (``benchmarks/timing.py`` prints it).
 _LOOK_SHARE: Final = 0.7
 _MAX_BATCH: Final = 200
 #: A batch lasts about this long, so that time limits are kept (seconds).
@@ -54,7 +54,7 @@ class Race:
     alpha: float = 0.01
 
     def lost(self, samples: Sequence[float], look: int) -> bool:
-        """Tell whether the samples so far settle it, at the ``look``-th look (from 1).
+        """Return whether the samples so far settle it, at the ``look``-th look (from 1).
 
         The error is spent on looks beforehand, so that nothing in the samples can choose among
         them: four fifths on the first, the rest as 1 / (k (k - 1)), which adds up to 1.
@@ -82,9 +82,9 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """What was sampled: seconds per call in the order they were taken, and why it ended.
+    """The samples in seconds per call, in the order they were taken, and why sampling ended.
 
-    ``seconds`` is how long it took in all.
+    ``seconds`` is the time that sampling took in all.
     """
 
     samples: tuple[float, ...]
@@ -134,7 +134,7 @@ def _looks(goal: Goal) -> Iterator[int]:
 
 
 def _batch(taken: int, wanted: int, spent: float, goal: Goal) -> int:
-    """Return how many samples to take at once: up to the next look, but not for long."""
+    """Return the number of samples to take at once: up to the next look, but not for long."""
     most = min(wanted - taken, _MAX_BATCH)
     if not taken:
         return min(most, LEAST_SAMPLES)

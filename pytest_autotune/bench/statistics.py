@@ -1,9 +1,9 @@
-"""What a list of timings says: quantiles, and how sure its median is.
+"""Statistics of timings: quantiles, and the confidence interval of the median.
 
 No distribution is assumed. The interval of the median is made of order statistics: the k-th
-smallest and the k-th largest sample enclose the true median unless fewer than k samples fall on
-one side of it, and that number is binomial with p = 1/2 (David and Nagaraja, *Order Statistics*,
-3rd ed., section 7.1).
+smallest and the k-th largest sample enclose the true median unless fewer than k samples fall on one
+side of it. That number is binomial with p = 1/2 (David and Nagaraja, *Order Statistics*, 3rd ed.,
+section 7.1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 PERCENTILES: Final = (25, 50, 75, 90, 99)
 #: Autocorrelation cannot be told from chance in fewer samples than this.
 MIN_CORRELATED: Final = 20
-#: Neighbours that are alike to this degree mean that the samples say next to nothing.
+#: With neighbours this much alike, the samples say next to nothing.
 _MAX_CORRELATION: Final = 0.9
 _UPPER: Final = 1.645
 _NEGLIGIBLE: Final = 1e-3
@@ -32,8 +32,7 @@ _MAX_EXACT: Final = 2000
 class Interval:
     """A confidence interval of a median, in the samples' unit.
 
-    ``confidence`` is what it holds with: what was asked for, or less where there are too few
-    samples for it.
+    ``confidence`` is the one that was asked for, or less if there are too few samples for it.
     """
 
     low: float
@@ -51,7 +50,7 @@ class Interval:
         return (self.high - self.low) / self.middle if self.middle > 0 else 0.0
 
     def is_sharp(self, width: float, confidence: float) -> bool:
-        """Tell whether it is as narrow as ``width`` (relative), and as sure as ``confidence``."""
+        """Return whether it is as narrow as ``width`` (relative), and as sure as ``confidence``."""
         return self.confidence >= confidence and self.relative_width <= width
 
 
@@ -110,10 +109,10 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
 
 
 def median_lower_bound(samples: Sequence[float], alpha: float) -> float | None:
-    """Return what the true median is below with a probability of at most ``alpha``.
+    """Return a bound that the true median is below with a probability of at most ``alpha``.
 
-    None where there are too few samples to say so. Corrected for correlation as the interval is,
-    but for as much of it as there may well be.
+    None if there are too few samples. It is corrected for correlation as the interval is, but by
+    the upper end of what the correlation may be.
     """
     ordered = sorted(samples)
     factor = correlation_factor(samples, cautious=True)
@@ -122,12 +121,12 @@ def median_lower_bound(samples: Sequence[float], alpha: float) -> float | None:
 
 
 def correlation_factor(samples: Sequence[float], *, cautious: bool = False) -> float:
-    """Return by how many times the variance of the median is larger than for independent samples.
+    """Return the median's variance as a multiple of its variance for independent samples.
 
-    From how often neighbours are on the same side of the median, for a normal process of first
-    order, in which sides correlate by ``2/π · asin(rho^k)`` at distance k (Sheppard, 1899). 1 where
-    neighbours agree no more than chance would make them. ``cautious`` takes the upper end of what
-    their correlation may be (95 %, by its standard error of 1/√n) instead of the likeliest.
+    It follows from how often neighbours are on the same side of the median, for a normal process
+    of first order. There, sides correlate by ``2/π · asin(rho^k)`` at distance k (Sheppard, 1899).
+    It is 1 if neighbours agree no more than by chance. ``cautious`` takes the upper end of what
+    their correlation may be (95 %, by its standard error of 1/√n) instead of the likeliest value.
     """
     count = len(samples)
     if count < MIN_CORRELATED:

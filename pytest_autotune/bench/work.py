@@ -1,4 +1,4 @@
-"""The callable under test with its inputs, and what cannot be timed by calling it."""
+"""The callable under test with its inputs, and the check that calling it runs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Work:
         arguments: Arguments,
         inputs: Callable[[], Arguments] | Sequence[Arguments] | None,
     ) -> Work:
-        """Make the work of a measurement; raise :class:`BenchmarkError` for what cannot be one.
+        """Make the work of a measurement; raise :class:`BenchmarkError` for unusable functions.
 
         ``inputs`` are several sets of arguments, or a function that makes one. It is called
         until the sets are larger together than any cache, sixteen times at most.
@@ -54,14 +54,14 @@ class Work:
         return cls(function, sets)
 
     def apart(self) -> list[Work]:
-        """Return a work for each set of arguments, for who has to keep them apart."""
+        """Return a work for each set of arguments."""
         return [Work(self._function, [arguments]) for arguments in self.sets]
 
     def bound(self, count: int, *, keep: bool = False) -> Callable[[], None]:
         """Return a function that makes the next ``count`` calls.
 
-        It drops their results, as what is held cannot be used again by the next call; with
-        ``keep`` the last one is there for :meth:`last`.
+        It drops their results, so that the next call can use their memory again. With ``keep``
+        the last result is there for :meth:`last`.
         """
         function, following = self._function, self._next
         if keep:
@@ -87,15 +87,15 @@ class Work:
         return repeat
 
     def last(self) -> object:
-        """Return what the last call that was kept returned."""
+        """Return the result of the last call that was kept."""
         return self._last
 
     def __call__(self) -> object:
-        """Make one call and return what it returned."""
+        """Make one call and return its result."""
         return self._function(*next(self._next))
 
     def first(self) -> object:
-        """Make the first call, and make sure that calling is what runs it."""
+        """Make the first call, and refuse a function that is not run by calling it."""
         result = self()
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):

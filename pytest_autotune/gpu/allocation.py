@@ -1,4 +1,4 @@
-"""Which GPUs a trial gets, and what this process can still be given once CUDA has started."""
+"""The allocation of GPUs to trials, also after CUDA has started in this process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pytest_autotune.gpu.leases import Desk, Lease
 from pytest_autotune.gpu.visible import VISIBLE, Device, caller_gpus, entries, show, show_callers
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
-#: What CUDA opens and NVML does not.
+#: A device that CUDA opens and NVML does not.
 _CUDA_DEVICE: Final = "/dev/nvidia-uvm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """How many GPUs a trial needs, or which ones; None for all there are.
+    """The number of GPUs that a trial needs, or their names; a count of None for all GPUs.
 
-    ``required`` tells that it cannot run without.
+    A trial with a ``required`` need cannot run without.
     """
 
     count: int | None = 1
@@ -35,7 +35,7 @@ NONE: Final = Need(count=0)
 
 
 def cuda_started() -> bool:
-    """Tell whether CUDA runs in this process: from then on it sees no other devices."""
+    """Return whether CUDA runs in this process: from then on it sees no other devices."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return True
@@ -50,7 +50,7 @@ def cuda_started() -> bool:
 class Allocator:
     """The leases of one process, one at a time.
 
-    ``share`` are the devices that it takes first: its part of the gpus, beside other workers.
+    ``share`` are the devices that it takes first, beside other workers.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Allocator:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """What is leased at the moment."""
+        """The devices that are leased at the moment."""
         return () if self._lease is None else self._lease.devices
 
     @property
     def has_no_share(self) -> bool:
-        """Whether there are GPUs, but none is this worker's to begin with."""
+        """Return whether there are GPUs, but none in this worker's share."""
         return self._share is not None and not self._share and bool(caller_gpus().devices)
 
     def check(self, need: Need) -> None:
@@ -92,16 +92,15 @@ class Allocator:
             raise LeaseError(msg)
 
     def fits(self, need: Need) -> bool:
-        """Tell whether what is held, if anything is, will do for ``need``."""
+        """Return whether the current lease, if there is one, fits ``need``."""
         return self._lease is None or self._need == need
 
     def take(self, need: Need, purpose: str) -> Lease | None:
         """Lease what a trial needs, and make it the only devices that are visible.
 
-        What is held already and fits is kept. None where nothing is needed, or where there is
-        no GPU and the need is not one that is required. Raises :class:`LeaseError` where there
-        is none or none comes free in time, and :class:`TooFewGpusError` where this trial needs
-        more than others may.
+        A lease that fits is kept. None if nothing is needed, or if there is no GPU and the need is
+        not required. Raises :class:`LeaseError` if there is no GPU or none comes free in time, and
+        :class:`TooFewGpusError` if this trial alone needs too many.
         """
         gpus = caller_gpus()
         if self._lease is not None and self._need == need:
@@ -126,12 +125,12 @@ class Allocator:
         return self._lease
 
     def release(self) -> None:
-        """Give back what is leased."""
+        """Give the leased devices back."""
         lease, self._lease, self._need = self._lease, None, None
         if lease is None:
             return
         if self._seen is None and self._started():
-            # What is visible is what CUDA knows here: the next lease must be of it.
+            # CUDA knows the visible devices only, so the next lease must be of them.
             self._seen = (os.environ.get(VISIBLE),)
         if self._seen is None:
             show_callers()

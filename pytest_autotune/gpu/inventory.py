@@ -1,4 +1,4 @@
-"""Which NVIDIA devices this machine has, from whoever can tell."""
+"""The NVIDIA devices of this machine, from NVML or nvidia-smi."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MIG: Final = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+\d+: \(UUID: (?P<u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """The devices, and who told.
+    """The devices, and the source that named them.
 
-    ``problem`` says why there are none, or why NVML was not used although nvidia-smi works.
+    ``problem`` is why there are none, or why NVML was not used although nvidia-smi works.
     """
 
     gpus: tuple[Gpu, ...]
@@ -57,7 +57,7 @@ def inventory() -> Inventory:
 
 @cache
 def driver_version() -> str | None:
-    """Return the driver's version from whoever can tell, or None; kept like the inventory."""
+    """Return the driver's version, None if unknown; kept like the inventory."""
     try:
         return nvml.driver().version
     except NvmlUnavailable:
@@ -78,7 +78,7 @@ def _from_tool(problem: str) -> Inventory:
     try:
         found = _query_tool()
     except _NoAnswer as error:
-        # Where both fail for the same reason, as after an update of the driver, it is said once.
+        # After an update of the driver, both fail for the same reason.
         said = problem if str(error) == problem else f"{error} (and NVML: {problem})"
         return Inventory(gpus=(), source="none", problem=said)
     if not found:
@@ -136,7 +136,7 @@ def _mig(names: dict[str, str]) -> dict[str, list[Mig]]:
 
 
 def _ask_tool(*arguments: str) -> str:
-    """Return what nvidia-smi prints, without surrounding blanks; empty without any device."""
+    """Return the output of nvidia-smi, stripped; empty if there is no device."""
     try:
         done = subprocess.run(  # noqa: S603 - a fixed query to the driver's own tool
             [shutil.which("nvidia-smi") or "nvidia-smi", *arguments],

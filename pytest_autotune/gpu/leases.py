@@ -1,9 +1,9 @@
 """Exclusive leases on GPUs, among all processes and users of one machine.
 
 A lease is a file lock for each device, so the kernel ends it with its holder, however that dies.
-Several devices are taken all at once or not at all, and who waits holds none: so nobody waits for
-somebody who waits for him. Who waits stands in a line, in which a large request is not overtaken
-for ever by small ones.
+Several devices are taken all at once or not at all. A process that waits holds none, so there are
+no deadlocks. Waiting processes stand in a line, in which small requests do not overtake a large
+one for ever.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu.visible import Device
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 #: Where the locks are. All users of a machine must mean the same folder, so not ``TMPDIR``.
 FOLDER_VARIABLE: Final = "AUTOTUNE_GPU_LOCKS"
@@ -39,7 +38,7 @@ _UNUSABLE: Final = re.compile(r"[^A-Za-z0-9-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who has a device. ``since`` is in seconds since the epoch, ``session`` that of pytest."""
+    """The holder of a device. ``since`` is in seconds since the epoch, ``session`` is pytest's."""
 
     pid: int
     user: str
@@ -48,7 +47,7 @@ class Holder:
     session: str = ""
 
     def __str__(self) -> str:
-        """Say who it is."""
+        """Describe the holder for people."""
         return f"pid {self.pid} ({self.user}, {self.purpose})"
 
 
@@ -62,12 +61,12 @@ class Lease:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of devices."""
         return len(self.devices)
 
     @property
     def visible(self) -> str:
-        """What ``CUDA_VISIBLE_DEVICES`` is while they are leased."""
+        """The value of ``CUDA_VISIBLE_DEVICES`` while they are leased."""
         return ",".join(device.visible for device in self.devices)
 
     def release(self) -> None:
@@ -105,10 +104,10 @@ class Desk:
         timeout: float,
         on_wait: Callable[[str], None] = lambda _: None,
     ) -> Lease:
-        """Lease ``count`` of the ``candidates``, those first that come first.
+        """Lease ``count`` of the ``candidates``, the earlier ones first.
 
-        ``on_wait`` is told, once, why it has to wait. Raises :class:`LeaseError` where that
-        lasts longer than ``timeout`` seconds; taking turns within a session does not count.
+        ``on_wait`` is called once, with the reason for waiting. Raises :class:`LeaseError` if that
+        lasts longer than ``timeout`` seconds. Taking turns within a session does not count.
         """
         assert 0 < count <= len(candidates)
         lease = self._attempt(candidates, count, purpose, None)
@@ -138,18 +137,18 @@ class Desk:
                 time.sleep(_POLL_SECONDS)
 
     def describe(self, devices: Sequence[Device]) -> str:
-        """Say who has which of the devices."""
+        """Return a description of the holders of the devices."""
         with self._mutex():
             holders = [(device, self._holder(device)) for device in devices]
         parts: list[str] = []
         for device, holder in holders:
             if holder is not None:
-                lasted = time.time() - holder.since
-                parts.append(f"{device} is held by {holder} since {max(lasted, 0):.0f} s")
-        return "; ".join(parts) or "all are spoken for by others in the line"
+                lasted = max(time.time() - holder.since, 0.0)
+                parts.append(f"{device} is held by {holder} for {lasted:.0f} s")
+        return "; ".join(parts) or "all are reserved for others in the line"
 
     def _others_are_in_the_way(self, candidates: Sequence[Device], ticket: Path) -> bool:
-        """Tell whether anybody outside this session has a candidate, or comes first."""
+        """Return whether anybody outside this session has a candidate, or comes first."""
         with self._mutex():
             holders = [self._holder(device) for device in candidates]
             sessions = {holder.session for holder in holders if holder is not None}
@@ -159,20 +158,16 @@ class Desk:
     # The lock files
 
     def _lock(self, path: Path) -> BaseFileLock:
-        from filelock import FileLock
-
         if path.is_symlink():
             msg = f"GPU leases: {path} is a symbolic link, which nobody should have made; remove it"
             raise LeaseError(msg)
-        # Made beforehand, because the process's umask would keep others out.
+        # Made before it is locked, as the process's umask would keep others out.
         with suppress(FileExistsError):
             os.close(_created(path, _OPEN_TO_ALL))
         return FileLock(path, mode=_OPEN_TO_ALL)
 
     def _taken(self, path: Path) -> BaseFileLock | None:
         """Take a lock, if nobody has it."""
-        from filelock import Timeout
-
         lock = self._lock(path)
         try:
             lock.acquire(timeout=0)
@@ -184,8 +179,6 @@ class Desk:
 
     @contextmanager
     def _mutex(self) -> Iterator[None]:
-        from filelock import Timeout
-
         path = self._folder / "desk.lock"
         try:
             with self._lock(path).acquire(timeout=_MUTEX_SECONDS):
@@ -219,7 +212,7 @@ class Desk:
                 reserved: set[str] = set()
                 for request in ahead:
                     open_to_it = [k for k in request["keys"] if k in free and k not in reserved]
-                    # Fewer than it needs are kept for it, too: others will come free.
+                    # Fewer than it needs are kept for it, too, as others will come free.
                     reserved.update(open_to_it[: request["count"]])
                 ours = [key for key in by_key if key in free and key not in reserved]
                 if len(ours) >= count:
@@ -240,7 +233,7 @@ class Desk:
             _locks=tuple(free[key] for key in granted),
         )
 
-    # Who has what
+    # The holders
 
     def _sign(self, key: str, purpose: str) -> None:
         document = {
@@ -295,7 +288,7 @@ class Desk:
                 _remove(path)
                 dead.release()
                 continue
-            # What is broken, or of another version, stops nobody.
+            # A broken request, or one of another version, is ignored.
             with suppress(OSError, ValueError, TypeError, KeyError):
                 request = json.loads(path.with_suffix(".json").read_text("utf-8"))
                 found.append(
@@ -309,7 +302,7 @@ class Desk:
 
 
 def _make_shared(path: Path) -> None:
-    """Make a folder for everybody. Not sticky: Linux lets nobody open others' files in such."""
+    """Make a folder for everybody. In a sticky one, Linux lets nobody open others' files."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:

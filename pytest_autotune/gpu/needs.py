@@ -1,4 +1,4 @@
-"""How many GPUs the trials of a spec need."""
+"""The number of GPUs that the trials of a spec need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.server import is_without_our_gpus
 from pytest_autotune.text.suggest import nearest
 
-#: Fixtures that use GPUs; with the first of them a trial cannot do without.
+#: Fixtures that use GPUs; the first of them requires one.
 FIXTURES: Final = ("gpu", "gpu_benchmark", "inference_server")
 
 
@@ -41,10 +41,10 @@ def marked_gpus(value: object, spec: Spec, where: str) -> str:
 
 
 def layout_gpus(spec: Spec) -> str | None:
-    """Return how many GPUs a trial's parallel layout takes, as an expression over parameters.
+    """Return the number of GPUs of a trial's parallel layout, as an expression over parameters.
 
-    None where the spec has no layout, or its server does not run on GPUs of this machine. Which
-    of a study's tests use GPUs is not asked: their selection must not change the space.
+    None if the spec has no layout, or its server does not run on GPUs of this machine. It does not
+    depend on which tests use GPUs, as their selection must not change the space.
     """
     elsewhere = spec.server is not None and is_without_our_gpus(spec.server)
     return spec.layout.expression() if spec.layout.names and not elsewhere else None
@@ -53,10 +53,10 @@ def layout_gpus(spec: Spec) -> str | None:
 def needed_gpus(
     spec: Spec, params: Mapping[str, Any], marked: str | None, fixtures: Collection[str]
 ) -> Need:
-    """Return what a trial needs: as marked, or as its server says, or by its parallel layout.
+    """Return the GPUs that a trial needs: by its marker, its server, or its parallel layout.
 
-    ``fixtures`` are those of its tests. Raises :class:`SpecError` where ``marked`` does not give
-    a number.
+    ``fixtures`` are those of its tests. Raises :class:`SpecError` if ``marked`` does not give a
+    number.
     """
     if not any(name in fixtures for name in FIXTURES):
         return NONE
@@ -95,9 +95,9 @@ def _count(marked: str, spec: Spec, params: Mapping[str, Any]) -> int:
 
 
 def largest_need(spec: Spec, most: int) -> int:
-    """Return how many GPUs the largest trials of a spec take, of those within ``most``.
+    """Return the number of GPUs of a spec's largest trials, of those within ``most``.
 
-    That is what its server asks for, or what its largest layout takes.
+    It is the number that its server asks for, or that its largest layout takes.
     """
     asked = None if spec.server is None else spec.server.gpus
     if asked == "all":

@@ -1,8 +1,7 @@
-"""The NVIDIA management library (NVML), typed: which devices there are and how they are doing.
+"""The NVIDIA management library (NVML), typed: the devices and their state.
 
 It needs the driver and the extra ``gpu`` (nvidia-ml-py). Every function here raises
-:class:`NvmlUnavailable` where either is missing, and where a device is asked for that is not
-there or no longer answers.
+:class:`NvmlUnavailable` if either is missing, or if a device is not there or no longer answers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Final
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gpu.readings import Driver, Gpu, Mig, Process, Reading
 
-#: What each status of NVML (and so each exit status of nvidia-smi) means to the user.
+#: The meaning of each status of NVML, and so of each exit status of nvidia-smi.
 _REASONS: Final[Mapping[int, str]] = {
     4: "this user may not use the NVIDIA driver; check the permissions of /dev/nvidia*",
     9: "the NVIDIA driver is not loaded; load its kernel module (modprobe nvidia), or give the "
@@ -61,7 +60,7 @@ class NvmlUnavailable(AutotuneError):
 
 
 def explain(status: int) -> str | None:
-    """Return what a status of NVML means and what to do, or None if there is nothing to say."""
+    """Return the meaning of a status of NVML and what to do, None for other statuses."""
     return _REASONS.get(status)
 
 
@@ -110,7 +109,7 @@ def _words(error: Any) -> str:
 
 @contextmanager
 def _nvml() -> Iterator[Any]:
-    """Give the module pynvml, initialised, and turn what it raises into our words."""
+    """Yield the module pynvml, initialised; raise its errors in our words."""
     pynvml = _library.open()
     try:
         yield pynvml
@@ -123,7 +122,7 @@ def _text(value: str | bytes) -> str:
 
 
 class _Handle:
-    """A device or MIG instance that can be asked for what it may not tell."""
+    """A device or MIG instance, to be asked for figures that it may not have."""
 
     def __init__(self, pynvml: Any, *handles: Any) -> None:
         self._pynvml = pynvml
@@ -131,7 +130,7 @@ class _Handle:
 
     @classmethod
     def find(cls, pynvml: Any, uuid: str) -> _Handle:
-        """Return the device; of a MIG instance, its device answers what it does not itself."""
+        """Return the device or MIG instance. Where an instance has no answer, its device has."""
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
@@ -145,11 +144,11 @@ class _Handle:
 
     @property
     def handle(self) -> Any:
-        """What NVML knows it by."""
+        """NVML's handle of the device."""
         return self._handles[0]
 
     def itself(self) -> _Handle:
-        """Return the device without that behind it."""
+        """Return the instance without its whole device."""
         return _Handle(self._pynvml, self._handles[0])
 
     def ask(self, *calls: tuple[Any, ...]) -> Any:
@@ -167,7 +166,7 @@ class _Handle:
         return None
 
     def memory(self) -> Any:
-        """Return what is ``total`` and ``used``, in bytes, or None."""
+        """Return the ``total`` and ``used`` memory in bytes, or None."""
         # The second version does not count as used what the driver keeps for itself.
         return self.ask(
             ("nvmlDeviceGetMemoryInfo", self._pynvml.nvmlMemory_v2),
@@ -239,9 +238,9 @@ def driver() -> Driver:
 
 
 def read(uuid: str) -> Reading:
-    """Return how the device or MIG instance is doing.
+    """Return the state of the device or MIG instance.
 
-    What NVML does not tell of an instance is that of its whole device.
+    A figure that NVML does not tell of an instance is that of its whole device.
     """
     with _nvml() as pynvml:
         device = _Handle.find(pynvml, uuid)
@@ -303,7 +302,7 @@ def busy(uuid: str, since: float) -> frozenset[int] | None:
 
 
 def clocks_policy(uuid: str) -> str:
-    """Return what was set for the device's clocks and power, as a short text to compare.
+    """Return the device's settings for clocks and power, as a short text to compare.
 
     For example "application clocks 1980/2619 MHz, power limit 700 W, persistence on", without
     the parts that it does not support. Locked clocks cannot be asked for.

@@ -52,7 +52,7 @@ class Driver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How a device is doing; None is what it does not tell.
+    """The state of a device; a figure is None if the device does not tell it.
 
     ``power`` is in watts (on newer cards an average over the last second), ``energy`` in joules
     since the driver was loaded, clocks in MHz, ``temperature`` in degrees Celsius,

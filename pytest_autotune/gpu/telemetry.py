@@ -1,4 +1,4 @@
-"""What devices did while something was measured on them, and whether that spoilt it."""
+"""The state of devices during a measurement, and whether it disturbed the measurement."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _PROC: Final = Path("/proc")
 def strangers(device: Device, root: int | None = None) -> tuple[Process, ...]:
     """Return the processes on a device that neither are ``root`` nor descend from it.
 
-    By default that is this process. A number that is no process here belongs to another PID
-    namespace, perhaps to us ourselves, and is left out. Empty where NVML cannot tell.
+    The default is this process. A number that is no process here belongs to another PID namespace,
+    perhaps to this run itself, and is left out. Empty if NVML cannot tell.
     """
     if device.uuid is None:
         return ()
@@ -42,7 +42,7 @@ def strangers(device: Device, root: int | None = None) -> tuple[Process, ...]:
 
 
 def describe(process: Process) -> str:
-    """Return a process as people know it: ``pid 4242 (python, 1024 MiB)``."""
+    """Return a description of a process: ``pid 4242 (python, 1024 MiB)``."""
     details = []
     with suppress(OSError):
         details.append((_PROC / str(process.pid) / "comm").read_text().strip())
@@ -52,10 +52,10 @@ def describe(process: Process) -> str:
 
 
 class Telemetry:
-    """Reads devices every 50 ms inside a ``with`` block; what was seen is complete at its end.
+    """Reads devices every 50 ms inside a ``with`` block; the observation is complete at its end.
 
-    ``is_stranger`` tells whether a process on a device that does not descend from ``root`` (this
-    process by default) is somebody else's.
+    ``is_stranger`` returns whether a process on a device is somebody else's, of those that do not
+    descend from ``root`` (this process by default).
     """
 
     #: A hot or shared device may be slower by any factor.
@@ -118,7 +118,7 @@ class Telemetry:
                 self._problem = str(error)
 
     def _meet(self, device: Device) -> None:
-        """Look at who is on a device; whose a process is, is found out once."""
+        """Look for processes on a device. The owner of each is found out once."""
         assert device.uuid is not None
         known = self._known.setdefault(device.key, {os.getpid()})
         here = {process.pid for process in nvml.processes(device.uuid)}
@@ -130,7 +130,7 @@ class Telemetry:
         known |= here
 
     def _acquit_idle(self) -> None:
-        """Leave out who held memory only, where the driver tells who computed."""
+        """Leave out processes that only held memory, if the driver tells which computed."""
         for device in self._devices:
             guests = self._guests.get(device.key)
             if not guests:
@@ -146,7 +146,7 @@ class Telemetry:
 
     @property
     def disturbances(self) -> tuple[str, ...]:
-        """Why what was measured meanwhile should not be believed."""
+        """Reasons not to believe the measurement."""
         found = []
         for device in self._devices:
             reasons = self._reasons(device) & DISTURBING
@@ -160,7 +160,7 @@ class Telemetry:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What else to know: other reasons for lower clocks, and why something was not seen."""
+        """Other remarks: harmless reasons for lower clocks, and why something was not seen."""
         found = []
         for device in self._devices:
             reasons = self._reasons(device) - DISTURBING
@@ -174,7 +174,7 @@ class Telemetry:
 
     @property
     def energy(self) -> float | None:
-        """Joules that the devices used, None where one of them does not tell.
+        """Joules that the devices used, None if one of them does not tell.
 
         From the counters that cards have since Volta. A MIG instance has none of its own.
         """
@@ -194,7 +194,7 @@ class Telemetry:
     @property
     def metrics(self) -> Mapping[str, float]:
         """Metrics of all devices together: power and memory added up, the hottest, the slowest."""
-        # Of what was lost meanwhile it is not known what it used and held.
+        # The use of a device that was lost meanwhile is not known.
         each = [
             [] if device.key in self._lost else self._readings.get(device.key, [])
             for device in self._devices

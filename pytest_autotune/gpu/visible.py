@@ -1,10 +1,10 @@
-"""Which GPUs this run may use: what its caller left visible."""
+"""The GPUs that this run may use: those that its caller left visible."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import takewhile
 from typing import Any, Final
@@ -34,26 +34,16 @@ class Device:
     memory: int = 0
 
     def __str__(self) -> str:
-        """Name it as the caller does."""
+        """Return the caller's name of it."""
         return f"GPU {self.visible}"
-
-    def document(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {
-            "key": self.key,
-            "visible": self.visible,
-            "uuid": self.uuid,
-            "name": self.name,
-            "memory": self.memory,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisibleGpus:
     """The devices that may be leased.
 
-    ``problem`` says why there are none; ``order`` is what ``CUDA_DEVICE_ORDER`` must be for the
-    devices' names to mean them, None where the caller's own is. ``refusal`` says why it cannot be
+    ``problem`` is why there are none. ``order`` is the ``CUDA_DEVICE_ORDER`` under which the
+    devices' names mean them, None if the caller's own is right. ``refusal`` is why it cannot be
     known which devices the caller means.
     """
 
@@ -68,7 +58,7 @@ class VisibleGpus:
         return shown if self.order is None or not devices else {**shown, ORDER: self.order}
 
     def named(self, names: Iterable[str]) -> tuple[Device, ...] | None:
-        """Return the devices that a spec names by index or UUID, None if one is not there."""
+        """Return the devices that a spec names by index or UUID, None if one is missing."""
         found = []
         for name in names:
             match = [d for d in self.devices if name in {d.visible, d.uuid, d.key}]
@@ -79,22 +69,12 @@ class VisibleGpus:
 
     def document(self) -> dict[str, Any]:
         """Return plain JSON types, for a worker."""
-        return {
-            "devices": [device.document() for device in self.devices],
-            "problem": self.problem,
-            "order": self.order,
-            "refusal": self.refusal,
-        }
+        return asdict(self)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> VisibleGpus:
         """Undo :meth:`document`."""
-        return cls(
-            devices=tuple(Device(**device) for device in document["devices"]),
-            problem=document["problem"],
-            order=document["order"],
-            refusal=document["refusal"],
-        )
+        return cls(**{**document, "devices": tuple(Device(**d) for d in document["devices"])})
 
 
 def entries(visible: str) -> list[str]:
@@ -107,11 +87,11 @@ def entries(visible: str) -> list[str]:
 
 
 def read_visible(visible: str | None, order: str | None, inventory: Inventory) -> VisibleGpus:
-    """Return the pool for what ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER`` say.
+    """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER`` leave visible.
 
-    Entries are indices or (beginnings of) UUIDs, and the first that is no device of this machine
-    hides itself and all that follow, as CUDA has it. Where the machine's devices are not known,
-    every entry is taken at its word.
+    Entries are indices or (beginnings of) UUIDs. The first that is no device of this machine hides
+    itself and all that follow, as for CUDA. If the machine's devices are not known, every entry
+    counts as one.
     """
     mixed = len({gpu.name for gpu in inventory.gpus}) > 1
     if visible is None:
@@ -151,7 +131,7 @@ def _listed(inventory: Inventory) -> str:
 
 
 def _device(entry: str, inventory: Inventory) -> Device | None:
-    """Return the device that an entry means, None if it means none."""
+    """Return the device that an entry names, None if there is none."""
     if inventory.source == "none":
         known = entry.startswith(("GPU-", "MIG-"))
         key = entry if known else f"index-{entry}"
@@ -170,9 +150,7 @@ def _device(entry: str, inventory: Inventory) -> Device | None:
     if len(matches) != 1:
         return None
     (found,) = matches
-    return Device(
-        key=found.key, visible=entry, uuid=found.uuid, name=found.name, memory=found.memory
-    )
+    return replace(found, visible=entry)
 
 
 def _card(gpu: Gpu, visible: str) -> Device:
@@ -187,13 +165,13 @@ def _instances(gpu: Gpu) -> tuple[Device, ...]:
 
 
 def _whole(gpu: Gpu, visible: str) -> tuple[Device, ...]:
-    """Return what of a card can be leased: itself, or its MIG instances."""
+    """Return the parts of a card that can be leased: itself, or its MIG instances."""
     return _instances(gpu) or (_card(gpu, visible),)
 
 
 @dataclass(slots=True)
 class _Process:
-    """What is known of this process: its controller's pool, and its caller's environment."""
+    """The state of this process: its controller's GPUs, and its caller's environment."""
 
     adopted: VisibleGpus | None = None
     caller: Mapping[str, str | None] | None = None
@@ -203,9 +181,9 @@ _process: Final = _Process()
 
 
 def caller_gpus() -> VisibleGpus:
-    """Return what this run's caller left visible, whatever is leased at the moment.
+    """Return the GPUs that this run's caller left visible, whatever is leased at the moment.
 
-    A worker has its controller's pool (see :func:`adopt`), so that all of a run agree.
+    A worker uses its controller's answer (see :func:`adopt`), so that all of a run agree.
     """
     if _process.adopted is not None:
         return _process.adopted
@@ -221,9 +199,9 @@ def _visible_gpus(visible: str | None, order: str | None) -> VisibleGpus:
     return read_visible(visible, order, inventory())
 
 
-def adopt(pool: VisibleGpus | None) -> None:
-    """Take over the pool that the controller of this run read; None for one's own again."""
-    _process.adopted = pool
+def adopt(gpus: VisibleGpus | None) -> None:
+    """Use the GPUs that the controller of this run read; None for this process's own again."""
+    _process.adopted = gpus
 
 
 def show(environment: Mapping[str, str]) -> None:
@@ -234,7 +212,7 @@ def show(environment: Mapping[str, str]) -> None:
 
 
 def show_callers() -> None:
-    """Make visible again what the caller had."""
+    """Make the caller's devices visible again."""
     caller, _process.caller = _process.caller, None
     for name, value in (caller or {}).items():
         if value is None:
@@ -244,7 +222,7 @@ def show_callers() -> None:
 
 
 def share(devices: Sequence[Device], workers: int, worker: int) -> tuple[Device, ...]:
-    """Return the part of the pool that comes first for one of several workers.
+    """Return the share of the devices that comes first for one of several workers.
 
     Neighbours stay together. Where there are fewer devices than workers, the last ones get none.
     """

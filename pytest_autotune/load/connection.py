@@ -21,7 +21,7 @@ _MAX_HEAD: Final = 65536
 _MAX_DETAIL: Final = 500
 _OK: Final = 200
 _DONE: Final = b"[DONE]"
-#: What an answer that makes no sense can raise while it is taken apart.
+#: Errors that an answer without sense can raise while it is read.
 _NONSENSE: Final = (
     AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
@@ -29,10 +29,10 @@ _Reader: TypeAlias = Callable[[bytes, int, float], int]
 
 
 class Exchange:
-    """One request and what came of it. All times are on the monotonic clock, in seconds.
+    """One request and its outcome. All times are on the monotonic clock, in seconds.
 
     ``stamps`` are the arrival times of events that carried text; ``error`` is a class of error
-    (``""`` while all is well) and ``detail`` what the server said of it.
+    (``""`` for none) and ``detail`` the server's words on it.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._keep = True
         self._body = b""
 
-    # What the load loop calls
+    # Called by the load loop
 
     def send(self, exchange: Exchange, data: bytes) -> None:
         """Begin an exchange; its ``done`` is set when it is over, well or not."""
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport over."""
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.usable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell a server that hung up mid-answer from one whose answer ends with the connection."""
+        """End the exchange: well if its answer ends with the connection, otherwise as a failure."""
         self.usable = False
         if self._exchange is None:
             return
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             self._fail("disconnected", str(exc or "the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """Take the time, then understand what came."""
+        """Take the time, then read the data."""
         now = perf_counter()
         exchange = self._exchange
         if exchange is None:
@@ -354,7 +354,7 @@ class Connections:
 
 
 def _size(text: bytes, base: int) -> int:
-    """Return a length; raise ValueError for what is none, a negative one included."""
+    """Return a length; raise ValueError for anything else, a negative number included."""
     size = int(text, base)
     if size < 0:
         msg = f"a length of {size}"
@@ -363,12 +363,12 @@ def _size(text: bytes, base: int) -> int:
 
 
 def _count(value: Any) -> int | None:
-    """Return a number of tokens, None for what is none."""
+    """Return a number of tokens, None for anything else."""
     return value if isinstance(value, int) and value >= 0 else None
 
 
 def _delta(delta: Any) -> bool:
-    """Tell whether a chat chunk carries output: text, reasoning or a tool call."""
+    """Return whether a chat chunk carries output: text, reasoning or a tool call."""
     return bool(delta) and bool(
         delta.get("content")
         or delta.get("reasoning_content")

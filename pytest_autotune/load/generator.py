@@ -37,20 +37,20 @@ class Generator:
         self._errors: IO[bytes] | None = None
 
     def run(self, job: Job, check: Callable[[], None]) -> LevelRun:
-        """Run ``job`` and return what it gave.
+        """Run ``job`` and return its result.
 
-        ``check`` is called all the while; what it raises (that the server died, say) ends the
-        job. Raises :class:`LoadTestError` where the job cannot be run.
+        ``check`` is called all the while; an error that it raises ends the job, for example that
+        the server died. Raises :class:`LoadTestError` where the job cannot be run.
         """
         process = self._started()
         assert process.stdin is not None
         try:
-            with suppress(BrokenPipeError):  # Why it has ended is found below.
+            with suppress(BrokenPipeError):  # The reason is found below.
                 process.stdin.write(json.dumps(job.document()).encode() + b"\n")
                 process.stdin.flush()
             answer = json.loads(self._line(process, check))
         except BaseException:
-            # Whatever interrupts us, nobody must go on sending.
+            # No load must go on after an interruption.
             self.close()
             raise
         if "error" in answer:

@@ -1,4 +1,4 @@
-"""What the load generator is told: one level of load, as plain data."""
+"""The load generator's job: one level of load, as plain data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Job:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Job:
-        """Read what :meth:`document` gave."""
+        """Read the form that :meth:`document` returns."""
         known = {entry.name for entry in fields(cls)}
         assert known.issuperset(document), "a job is written and read by the same version"
         limits = tuple(Limit(**limit) for limit in document["limits"])
@@ -60,5 +60,5 @@ class Job:
 
 
 def seed_number(job: Job) -> int:
-    """Return the seed as a number, for tools that want one."""
+    """Return the seed as a number, for tools that need one."""
     return zlib.crc32(job.seed.encode())

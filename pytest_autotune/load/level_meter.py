@@ -171,10 +171,10 @@ def _warnings(run: LevelRun, metrics: Mapping[str, float], scenario: Scenario) -
 
 
 def _device_metrics(seen: Watched, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what was read of the devices, and the energy that tokens and requests took.
+    """Return the devices' metrics, and the energy per generated token and answered request.
 
-    In joules per token that was generated, and per request that was answered: all that the
-    devices used from the first warm-up request on, idle or not.
+    Energies are in joules: all that the devices used from the first warm-up request on, idle or
+    not.
     """
     found = dict(seen.metrics)
     if seen.energy is None:

@@ -1,4 +1,4 @@
-"""When a load level's SLO is lost beyond doubt, however the rest of it may go."""
+"""Limits of a load level, and the moment they are lost whatever requests follow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytest_autotune.load.statistics import percentile_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a metric must not exceed: ``p99`` of ``ttft`` at most ``most``.
+    """An upper limit of a metric: ``p99`` of ``ttft`` is at most ``most``.
 
     ``metric`` is ``ttft``, ``tpot``, ``e2e_latency`` (seconds) or ``error_rate`` (0 to 1, no
-    statistic). ``label`` names the bound for people.
+    statistic). ``label`` is the bound's name in messages.
     """
 
     label: str
@@ -23,21 +23,21 @@ class Limit:
     most: float
 
     def lost(self, tally: Tally, at_most: int) -> bool:
-        """Tell whether the limit is broken whatever the values still to come.
+        """Return whether the limit is broken whatever values follow.
 
-        ``tally`` has the values so far, of which unfinished ones may be lower bounds;
-        ``at_most`` is how many there can be in the end, infinitely good ones included.
+        ``tally`` has the values so far, of which unfinished ones may be lower bounds. ``at_most``
+        is the largest number of values in the end, infinitely good ones included.
 
-        A mean is lost when the sum so far would exceed it even spread over all of them; the
-        percentile at q, interpolated between order statistics, once so many exceed the limit
-        that the lower of the two ranks around q · (n - 1) must fall on one of them. As more
-        samples can only make that harder, it then holds for the samples so far as well.
+        A mean is lost when the sum so far exceeds it even if spread over all values. The
+        percentile at q is interpolated between the two ranks around q · (n - 1). It is lost once
+        so many values exceed the limit that the lower rank must be one of them. More samples can
+        only make that harder, so it then holds for the samples so far as well.
         """
         n = max(at_most, tally.count)
         if tally.count == 0:
             return False
         if self.statistic in {"mean", ""}:
-            # A little more than the limit, as sums of floats are not exact.
+            # Sums of floats are not exact.
             return tally.total > self.most * n * (1 + 1e-9)
         if self.statistic == "max":
             return tally.exceeding > 0
@@ -47,7 +47,7 @@ class Limit:
 
 @dataclass(slots=True)
 class Tally:
-    """What a limit needs to know of the values so far: how many, their sum, how many exceed."""
+    """The values of a limit so far: their number, their sum, and the number that exceed it."""
 
     limit: Limit
     count: int = 0

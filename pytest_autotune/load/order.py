@@ -1,4 +1,4 @@
-"""Which level of load to run first: the one that is likeliest to end the trial, for its time."""
+"""The order of levels: first the one that is likeliest to end the trial, for its time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_INFEASIBLE: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What became of a level in earlier trials: ``failed`` of ``measured``, ``seconds`` each."""
+    """A level's record in earlier trials: ``failed`` of ``measured``, ``seconds`` each."""
 
     level: Level
     failed: int
@@ -25,7 +25,7 @@ class Fate:
 
     @property
     def worth(self) -> float:
-        """Failures to expect per second of it, by Laplace's rule of succession."""
+        """Failures to expect per second of measuring, by Laplace's rule of succession."""
         return (self.failed + 1) / (self.measured + 2) / max(self.seconds, 1e-9)
 
 
@@ -34,10 +34,10 @@ def fates(
     levels: Sequence[Level],
     breaks: Callable[[Mapping[str, float | None], Level], bool],
 ) -> list[Fate]:
-    """Return what became of ``levels``, of those that were ever measured.
+    """Return the records of those of ``levels`` that were ever measured.
 
-    ``breaks`` tells whether a level's metrics break a hard bound. None are returned before enough
-    trials were infeasible.
+    ``breaks`` returns whether a level's metrics break a hard bound. None are returned before
+    enough trials were infeasible.
     """
     past = [record for record in effective(records) if record.finished and record.levels]
     infeasible = sum(record.outcome is Outcome.INFEASIBLE for record in past)
@@ -56,9 +56,9 @@ def fates(
 
 
 def first(found: Sequence[Fate]) -> Fate | None:
-    """Return the level to begin with: the most worth, of equals the one that comes first.
+    """Return the level to begin with: the one of most worth, the earliest of equals.
 
-    None where no level ever failed, so that nothing is known against the lightest.
+    None where no level ever failed: then the lightest is as good as any.
     """
     if not any(fate.failed for fate in found):
         return None

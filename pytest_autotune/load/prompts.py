@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 #: Short and common, so that most tokenizers make one token of each (with its space).
 _WORDS: Final = """
@@ -30,7 +28,7 @@ _WORDS: Final = """
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer."""
+    """A tokenizer that can make prompts of a given length."""
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``, special tokens left out."""

@@ -1,18 +1,18 @@
-"""When the requests of a level so far show that its trial cannot win, at a stated error rate.
+"""The race of a level: its requests may show, at a stated error rate, that its trial loses.
 
 A quantile or a mean is tested by betting against it. Let values that are never negative have a
-mean of at most 1. Whoever stakes the share ``s`` of his money on each being more, so that it is
-multiplied by ``1 + s · (value - 1)``, expects to gain nothing; and the chance that it ever grows by
-``1 / alpha``, look whenever he likes, is at most ``alpha`` (Ville, 1939; for means without an upper
-bound: Waudby-Smith and Ramdas, *Estimating means of bounded random variables by betting*, JRSS B
-86, 2024). The values may have any distribution. For a mean they are shares of the limit; for the
-quantile at q, which exceeds the limit where more than 1 - q of the values do, they are
-``1 / (1 - q)`` for what exceeds it and 0 for the rest.
+mean of at most 1. A player stakes the share ``s`` of the money on each value being more than 1.
+The value multiplies the money by ``1 + s · (value - 1)``, so the expected gain is nothing. The
+chance that the money ever grows by ``1 / alpha`` is at most ``alpha``, however often one looks
+(Ville, 1939). For means without an upper bound see Waudby-Smith and Ramdas, *Estimating means of
+bounded random variables by betting*, JRSS B 86, 2024. The values may have any distribution.
 
-Each bet is to win whatever the ones before were, which requests that queue together do not grant:
-one that waited long is followed by others. So bets are on the means of successive blocks, of as
-many requests as run at the same time, and count for less where those means still resemble each
-other.
+For a mean the values are shares of the limit. The quantile at q exceeds the limit where more than
+1 - q of the values do. There, a value above the limit counts ``1 / (1 - q)``, and 0 otherwise.
+
+The test needs bets that do not depend on those before. Requests that queue together do: one that
+waited long is followed by others. So bets are on the means of successive blocks, each of as many
+requests as run at the same time. They count for less where those means still resemble each other.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ ALPHA: Final = 0.01
 #: Shares that are staked, each by an equal part of the money: large ones are for what is clearly
 #: too slow, small ones for rare and long outliers.
 _STAKES: Final = (0.02, 0.06, 0.2, 0.5, 0.9)
-#: It is not decided on fewer requests, nor blocks, as it cannot be seen in them whether they are
-#: alike.
+#: Fewer requests or blocks decide nothing, as they do not show whether they are alike.
 MIN_REQUESTS: Final = 30
 MIN_BLOCKS: Final = 4
 #: Blocks have no fewer requests than this, and as many where nobody knows how many run.
@@ -48,14 +47,14 @@ _CAUTION: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelRace:
-    """What a statistic of a level must not exceed, or its trial has lost.
+    """The limit of a level's statistic beyond which its trial has lost.
 
-    ``metric`` is ``ttft``, ``tpot`` or ``e2e_latency``, in seconds; where ``per`` names counts
-    of a request (``output_tokens``), seconds for each of them. ``limit`` is held against the
-    requests so far with an error of at most ``alpha``; ``certain`` against whatever is still to
-    come, infinite where nothing is certain. The first ``skip`` requests do not count for the
-    former: those that a closed loop begins with all arrive at once. ``block`` neighbours count as
-    one.
+    ``metric`` is ``ttft``, ``tpot`` or ``e2e_latency`` in seconds. If ``per`` names counts of a
+    request (``output_tokens``), it is in seconds for each of them. ``limit`` is tested on the
+    requests so far, with an error of at most ``alpha``. ``certain`` is the limit beyond which the
+    trial loses whatever follows, infinite if there is none. ``limit`` leaves out the first
+    ``skip`` requests, as a closed loop begins with all of them at once. ``block`` neighbours count
+    as one.
     """
 
     metric: str
@@ -73,7 +72,7 @@ class LevelRace:
         return cls(**{**document, "per": tuple(document["per"])})
 
     def value(self, request: RequestRecord) -> float | None:
-        """Return what a request says, None where it says nothing."""
+        """Return the value of a request, None where it has none."""
         if not request.ok:
             return None
         found: float | None = getattr(request, self.metric)
@@ -83,11 +82,11 @@ class LevelRace:
         return found / count if count else None
 
     def work(self, request: RequestRecord) -> int:
-        """Return how much of what counts a request got."""
+        """Return the amount of work in a request: its tokens."""
         return sum(getattr(request, name) for name in self.per)
 
     def share(self, value: float) -> float:
-        """Return ``value`` as what has a mean of at most 1 while the limit is kept."""
+        """Return ``value`` scaled so that its mean is at most 1 while the limit is kept."""
         if self.statistic == "mean":
             return value / self.limit
         quantile = percentile_of(self.statistic)
@@ -96,16 +95,16 @@ class LevelRace:
 
     @property
     def bets(self) -> bool:
-        """Whether the statistic is one that can be tested."""
+        """Return whether the statistic is one that can be tested."""
         return self.statistic == "mean" or percentile_of(self.statistic) is not None
 
 
 @dataclass(slots=True)
 class Bets:
-    """Money that is bet on values having a mean of more than 1, from 1 on.
+    """Money that is bet on values having a mean of more than 1; it begins at 1.
 
-    Bets are on the means of ``block`` values; ``count`` of them were settled. Keeps sums only, so
-    that a value costs the same however many came before.
+    Bets are on the means of ``block`` values; ``count`` of them were settled. Only sums are kept,
+    so that a value costs the same however many came before.
     """
 
     block: int = 1
@@ -146,11 +145,11 @@ class Bets:
 
     @property
     def factor(self) -> float:
-        """By how many times fewer independent means would say as much.
+        """The number of means that count as one independent mean.
 
-        That is ``(1 + r) / (1 - r)``, by which the variance of a mean grows where neighbours
-        correlate by r, for a process of first order (Bartlett, 1946). r is a little more than is
-        seen, in units of its standard error of 1/√n.
+        It is ``(1 + r) / (1 - r)``: the variance of a mean grows by that where neighbours
+        correlate by r, in a process of first order (Bartlett, 1946). r is taken a little larger
+        than measured, in units of its standard error of 1/√n.
         """
         n = self.count
         mean = self._sum / n
@@ -158,13 +157,13 @@ class Bets:
         around = (
             self._products - mean * (2 * self._sum - self._first - self._last) + (n - 1) * mean**2
         )
-        # Sums of floats are not exact: what does not vary does not correlate.
+        # Sums of floats are not exact: values that do not vary do not correlate.
         r = around / n / variance if variance > 1e-9 * mean * mean else 0.0
         r = min(max(r, 0.0) + _CAUTION / math.sqrt(n), _MAX_CORRELATION)
         return (1 + r) / (1 - r)
 
     def won(self, alpha: float) -> bool:
-        """Tell whether the mean is more than 1, with an error of at most ``alpha``."""
+        """Return whether the mean is more than 1, with an error of at most ``alpha``."""
         if self.count < max(MIN_BLOCKS, math.ceil(MIN_REQUESTS / self.block)):
             return False
         money = self.log_money
@@ -174,8 +173,8 @@ class Bets:
 class Contest:
     """A race, while its level runs.
 
-    Where it is about time per token, and requests turn out to get unequally many of them, it says
-    nothing of the throughput, and is off.
+    A race about time per token is off where requests turn out to get unequally many tokens, as it
+    then says nothing about the throughput.
     """
 
     def __init__(self, race: LevelRace) -> None:
@@ -198,10 +197,10 @@ class Contest:
             self._bets.add(self.race.share(value))
 
     def lost(self, at_most: int, seconds: float, running: Iterable[float] = ()) -> bool:
-        """Tell whether it is lost, ``seconds`` after the level began.
+        """Return whether it is lost, ``seconds`` after the level began.
 
-        ``at_most`` is how many requests there can be in the end; ``running`` are lower bounds of
-        what those that are running will take.
+        ``at_most`` is the largest number of requests in the end. ``running`` are lower bounds of
+        the times of those that are running.
         """
         if self._most > (1 + _TOKENS_ALIKE) * self._least:
             return False

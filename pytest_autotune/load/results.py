@@ -51,7 +51,7 @@ class LevelResult:
 
     @property
     def met(self) -> bool:
-        """Whether it is valid, ran to its end and met every bound of the SLO."""
+        """Return whether it is valid, ran to its end and met every bound of the SLO."""
         return self.compliance.met and not self.invalid and not self.ended_early
 
 

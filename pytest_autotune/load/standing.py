@@ -1,11 +1,11 @@
-"""What a trial must beat, and what its objective can still come to when some levels are missing.
+"""A trial's standing in the race: the bar to beat, and the best its objective can still reach.
 
-Assumed is that no client is served faster at a heavier level than at a lighter one of the same
-scenario. So a latency of a level bounds those of heavier levels from below. And as clients that
-each wait for their answer, on average R seconds, never get more than c / R answers per second
-(Little's law, for measured figures: Denning and Buzen, *The Operational Analysis of Queueing
-Network Models*, Computing Surveys 10, 1978), it bounds the throughput of heavier levels from above.
-Nothing follows for lighter levels, nor for the throughput at a rate of arrivals.
+The assumption is that no client is served faster at a heavier level than at a lighter one of the
+same scenario. So a latency of a level bounds those of heavier levels from below. It also bounds
+their throughput from above: c clients that each wait R seconds on average get at most c / R answers
+per second. That is Little's law, for measured figures (Denning and Buzen, *The Operational
+Analysis of Queueing Network Models*, Computing Surveys 10, 1978). Nothing follows for lighter
+levels, nor for the throughput at a rate of arrivals.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import MAX_SCORE
 from pytest_autotune.text.numbers import quantity
 
-#: Of fewer requests nobody knows how their mean varies.
+#: Fewer requests do not show how their mean varies.
 _MIN_SAMPLE: Final = 5
 _LATENCIES: Final = ("ttft", "tpot", "e2e_latency")
-#: What of a request counts in which throughput; nothing is the request itself.
+#: The counts of a request that make up a throughput; without any, the request itself counts.
 _WORK: Final[Mapping[str, tuple[str, ...]]] = {
     "request_throughput": (),
     "goodput": (),
@@ -43,11 +43,11 @@ _PER_GPU: Final = "_per_gpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """What a trial's objective must not be worse than.
+    """The limit of a trial's objective: a worse value has lost.
 
-    ``metric`` is the objective's name, ``of_level`` that of the levels' metric that it is the
-    mean or the largest (``pool``) of, ``limit`` the value beyond which it has certainly lost.
-    ``orderly`` unless an earlier trial was served faster at a heavier level.
+    ``metric`` is the objective's name. It is the mean or the largest (``pool``) of the levels'
+    metric ``of_level``. Beyond ``limit`` it has certainly lost. The bar is ``orderly`` unless an
+    earlier trial was served faster at a heavier level.
     """
 
     metric: str
@@ -63,17 +63,17 @@ class Bar:
         return _WORK[self.of_level.removesuffix(_PER_GPU)]
 
     def loses(self, value: float) -> bool:
-        """Tell whether an objective of ``value`` has lost."""
+        """Return whether an objective of ``value`` has lost."""
         return value < self.limit if self.maximize else value > self.limit
 
 
 def bar(
     records: Sequence[TrialRecord], objective: Objective, levels: Sequence[Level]
 ) -> Bar | None:
-    """Return what a trial with ``levels`` has to beat, None where there is nothing, or no way.
+    """Return the bar for a trial with ``levels``, None if there is none.
 
-    The incumbent counts with its penalties, as what beats it has to beat those. It must have been
-    measured at the same levels, and its objective must follow from them.
+    The incumbent counts with its penalties. It must have been measured at the same levels, and
+    its objective must follow from them.
     """
     best = incumbent(effective(records))
     if best is None or best.metric is None or best.score is None or best.score >= MAX_SCORE:
@@ -95,7 +95,7 @@ def bar(
 
 
 def _form(metric: str, *, maximize: bool) -> tuple[str, Literal["mean", "max"]] | None:
-    """Return which metric of the levels is pooled how, None where nothing is known of it."""
+    """Return the metric of the levels and how it is pooled, None where nothing is known of it."""
     statistic, name = split_name(metric)
     if maximize:
         known = name.removesuffix(_PER_GPU) in _WORK and statistic in {"", "mean", "max"}
@@ -108,7 +108,7 @@ def _form(metric: str, *, maximize: bool) -> tuple[str, Literal["mean", "max"]] 
 
 
 def _follows(best: TrialRecord, levels: Sequence[Level]) -> bool:
-    """Tell whether a trial was measured at ``levels`` and its objective is made of theirs."""
+    """Return whether a trial was measured at ``levels`` and its objective follows from them."""
     assert best.metric is not None
     if best.value is None or {_identity(level) for level in best.levels} != {
         level.identity for level in levels
@@ -128,7 +128,7 @@ def _finite(level: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _disorderly(bar: Bar, record: TrialRecord) -> bool:
-    """Tell whether a trial was served faster at a heavier level by more than the margin."""
+    """Return whether a trial was served faster at a heavier level by more than the margin."""
     scenarios: dict[Any, list[tuple[float, float]]] = {}
     for level in record.levels:
         metrics = _finite(level)
@@ -148,10 +148,10 @@ def _disorderly(bar: Bar, record: TrialRecord) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A level that was measured, and its ``value`` of what the objective is made of.
+    """A measured level and its ``value`` of the metric that the objective pools.
 
-    ``bound`` is what it says of heavier levels, None where nothing: the least latency, or the
-    most throughput for each client.
+    ``bound`` holds for heavier levels: the least latency, or the most throughput per client. None
+    where nothing is known of them.
     """
 
     level: Level
@@ -162,11 +162,11 @@ class Reached:
 def bound_of(
     bar: Bar, requests: Sequence[RequestRecord], *, gpus: int, alpha: float
 ) -> float | None:
-    """Return what the requests of a level say of heavier ones, None where nothing.
+    """Return the bound that a level's requests set for heavier levels, None where there is none.
 
-    As they are a sample, it is the end of an interval with an error of ``alpha``: of a mean by
-    Student's t, of a percentile by order statistics (binomial). Failures, and requests
-    that were cut, may be why others were fast.
+    The requests are a sample, so the bound is the end of an interval with an error of ``alpha``:
+    of a mean by Student's t, of a percentile by order statistics (binomial). None follows from a
+    level with failures or cut requests, as those may be why others were fast.
     """
     unknown = bar.pool == "max" and not bar.maximize
     if not bar.orderly or unknown or not all(request.ok for request in requests):
@@ -225,9 +225,9 @@ def _low_rank(count: int, share: float, alpha: float) -> int:
 def best_possible(
     bar: Bar, levels: Sequence[Level], reached: Sequence[Reached], supposed: Reached | None = None
 ) -> float:
-    """Return the best that the objective can come to, given what was reached.
+    """Return the best value that the objective can reach, given the levels reached so far.
 
-    ``supposed`` is a level that is not measured to its end, with a value for it.
+    ``supposed`` is a level that was not measured to its end, with an assumed value.
     """
     known = {found.level.identity: found.value for found in reached}
     if supposed is not None:
@@ -241,7 +241,7 @@ def best_possible(
 
 
 def _bounded(bar: Bar, level: Level, reached: Sequence[Reached]) -> float:
-    """Return the best that a level can come to which was not measured."""
+    """Return the best value that an unmeasured level can reach."""
     lighter = [
         found.bound
         for found in reached
@@ -261,7 +261,7 @@ def _turning(
 ) -> float | None:
     """Return the value of ``level`` at which the trial as a whole loses, by halving.
 
-    ``heavier`` tells whether it counts for heavier levels, too.
+    With ``heavier``, the value counts for heavier levels, too.
     """
 
     def total(value: float) -> float:
@@ -269,7 +269,7 @@ def _turning(
         supposed = Reached(level=level, value=value, bound=value / scale if heavier else None)
         return best_possible(bar, levels, reached, supposed)
 
-    # Worse than 0 no throughput is, and better no latency.
+    # No throughput is worse than 0, and no latency better.
     low, high = 0.0, bar.limit * len(levels) * (1 + 1e-6)
     if bar.loses(total(low)) is not bar.maximize:
         return None
@@ -279,18 +279,18 @@ def _turning(
             low = middle
         else:
             high = middle
-    # On the side where it has lost.
+    # The end of the interval on the side that has lost.
     found = low if bar.maximize else high
     return found if found > 0 else None
 
 
 def _error(levels: Sequence[Level]) -> float:
-    """Return the error of each of the decisions: twice at every level one is taken."""
+    """Return the error rate of each decision, of which there are two at every level."""
     return ALPHA / (2 * len(levels))
 
 
 class Standing:
-    """How a trial stands against what it has to beat, from level to level."""
+    """A trial's standing against the bar, from level to level."""
 
     def __init__(self, bar: Bar, levels: Sequence[Level], gpus: int) -> None:
         self._bar = bar
@@ -300,10 +300,10 @@ class Standing:
         self._shown: list[str] = []
 
     def race(self, level: Level, *, fixed: bool) -> LevelRace | None:
-        """Return what the next level must not exceed, None where no value of it decides.
+        """Return the race of the next level, None where no value of it can decide.
 
-        ``fixed`` tells whether all requests want equally many tokens: else a throughput of tokens
-        says nothing of the time that a request may take.
+        ``fixed`` is true if all requests want equally many tokens. Otherwise a throughput of
+        tokens does not limit the time that a request may take.
         """
         bar = self._bar
         if bar.maximize and (level.concurrency is None or (bar.work and not fixed)):
@@ -319,17 +319,14 @@ class Standing:
             limit=self._time(limit, level),
             certain=math.inf if certain is None else self._time(certain, level),
             alpha=_error(self._levels),
-            # All at once, they wait for each other as none does later.
+            # The first requests come all at once and wait for each other, as none does later.
             skip=level.concurrency or 0,
             block=max(MIN_BLOCK, level.concurrency or OPEN_BLOCK),
             per=bar.work if bar.maximize else (),
         )
 
     def _time(self, value: float, level: Level) -> float:
-        """Return a latency as it is, and a throughput as the time that each of its units may take.
-
-        The other way round, too.
-        """
+        """Return a latency as it is, and turn a throughput into the time per unit, or back."""
         if not self._bar.maximize:
             return value
         gpus = self._gpus if self._bar.of_level.endswith(_PER_GPU) else 1
@@ -338,7 +335,7 @@ class Standing:
     def add(
         self, level: Level, metrics: Mapping[str, float], requests: Sequence[RequestRecord]
     ) -> TrialPruned | None:
-        """Take note of a level that ran to its end; return how to prune a trial that cannot win.
+        """Add a level that ran to its end; return the error that prunes a trial that cannot win.
 
         A trial that has nothing more to measure is not pruned.
         """
@@ -358,12 +355,12 @@ class Standing:
         requests: Sequence[RequestRecord],
         race: LevelRace,
     ) -> TrialPruned:
-        """Return how to prune a trial that lost the race of a level before its end."""
+        """Return the error that prunes a trial that lost the race of a level before its end."""
         value = metrics.get(self._bar.of_level, math.nan)
         self._shown.append(f"{self._show(level, value, len(requests))} so far")
         limit = self._time(race.limit, level)
         worst = min if self._bar.maximize else max
-        # The sample may yet be on the other side of what it is known to be beyond.
+        # The sample so far may lie on the better side of the limit that is certainly lost.
         value = worst(limit, value) if math.isfinite(value) else limit
         scale = level.load if self._bar.maximize else 1.0
         bound = value / scale if self._bar.orderly else None
@@ -382,7 +379,6 @@ class Standing:
         reason = (
             f"lost the race: {bar.metric} would come to {quantity(bar.metric, best)} at best"
             f"{several} ({', '.join(self._shown)}), and {quantity(bar.metric, bar.limit)} would "
-            f"have lost (error rate {ALPHA:.0%}; what is no candidate, such as a baseline, needs "
-            "race=False)"
+            f"have lost (error rate {ALPHA:.0%}; measure a baseline with race=False)"
         )
         return TrialPruned(reason, best)

@@ -1,11 +1,10 @@
-"""From single requests to the metrics of a load level.
+"""The metrics of a load level, computed from its single requests.
 
-Names and formulas are those of the field's load generators (genai-bench, vLLM's ``bench serve``):
-TTFT is the time from sending a request (in open loop: from when it was due) to the first piece
-of text, TPOT is (end-to-end - TTFT) / (output tokens - 1), inter-token latency (``itl``) is the
-gap between two arrivals of text, throughputs are totals over the time from the first request to
-the last answer. Times are in seconds. Percentiles are interpolated linearly between order
-statistics, as NumPy does by default.
+Names and formulas are those of the field's load generators (genai-bench, vLLM's ``bench serve``).
+TTFT is the time from sending a request (in open loop: from when it was due) to the first text.
+TPOT is (end-to-end - TTFT) / (output tokens - 1). Inter-token latency (``itl``) is the gap between
+two arrivals of text. Throughputs are totals over the time from the first request to the last
+answer. Times are in seconds. Percentiles are interpolated linearly, as NumPy does by default.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether it was answered in full."""
+        """Return whether it was answered in full."""
         return not self.error and not self.cut
 
     @property
@@ -72,14 +71,14 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoodputLimits:
-    """What a single request must keep to count as good, in seconds; None where it may be any."""
+    """The limits of a good request, in seconds; None where there is no limit."""
 
     ttft: float | None = None
     tpot: float | None = None
     e2e_latency: float | None = None
 
     def good(self, request: RequestRecord) -> bool:
-        """Tell whether the request succeeded within every limit."""
+        """Return whether the request succeeded within every limit."""
         return request.ok and all(
             limit is None or actual is None or actual <= limit
             for limit, actual in (
@@ -91,17 +90,17 @@ class GoodputLimits:
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit at all."""
+        """Return whether there is any limit."""
         return any(v is not None for v in (self.ttft, self.tpot, self.e2e_latency))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientHealth:
-    """How the client itself fared, to tell a slow server from a slow client.
+    """The state of the client itself, to tell a slow server from a slow client.
 
-    ``cpu`` is the share of one core that the client used; ``lag`` are the 50th and 99th
-    percentile of how late its event loop was, ``late`` of how much later than due requests
-    were sent; seconds.
+    ``cpu`` is the share of one core that the client used. ``lag`` is the lateness of its event
+    loop, at two percentiles; ``late`` is the time from when requests were due to when they were
+    sent. Both are in seconds.
     """
 
     cpu: float = 0.0
@@ -112,9 +111,9 @@ class ClientHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelRun:
-    """Everything that running one level gave.
+    """The result of running one level.
 
-    ``ended_early`` says why it did, ``lost`` that it was for a lost race.
+    ``ended_early`` is the reason if it did; ``lost`` is true if that was a lost race.
     """
 
     requests: Sequence[RequestRecord]
@@ -125,7 +124,7 @@ class LevelRun:
 
 
 def percentile_of(statistic: str) -> float | None:
-    """Return 0.99 for ``p99``, None for what is no percentile."""
+    """Return 0.99 for ``p99``, None for a statistic that is no percentile."""
     match = _PERCENTILE.match(statistic)
     return float(match[1]) / 100 if match else None
 
@@ -223,7 +222,7 @@ def _duration(requests: Sequence[RequestRecord]) -> float:
 
 
 def rounded(value: float) -> float:
-    """Return the value with no more digits than mean something."""
+    """Return the value without digits that mean nothing."""
     return float(f"{value:.{_DIGITS}g}")
 
 

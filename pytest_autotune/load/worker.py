@@ -1,8 +1,8 @@
 """The load generator as a process of its own.
 
-So that neither a server's logs, nor a debugger, nor a large test process disturbs what is
-measured, and its CPU time is its own. Jobs come as lines of JSON on the standard input, results
-go as lines of JSON to the standard output; it ends with its input.
+Neither a server's logs, nor a debugger, nor a large test process then disturbs the measurement,
+and its CPU time is its own. Jobs come as lines of JSON on the standard input, results go as lines
+of JSON to the standard output. It ends with its input.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def document(run: LevelRun) -> dict[str, Any]:
 
 
 def read(document: dict[str, Any]) -> LevelRun:
-    """Read what :func:`document` gave."""
+    """Read the form that :func:`document` returns."""
     names = document["fields"]
     return LevelRun(
         requests=[
@@ -59,7 +59,7 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin:
             jobs.put(line)
-        # Whoever asked is gone.
+        # The caller is gone.
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()

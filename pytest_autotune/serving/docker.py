@@ -1,8 +1,8 @@
 """Servers as Docker containers, by the Docker SDK.
 
-Every container of ours carries labels that say whose it is. Its owner is a process that holds a
-lock, which the kernel releases on any death; so leftovers are told from what is in use without
-time-outs, and nothing is touched that is not this project's, of this user, on this host.
+Every container of ours carries labels that name its owner. The owner is a process that holds a
+lock, which the kernel releases on any death. So leftovers are told from containers in use without
+time-outs. Only containers of this project, this user and this host are touched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import docker
+from docker import DockerClient
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
 from pytest_autotune.gpu.visible import VISIBLE, entries
@@ -31,10 +37,6 @@ from pytest_autotune.spec.server import is_remote
 from pytest_autotune.study.study import slug
 from pytest_autotune.system.locks import FileCoordinator
 
-if TYPE_CHECKING:
-    from docker import DockerClient
-    from docker.models.containers import Container
-
 _LABEL: Final = "org.pytest-autotune"
 _LOOPBACK: Final = "127.0.0.1"
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside the container; published on loopback only
@@ -44,7 +46,7 @@ _START_HINT: Final = "is the engine running, and may this user talk to it?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whose container it is: a project's folder, a study, a trial, and the process that owns it."""
+    """The owner of a container: a project's folder, a study, a trial, and the owning process."""
 
     project: str
     study: str
@@ -74,7 +76,7 @@ def project_digest(folder: str) -> str:
 
 
 def host() -> str:
-    """Return what tells this machine from others that use the same engine."""
+    """Return an identifier of this machine among others that use the same engine."""
     machine = ""
     with suppress(OSError):
         machine = Path("/etc/machine-id").read_text().strip()
@@ -87,7 +89,7 @@ def _user() -> str:
 
 @cache
 def _locks() -> FileCoordinator:
-    """Return the locks of all owners of this user; beside the tests' own, which may be cleared."""
+    """Return the locks of all owners of this user, outside the cache that users may clear."""
     return FileCoordinator(Path(tempfile.gettempdir()) / f"pytest-autotune-{_user()}")
 
 
@@ -105,9 +107,6 @@ def _owner(_pid: int) -> str:
 
 def connect() -> DockerClient:
     """Return a client of the engine; raise :class:`LaunchError` where there is none."""
-    import docker
-    from docker.errors import DockerException
-
     try:
         client = docker.from_env(timeout=_CLIENT_TIMEOUT)
         client.ping()
@@ -119,9 +118,7 @@ def connect() -> DockerClient:
 
 
 def ensure_image(client: DockerClient, image: str, policy: str) -> None:
-    """Make sure that ``image`` is here, pulling it if ``policy`` lets; :class:`ImageMissing`."""
-    from docker.errors import APIError, ImageNotFound
-
+    """Pull ``image`` if it is missing and ``policy`` allows; raise :class:`ImageMissing`."""
     if policy != "always":
         with suppress(ImageNotFound):
             client.images.get(image)
@@ -144,17 +141,15 @@ def _split_tag(image: str) -> tuple[str, str | None]:
     if "@" in image:
         return image, None
     head, colon, tag = image.rpartition(":")
-    # A colon before a slash belongs to a registry's port.
+    # A colon before a slash begins a registry's port.
     return (head, tag) if colon and "/" not in tag else (image, "latest")
 
 
 def reap(client: DockerClient, project: str) -> int:
     """Remove this project's containers whose owner is dead; return how many.
 
-    Only those of this user on this host: of others it cannot be known whether they live.
+    Only those of this user on this host are removed. Owners elsewhere may be alive.
     """
-    from docker.errors import APIError, NotFound
-
     labels = [
         f"{_LABEL}.project={project_digest(project)}",
         f"{_LABEL}.host={host()}",
@@ -175,8 +170,6 @@ class DockerServer:
     """A server in a container."""
 
     def __init__(self, launch: Launch, log: LogFile, identity: Identity) -> None:
-        from docker.errors import APIError
-
         self._client = connect()
         self._name = identity.name()
         self._exit: Exit | None = None
@@ -222,12 +215,12 @@ class DockerServer:
         self._container.reload()
         published = (self._container.ports or {}).get(f"{port}/tcp")
         if not published:
-            # It has ended already: the address is of no use, and the reason will be found.
+            # It has ended already. The address is of no use, and the reason is found later.
             return f"http://{_LOOPBACK}:9"
         return f"http://{_LOOPBACK}:{published[0]['HostPort']}"
 
     def exited(self) -> Exit | None:
-        """Tell how it ended, None while it runs."""
+        """Return the container's end, None while it runs."""
         if not self._gone.is_set():
             return None
         for thread in self._threads:
@@ -235,13 +228,11 @@ class DockerServer:
         return self._exit
 
     def stop(self) -> None:
-        """Stop and remove the container, whatever became of it."""
-        from docker.errors import APIError, NotFound
-
+        """Stop and remove the container, in whatever state it is."""
         if self._stopped:
             return
         self._stopped = True
-        # By name: an interrupt may have come between its creation and our knowing of it.
+        # By name, as an interrupt may have come between its creation and the assignment.
         with suppress(NotFound, APIError, OSError):
             container = self._container or self._client.containers.get(self._name)
             try:
@@ -250,7 +241,7 @@ class DockerServer:
                 for thread in self._threads:
                     thread.join(1.0)
             except (APIError, OSError):
-                pass  # Then it goes by force.
+                pass  # It is removed by force below.
             finally:
                 container.remove(force=True, v=True)
         if self._reservation is not None:
@@ -270,9 +261,7 @@ class DockerServer:
                 log.write(chunk)
 
     def _wait(self) -> None:
-        """Find out at once when, and how, the container ends."""
-        from docker.errors import APIError
-
+        """Wait for the container's end and note how it ended."""
         assert self._container is not None
         status = -1
         waiter = None
@@ -283,7 +272,7 @@ class DockerServer:
             state = waiter.api.inspect_container(self._container.id)["State"]
             self._exit = Exit(status=status, out_of_memory=bool(state.get("OOMKilled")))
         except (APIError, OSError, KeyError):
-            # Removed by somebody else.
+            # Somebody else removed it.
             self._exit = Exit(status=status)
         finally:
             if waiter is not None:
@@ -297,7 +286,7 @@ def container_settings(launch: Launch, port: int) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "detach": True,
         "environment": {k: v for k, v in launch.environment.items() if v is not None},
-        # What a user's terminal would send; servers that run as process 1 need it to end.
+        # Servers that run as process 1 do not end on signals without an init process.
         "init": True,
     }
     if spec.network != "host":
@@ -320,9 +309,7 @@ def container_settings(launch: Launch, port: int) -> dict[str, Any]:
 
 
 def _device_requests(launch: Launch) -> list[Any] | None:
-    """Return which GPUs the container gets, None for none of them."""
-    from docker.types import DeviceRequest
-
+    """Return the request for the container's GPUs, None for none of them."""
     wanted: str | int | Sequence[str] | None = launch.spec.gpus
     preset = launch.spec.preset
     if wanted is None:

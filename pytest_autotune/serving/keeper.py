@@ -22,10 +22,10 @@ _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGN
 
 
 def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
-    """Check before any trial what every trial would fail of.
+    """Raise :class:`LaunchError` for a problem that would fail every trial.
 
-    That the engine answers and has the image, or that the program is there; that host variables
-    are set. Raises :class:`LaunchError`.
+    The engine must answer and have the image, or the program must exist. Host variables must be
+    set.
     """
     launch = _launch(spec, params, masker)
     if launch.backend == "process":
@@ -71,7 +71,7 @@ class ServerKeeper:
 
     @property
     def keeps_one(self) -> bool:
-        """Whether a server is kept for a next trial."""
+        """Return whether a server is kept for a next trial."""
         return self._kept is not None
 
     def of_trial(self, trial: int) -> InferenceServer | None:
@@ -98,14 +98,14 @@ class ServerKeeper:
         except ServerCrashed:
             if not self._port_was_refused(launch):
                 raise
-            # A server that does not let others reuse its address cannot bind beside us.
+            # A server without address reuse cannot bind the port while we hold it.
             return self._started(launch, study, trial, hold_port=False)
 
     def _started(
         self, launch: Launch, study: str, trial: int, *, hold_port: bool = True
     ) -> InferenceServer:
         server = self._start(launch, study, trial, hold_port=hold_port)
-        # From here on it is somebody's to stop, whatever interrupts the wait.
+        # Known from here on, so that it is stopped whatever interrupts the wait.
         self._current = server
         try:
             server.wait_ready()

@@ -1,4 +1,4 @@
-"""A trial's parameters and the spec's ``server`` block become one concrete launch."""
+"""The launch of a server: a trial's parameters filled into the spec's ``server`` block."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LATE: Final = frozenset({"host", "port"})
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Everything that decides what server runs; equal launches may share one server.
+    """Everything that decides which server runs; equal launches may share one server.
 
     ``argv`` still holds ``{host}`` and ``{port}``; ``environment`` maps names to values, None
     takes a variable away. ``gpus`` is the world size.
@@ -52,7 +52,7 @@ class Launch:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What requests carry to be let in."""
+        """Headers that authorize requests."""
         return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
     def command(self, host: str, port: int) -> list[str]:
@@ -181,7 +181,7 @@ def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
         if key in used or (key in renamed and renamed[key] is None):
             continue
         if spec.preset is not None and key in MAPPED and key not in renamed:
-            # Two parts may say the same in the same words: once is enough.
+            # Two parts may give the same arguments: once is enough.
             found = dict.fromkeys(parts_of(_mapped(spec, key, value)))
             parts = [part for part in found if part not in seen]
             seen.update(parts)
@@ -192,7 +192,7 @@ def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
 
 
 def _mapped(spec: ServerSpec, name: str, value: Any) -> list[str]:
-    """Return what the preset makes of a part of ``parallel_config`` or ``quant_config``."""
+    """Return the preset's arguments for a part of ``parallel_config`` or ``quant_config``."""
     assert spec.preset is not None
     if name in PARALLEL:
         return _arguments(parallel_entry(spec.preset, name, value), name, value)

@@ -1,4 +1,4 @@
-"""A free port that stays ours until the server has it."""
+"""A free port, reserved until the server has it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import socket
 
 
 class PortReservation:
-    """A port on the loopback interface, kept from everybody who asks for any free port.
+    """A port on the loopback interface that nobody gets who asks for any free port.
 
-    The socket is bound, with address reuse, and never listens. The kernel then gives the port
-    to nobody who asks for just any, while a server that sets address reuse as well (as servers
-    do) can bind and listen beside it.
+    The socket is bound, with address reuse, and never listens. The kernel then gives the port to
+    no request for a free one. A server that sets address reuse as well, as servers do, can bind
+    and listen beside it.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:

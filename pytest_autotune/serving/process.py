@@ -23,12 +23,12 @@ from pytest_autotune.system.groups import OWN_GROUP
 
 _HOST: Final = "127.0.0.1"
 _VMSTAT: Final = Path("/proc/vmstat")
-#: How long the kernel may take to end what was killed.
+#: Time that the kernel may take to end a killed process.
 _AFTER_KILL_SECONDS: Final = 10.0
 
 
 def check_command(launch: Launch) -> None:
-    """Raise :class:`LaunchError` where the command is not to be found."""
+    """Raise :class:`LaunchError` if the command cannot be found."""
     program = launch.argv[0]
     folder = working_directory(launch)
     if not folder.is_dir():
@@ -48,7 +48,7 @@ def _program(launch: Launch, program: str) -> str | None:
         return str(path) if path.exists() else None
     beside = str(Path(sys.executable).parent)
     path_variable = _environment(launch).get("PATH", os.defpath)
-    # Whoever runs .venv/bin/pytest without having activated it means that environment.
+    # A run of .venv/bin/pytest without activation means that environment.
     return shutil.which(program, path=os.pathsep.join((path_variable, beside)))
 
 
@@ -59,7 +59,7 @@ def working_directory(launch: Launch) -> Path:
 
 def _environment(launch: Launch) -> dict[str, str]:
     environment = dict(os.environ)
-    # What is in there describes the test, not the server.
+    # It describes the test, not the server.
     environment.pop("PYTEST_CURRENT_TEST", None)
     for name, value in launch.environment.items():
         if value is None:
@@ -84,7 +84,7 @@ class ProcessServer:
     """A server in a process group of its own, under a supervisor."""
 
     def __init__(self, launch: Launch, log: LogFile, *, hold_port: bool = True) -> None:
-        """Start it; the port is held for it unless it cannot bind beside us."""
+        """Start it. Its port is held until it ends, unless it cannot bind a port that is held."""
         self._reservation = PortReservation(_HOST)
         self._grace = launch.spec.stop_timeout
         self._exit: Exit | None = None
@@ -132,14 +132,14 @@ class ProcessServer:
         return f"process {self._pid or self._supervisor.pid}"
 
     def exited(self) -> Exit | None:
-        """Tell how it ended, None while it runs."""
+        """Return the process's end, None while it runs."""
         if self._exit is None and self._supervisor.poll() is not None:
-            # It reports before it ends, so what it said is on its way.
+            # It reports before it ends, so its report is on its way.
             self._reports.join(1.0)
             if self._exit is None:
                 self._exit = Exit(status=self._supervisor.returncode or 1)
         if self._exit is not None:
-            # What it said last is the reason.
+            # Its last words are the reason.
             self._pump.join(0.5)
         return self._exit
 
@@ -178,7 +178,7 @@ class ProcessServer:
                     self._exit = Exit(status=int(value), out_of_memory=self._ran_out(int(value)))
 
     def _ran_out(self, status: int) -> bool:
-        """Tell whether a kill was the kernel's, for memory: its counter says so."""
+        """Return whether the kernel killed it for memory, by the kernel's counter."""
         return status in {-signal.SIGKILL, 128 + signal.SIGKILL} and _oom_kills() > self._oom_kills
 
 
@@ -192,7 +192,7 @@ def _pump(source: IO[bytes], log: LogFile) -> None:
 
 
 def _oom_kills() -> int:
-    """Return how many processes this machine's kernel has killed for memory, 0 if unknown."""
+    """Return the number of processes that the kernel has killed for memory, 0 if unknown."""
     with suppress(OSError, ValueError):
         for line in _VMSTAT.read_text().splitlines():
             name, _, value = line.partition(" ")

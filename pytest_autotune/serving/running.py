@@ -1,4 +1,4 @@
-"""What every kind of server can do, whether a container, a process or somebody else's."""
+"""A running server, whether a container, a process or somebody else's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a server's process ended.
+    """The end of a server's process.
 
-    ``status`` is its exit status, negative for a signal; ``out_of_memory`` tells that the
-    kernel killed it, or one of its children, for memory.
+    ``status`` is its exit status, negative for a signal. ``out_of_memory`` is true if the kernel
+    killed it, or one of its children, for memory.
     """
 
     status: int
     out_of_memory: bool = False
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Describe it in words."""
         if self.status < 0:
             return f"killed by signal {-self.status}"
         return f"exit status {self.status}"
@@ -29,7 +29,7 @@ class RunningServer(Protocol):
 
     @property
     def base_url(self) -> str:
-        """Where it answers, without ``/v1``."""
+        """The server's address, without ``/v1``."""
 
     @property
     def argv(self) -> list[str]:
@@ -37,10 +37,10 @@ class RunningServer(Protocol):
 
     @property
     def description(self) -> str:
-        """What it is, for people: ``container …``, ``process 123``."""
+        """A description for people: ``container …``, ``process 123``."""
 
     def exited(self) -> Exit | None:
-        """Tell how it ended, None while it runs. Cheap, and known soon after the fact."""
+        """Return the server's end, None while it runs. It is cheap, and soon up to date."""
 
     def stop(self) -> None:
-        """End it, with all it started, and release what it held. May be called twice."""
+        """End it with all its children, and release its resources. May be called twice."""

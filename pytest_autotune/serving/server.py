@@ -1,4 +1,4 @@
-"""What a test gets as ``inference_server``: one server, from launch to removal."""
+"""The ``inference_server`` of a test: one server, from launch to removal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _POLL_SECONDS: Final = 0.05
 #: closes the connection, so waiting for an answer hides no death.
 _PROBE_SECONDS: Final = 30.0
 _MESSAGE_LINES: Final = 15
-#: What engines say when the device, or the host, has no memory left.
+#: Words of engines when the device, or the host, has no memory left.
 _MEMORY_WORDS: Final = re.compile(
     r"out of memory|OutOfMemoryError|cudaErrorMemoryAllocation|\bMemoryError\b|"
     r"std::bad_alloc|Cannot allocate memory|failed to allocate .*buffer|"
@@ -54,7 +54,7 @@ class InferenceServer:
         self.startup_seconds = 0.0
 
     def __repr__(self) -> str:
-        """Show what and where it is."""
+        """Show its description and address."""
         return f"<InferenceServer {self.description} at {self.base_url}>"
 
     @property
@@ -64,22 +64,22 @@ class InferenceServer:
 
     @property
     def api_url(self) -> str:
-        """What OpenAI clients call the base URL: with ``/v1``."""
+        """The base URL of OpenAI clients: the address with ``/v1``."""
         return f"{self.base_url}/v1"
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What requests must carry: the API key, where the spec has one."""
+        """Headers that requests must carry: the API key, if the spec has one."""
         return self.launch.headers
 
     @property
     def gpus(self) -> int:
-        """How many GPUs the server uses by its parallel layout; 1 for one on the CPU."""
+        """The number of GPUs that its parallel layout uses; 1 for a server on the CPU."""
         return self.launch.gpus
 
     @property
     def description(self) -> str:
-        """What it is: ``container …``, ``process …``, an address."""
+        """A description for people: ``container …``, ``process …``, an address."""
         return self._backend.description
 
     @property
@@ -89,7 +89,7 @@ class InferenceServer:
 
     @property
     def log_file(self) -> Path | None:
-        """Where its output goes, masked; None for one that somebody else runs."""
+        """The file of its masked output; None for a server that somebody else runs."""
         return None if self._log is None else self._log.path
 
     def logs(self, tail: int | None = None) -> str:
@@ -99,7 +99,7 @@ class InferenceServer:
         return self._log.text() if tail is None else self._log.tail(tail)
 
     def exited(self) -> Exit | None:
-        """Tell how it ended, None while it runs."""
+        """Return the server's end, None while it runs."""
         return self._backend.exited()
 
     def check_alive(self) -> None:
@@ -115,7 +115,7 @@ class InferenceServer:
             self._log.close()
 
     def wait_ready(self) -> None:
-        """Wait until the health check passes; raise the :class:`ServerError` that fits.
+        """Wait until the health check passes; raise the fitting :class:`ServerError`.
 
         A server that ends is noticed at once, not at the deadline.
         """
@@ -164,7 +164,7 @@ class InferenceServer:
         return self.logs(tail=_MESSAGE_LINES)
 
     def _probe(self, timeout: float) -> str | None:
-        """Ask for the server's health; return None if it is well, else what it said."""
+        """Ask for the server's health; return None if it is well, else its answer."""
         split = urlsplit(self.base_url)
         kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
         connection = kind(split.hostname or "", split.port, timeout=timeout)
@@ -174,7 +174,7 @@ class InferenceServer:
             response = connection.getresponse()
             response.read()
         except (OSError, HTTPException) as error:
-            # A published port accepts before the server in the container listens.
+            # A published port accepts connections before the server in the container listens.
             reset = isinstance(error, ConnectionError)
             return "refused" if reset else f"failed ({type(error).__name__}: {error})"
         finally:

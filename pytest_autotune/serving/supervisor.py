@@ -1,9 +1,9 @@
-"""Runs a server, and ends it with its whole process group once nobody wants it any more.
+"""The supervisor of a server: it ends the server's whole process group with its test run.
 
-Its standard input is a pipe whose other end pytest holds. When that closes, because pytest asks
-for the end or because it was killed, the server's group is terminated and, after a while,
-killed. So no server outlives its test run, however that ends. Standard library only, and run by
-path in isolated mode, as it stands between pytest and every server.
+Its standard input is a pipe whose other end pytest holds. The pipe closes when pytest asks for the
+end, or was killed. Then the server's group is terminated and, after a while, killed. So no server
+outlives its test run, however that ends. It uses the standard library only, and runs by path in
+isolated mode.
 
 Arguments: seconds to wait before killing, number of a descriptor to report on, ``--``, command.
 On the descriptor it writes the server's process id and, if it ends by itself, its wait status.

@@ -1,4 +1,4 @@
-"""Servers that somebody else runs."""
+"""A server that somebody else runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UrlServer:
         self.argv: list[str] = []
 
     def exited(self) -> Exit | None:
-        """Return None: whether it runs is only known by asking it."""
+        """Return None, as only a request shows whether it runs."""
         return None
 
     def stop(self) -> None:

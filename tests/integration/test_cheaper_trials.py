@@ -62,7 +62,7 @@ def test_a_slow_candidate_is_pruned_after_fewer_requests_and_a_better_one_is_not
     found = re.fullmatch(
         r"lost the race: mean_ttft would come to [\d.]+ ms at best over 2 levels \(level 1: "
         r"[\d.]+ ms in (\d+) requests so far\), and 2\d\.\d+ ms would have lost \(error rate "
-        r"1%; what is no candidate, such as a baseline, needs race=False\)",
+        r"1%; measure a baseline with race=False\)",
         pruned.reason,
     )
     assert found is not None, pruned.reason

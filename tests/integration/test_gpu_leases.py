@@ -266,7 +266,7 @@ def test_it(trial, gpu):
 def test_a_run_waits_for_so_long_and_loses_no_trial(one: Leasing, workers: str) -> None:
     with held("0", "1"):
         text = one.run("-n", workers, "--autotune-gpu-timeout", "1s", status=USAGE)
-    who = rf"GPU 0 is held by pid {os.getpid()} \(\S+, somebody's work\) since \d+ s"
+    who = rf"GPU 0 is held by pid {os.getpid()} \(\S+, somebody's work\) for \d+ s"
     if workers == "0":
         assert text.count("autotune: waiting for GPU: ") == 1
         assert re.search(rf"autotune: waiting for GPU: {who}", text)

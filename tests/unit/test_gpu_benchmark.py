@@ -288,7 +288,7 @@ def test_a_lost_race_prunes_the_trial_and_says_by_how_much(
         benchmark_of("minimize_latency", best("mean_e2e_latency", 0.001))(nothing)
     assert str(raised.value) == (
         "lost the race: median 2 ms after 7 samples, and 1.05 ms would have lost (error rate 1%; "
-        "what is no candidate, such as a baseline, needs race=False or a metric= of its own)"
+        "measure a baseline with race=False or a metric= of its own)"
     )
     assert "median 2 ms" in capsys.readouterr().out
 

@@ -275,7 +275,7 @@ def test_it_is_said_where_all_that_is_free_is_spoken_for(desk: Desk, start: Star
     first = take(desk, 1)
     large = start(_HOLD.format(count=2))
     assert large.hear().startswith("waits")
-    with pytest.raises(LeaseError, match="all are spoken for by others in the line"):
+    with pytest.raises(LeaseError, match="all are reserved for others in the line"):
         take(desk, among=DEVICES[1:], timeout=0)
     first.release()
     assert large.hear() == "has 0,1"
@@ -321,7 +321,7 @@ def test_waiting_is_told_once_and_measured(desk: Desk, start: Start) -> None:
     told: list[str] = []
     lease = desk.acquire(DEVICES, 1, purpose="x", timeout=2 * PATIENCE, on_wait=told.append)
     (why,) = told
-    who = rf"pid {other.pid} \({getpass.getuser()}, trial 3\) since \d+ s"
+    who = rf"pid {other.pid} \({getpass.getuser()}, trial 3\) for \d+ s"
     expected = rf"waiting for GPU: GPU 0 is held by {who}; GPU 1 is held by {who}"
     assert re.fullmatch(expected, why)
     assert lease.waited > 0
@@ -331,7 +331,7 @@ def test_waiting_is_told_once_and_measured(desk: Desk, start: Start) -> None:
 def test_who_gives_up_is_told_who_has_them(desk: Desk, start: Start, folder: Path) -> None:
     other = start("lease = acquire(2, purpose='test_it.py, trial 3'); say('has'); sys.stdin.read()")
     assert other.hear() == "has"
-    who = rf"pid {other.pid} \({getpass.getuser()}, test_it\.py, trial 3\) since \d+ s"
+    who = rf"pid {other.pid} \({getpass.getuser()}, test_it\.py, trial 3\) for \d+ s"
     assert re.fullmatch(
         rf"no 2 GPUs came free within 0\.2 s \(--autotune-gpu-timeout\): "
         rf"GPU 0 is held by {who}; GPU 1 is held by {who}",
@@ -585,7 +585,7 @@ def test_a_user_is_told_who_the_other_one_is(as_: AsUser) -> None:
     holder = as_(first, "lease = acquire(2, purpose='his'); say('has'); sys.stdin.read()")
     assert holder.hear() == "has"
     waiter = as_(second, _HOLD.format(count=1))
-    assert f"GPU 0 is held by pid {holder.pid} ({first}, his) since" in waiter.hear()
+    assert f"GPU 0 is held by pid {holder.pid} ({first}, his) for" in waiter.hear()
 
 
 def test_a_user_does_not_overtake_another(as_: AsUser, shared: Path) -> None:

@@ -367,8 +367,8 @@ def test_a_trial_that_cannot_win_says_why_and_what_it_came_to() -> None:
     assert pruned.estimate == pytest.approx(0.25)
     assert str(pruned) == (
         "lost the race: mean_ttft would come to 250 ms at best over 3 levels (level 1: 250 ms in "
-        "40 requests), and 200 ms would have lost (error rate 1%; what is no candidate, such as "
-        "a baseline, needs race=False)"
+        "40 requests), and 200 ms would have lost (error rate 1%; measure a baseline "
+        "with race=False)"
     )
 
 

@@ -1,7 +1,7 @@
 """Load generators that others made, run as they are installed, their results under our names.
 
-Metrics that a tool does not report are left out, never made up. How each was understood is
-tested against its real output.
+Metrics that a tool does not report are left out, never made up. The tests read real output of
+each tool.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_installed(
 ) -> dict[str, float]:
     """Run one level with the load generator ``name`` and return its metrics.
 
-    ``check`` is called all the while; what it raises ends the run. Raises
+    ``check`` is called all the while; an error from it ends the run. Raises
     :class:`LoadTestError` where the tool is missing, cannot do what is asked, or fails.
     """
     adapter = ADAPTERS[name]
@@ -89,7 +89,7 @@ def _environment(adapter: Any, job: Job) -> dict[str, str]:
 def _run(
     command: list[str], environment: Mapping[str, str], folder: Path, check: Callable[[], None]
 ) -> str:
-    """Run to the end and return what was printed; whatever interrupts us ends it, too."""
+    """Run a command to its end and return its output. An interruption ends the command, too."""
     log = folder / "output.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - a program that the spec names; argv, no shell

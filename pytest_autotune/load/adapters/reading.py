@@ -1,4 +1,4 @@
-"""What readers of results share."""
+"""Reading of result files, shared by the adapters."""
 
 from __future__ import annotations
 
