@@ -80,7 +80,7 @@ import pytest_autotune
 from pytest_autotune.errors import OptionError
 from pytest_autotune.replay.table import Recording
 from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy

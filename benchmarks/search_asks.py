@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.strategies import History, make_strategy
 from pytest_autotune.study.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.space.expressions import Expression, identifier
-from pytest_autotune.space.space import Categorical
+from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.server import is_without_our_gpus
 from pytest_autotune.text.suggest import nearest
@@ -36,7 +36,7 @@ def marked_gpus(value: object, spec: Spec, where: str) -> str:
         if name not in known:
             msg = f"{where}: gpus: unknown name {name!r} in {value!r}{nearest(name, known)}"
             raise SpecError(msg)
-    _count(expression.source, spec, spec.space.example())
+    _count(expression.source, spec, example(spec.space))
     return expression.source
 
 
@@ -110,10 +110,10 @@ def largest_need(spec: Spec, most: int) -> int:
     searched = [
         parameter
         for parameter in spec.space.parameters
-        if identifier(parameter.name) in names and isinstance(parameter, Categorical)
+        if identifier(parameter.name) in names and parameter.listed
     ]
     sizes = (
         spec.layout.gpus(dict(zip((p.name for p in searched), values, strict=True)))
-        for values in product(*(p.choices for p in searched))
+        for values in product(*(p.listed for p in searched))
     )
     return max((size for size in sizes if size <= most), default=1)

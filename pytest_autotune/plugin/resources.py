@@ -15,6 +15,7 @@ from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.study.study import Plan
@@ -79,7 +80,7 @@ class Resources:
             return
         from pytest_autotune.serving.keeper import check_spec, reap
 
-        check_spec(spec, spec.space.example(), self._masker)
+        check_spec(spec, example(spec.space), self._masker)
         if spec.server is not None and spec.server.backend == "docker":
             removed = reap(self._project)
             if removed:

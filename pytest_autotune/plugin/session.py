@@ -47,7 +47,8 @@ from pytest_autotune.plugin.slots import (
 from pytest_autotune.plugin.terminal import StudyReporter
 from pytest_autotune.report.text import slo_table
 from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.loading import load_all, load_file, load_inline, load_named
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import Strategy, StrategyContext, make_strategy
@@ -450,7 +451,7 @@ class TuningSession:
         study = self._study(slot.study)
         if slot.study not in self._checked:
             spec = study.plan.spec
-            need = self._gpu_need(slot, study, spec.space.example())
+            need = self._gpu_need(slot, study, example(spec.space))
             served = "inference_server" in getattr(item, "fixturenames", ())
             self._resources.check(slot.study, spec, need, server=served)
             self._checked.add(slot.study)

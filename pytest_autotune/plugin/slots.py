@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import Strategy
 from pytest_autotune.study.study import Plan, SlotRequest
 from pytest_autotune.text.values import label

@@ -12,21 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.space.space import (
-    INACTIVE,
-    OUTSIDE,
-    Categorical,
-    Continuous,
-    Listed,
-    Parameter,
-    index_of,
-)
+from pytest_autotune.space.parameters import INACTIVE, Parameter
 
 _BOOLEANS: Final[Mapping[str, bool]] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
-#: How far a number may be off the step that it stands for, as a share of the step.
-_STEP_TOLERANCE: Final = 1e-6
 
 
 def write_cell(value: Any) -> str:
@@ -78,63 +68,7 @@ def read_number(cell: str) -> float | None:
     return int(number) if number.is_integer() else number
 
 
-class Matcher:
-    """Finds the index of the value of a parameter that a cell stands for."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self._parameter = parameter
-        self._known: dict[str, int] = {}
-        self._choices: dict[Any, int] = {}
-        if isinstance(parameter, Categorical):
-            for index, choice in enumerate(parameter.choices):
-                self._choices.setdefault(_identity(choice), index)
-
-    def indices(self, cells: Sequence[str]) -> list[int]:
-        """Return an index per cell: ``INACTIVE`` if empty, ``OUTSIDE`` for no value of it."""
-        known = self._known
-        for cell in set(cells).difference(known):
-            known[cell] = self._index(cell) if cell else INACTIVE
-        return [known[cell] for cell in cells]
-
-    def _index(self, cell: str) -> int:
-        if isinstance(self._parameter, Categorical):
-            return self._choice(cell)
-        number = read_number(cell)
-        return OUTSIDE if number is None else _on_range(self._parameter, number)
-
-    def _choice(self, cell: str) -> int:
-        value = read_cell(cell)
-        identities = [_identity(value), ("text", cell)]
-        if isinstance(value, int | float) and value in (0, 1):
-            # As who writes booleans as numbers means it, where there are no such numbers.
-            identities.append(_identity(bool(value)))
-        return next((self._choices[key] for key in identities if key in self._choices), OUTSIDE)
-
-
-def _on_range(parameter: Parameter, number: float) -> int:
-    if not math.isfinite(number):
-        return OUTSIDE
-    if isinstance(parameter, Listed):
-        return index_of(parameter, number)
-    index = index_of(parameter, number)
-    if index == OUTSIDE or not isinstance(parameter, Continuous):
-        return index
-    # A real range takes the nearest step for any number.
-    off = abs(parameter.value(index) - number)
-    return index if off <= _STEP_TOLERANCE * (parameter.step or 0.0) else OUTSIDE
-
-
-def _identity(value: Any) -> Any:
-    """Return what equal values have in common, whatever they are written as: 1 is 1.0."""
-    match value:
-        case bool() | None:
-            return ("constant", value)
-        case int() | float():
-            return ("number", value)
-        case str():
-            return ("text", value)
-        case list() | tuple():
-            return ("list", tuple(_identity(item) for item in value))
-        case Mapping():
-            return ("mapping", frozenset((key, _identity(item)) for key, item in value.items()))
-    return ("other", repr(value))
+def indices_of(parameter: Parameter, cells: Sequence[str]) -> list[int]:
+    """Return an index per cell: ``INACTIVE`` if empty, ``OUTSIDE`` for no value of it."""
+    known = {cell: parameter.recognize(read_cell(cell), cell) for cell in set(cells) if cell}
+    return [known.get(cell, INACTIVE) for cell in cells]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_autotune.errors import ExpressionError, MissingMetricError, RecordingError
-from pytest_autotune.replay.cells import Matcher, read_cell, read_number, read_text
+from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import Columns
 from pytest_autotune.scoring.evaluation import (
     Evaluation,
@@ -36,22 +36,15 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.expressions import Expression, identifier
-from pytest_autotune.space.space import (
-    OUTSIDE,
-    Continuous,
-    Integer,
-    Listed,
-    Listing,
-    Parameter,
-    Point,
-    Pool,
-    Space,
-)
+from pytest_autotune.space.listing import Listing
+from pytest_autotune.space.parameters import OUTSIDE, Point
+from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.space import Space
 from pytest_autotune.text.suggest import nearest
 from pytest_autotune.text.values import label
 
 if TYPE_CHECKING:
-    from pytest_autotune.space.space import IntArray
+    from pytest_autotune.space.pool import IntArray
 
 #: How many values or columns a message lists.
 _SHOWN: Final = 6
@@ -237,11 +230,11 @@ class Recording:
             self._fail(str(error))
         cells = [self._cells[at] for at in columns.parameters]
         parameters = tuple(
-            _listed(parameter, column)
+            parameter.recorded(_numbers(column))
             for parameter, column in zip(space.parameters, cells, strict=True)
         )
         indices = [
-            Matcher(parameter).indices(column)
+            indices_of(parameter, column)
             for parameter, column in zip(parameters, cells, strict=True)
         ]
         digits = np.array(indices, dtype=np.int64).reshape(len(parameters), len(self)).T
@@ -307,7 +300,7 @@ class Recording:
 
     def _why_none_fits(self, space: Space, digits: IntArray, cells: Sequence[Sequence[str]]) -> str:
         reasons = [
-            f"{parameter.name} is {_some(column)} there, but {_values(parameter)} in the spec"
+            f"{parameter.name} is {_some(column)} there, but {parameter.summary()} in the spec"
             for parameter, row, column in zip(space.parameters, digits.T, cells, strict=True)
             if (row == OUTSIDE).all()
         ]
@@ -432,25 +425,8 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return bool(filled)
 
 
-def _listed(parameter: Parameter, cells: Sequence[str]) -> Parameter:
-    """Return a parameter as it is searched where only what is in ``cells`` is known of it.
-
-    Of a grid's ``n`` nothing is left: the recorded values are what there is.
-    """
-    if isinstance(parameter, Integer):
-        return replace(parameter, n=None)
-    if not isinstance(parameter, Continuous):
-        return parameter
-    if parameter.size is not None:
-        return replace(parameter, n=None)
-    numbers = [read_number(cell) for cell in set(cells)]
-    within = {
-        float(number)
-        for number in numbers
-        if number is not None and parameter.low <= number <= parameter.high
-    }
-    values = tuple(sorted(within)) or (parameter.low,)
-    return Listed(name=parameter.name, values=values, log=parameter.log, when=parameter.when)
+def _numbers(cells: Sequence[str]) -> Iterator[float]:
+    return (number for number in map(read_number, set(cells)) if number is not None)
 
 
 def _grouped(digits: IntArray, fits: IntArray, pool: Pool) -> Mapping[int, Sequence[int]]:
@@ -526,12 +502,3 @@ def _metrics(cells: Sequence[str], columns: Columns) -> dict[str, float]:
 def _some(cells: Sequence[str]) -> str:
     found = list(dict.fromkeys(cell or "empty" for cell in cells))
     return ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
-
-
-def _values(parameter: Parameter) -> str:
-    match parameter:
-        case Integer(low=low, high=high) | Continuous(low=low, high=high):
-            return f"{low} to {high}"
-    size = parameter.size or 0
-    found = [label(parameter.value(at)) for at in range(min(size, _SHOWN))]
-    return ", ".join(found) + (", …" if size > _SHOWN else "")

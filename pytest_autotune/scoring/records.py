@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.report.text import compliance_rows
 from pytest_autotune.scoring.metrics import aggregate, level_label
-from pytest_autotune.space.space import Point, point_key
+from pytest_autotune.space.parameters import Point, point_key
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

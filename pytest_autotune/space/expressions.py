@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -120,6 +120,15 @@ class Expression:
             values = ", ".join(f"{name}={scope.get(name)!r}" for name in sorted(self.names))
             msg = f"cannot evaluate {self.source!r} for {values}: {error}"
             raise ExpressionError(msg, self.source) from None
+
+
+def satisfied(constraints: Iterable[Expression], scope: Scope) -> bool:
+    """Return whether all hold; one that reads an inactive parameter has nothing to say."""
+    return all(
+        constraint(scope)
+        for constraint in constraints
+        if all(name in scope for name in constraint.names)
+    )
 
 
 def _compile(node: ast.expr, names: set[str]) -> Evaluator:

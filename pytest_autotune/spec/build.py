@@ -9,8 +9,11 @@ from pytest_autotune.errors import ExpressionError, OptionError, SpecError
 from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound
+from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
-from pytest_autotune.space.space import Categorical, Continuous, Integer, Parameter, Space
+from pytest_autotune.space.parameters import Parameter
+from pytest_autotune.space.ranges import Continuous, Integer
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.model import EngineRule, Optimization, Spec
@@ -95,7 +98,7 @@ def _parameters(
             raise SpecError(msg)
         seen[key] = where
         parameter = _parameter(name, declared, where)
-        if isinstance(parameter, Categorical) and not parameter.choices:
+        if parameter.size == 0:
             notices.append(f"{'.'.join(path)}: has no values, so the parameter is dropped")
             continue
         yield parameter

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pytest_autotune.space.space import FloatArray
+    from pytest_autotune.space.pool import FloatArray
 
 #: Below so many deviations the expected improvement is computed by a series.
 _FAR: Final = -5.0

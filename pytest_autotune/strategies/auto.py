@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies.acquisition import log_below, log_improvement
 from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
 from pytest_autotune.strategies.encoding import Encoding
@@ -30,7 +30,7 @@ from pytest_autotune.strategies.unseen import first_unseen, random_unseen
 if TYPE_CHECKING:
     import numpy as np
 
-    from pytest_autotune.space.space import FloatArray, IntArray
+    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Trials before a model is worth more than an even spread.
 N_START: Final = 8

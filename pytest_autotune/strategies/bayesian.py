@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.space.space import MAX_LISTED, Categorical, Integer, Parameter, Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen
 
@@ -74,7 +74,9 @@ class _Mirror:
     def distributions(self) -> Mapping[str, BaseDistribution]:
         """Optuna distributions of all parameters with more than one value."""
         return {
-            p.name: _distribution(p) for p in self._space.parameters if p.size is None or p.size > 1
+            p.name: p.search_distribution()
+            for p in self._space.parameters
+            if p.size is None or p.size > 1
         }
 
     def ask(self, history: History, seed: int) -> Point:
@@ -89,7 +91,7 @@ class _Mirror:
             self._update(study, record)
         sampler = TPESampler(seed=seed, n_startup_trials=1)
         internal = sampler.sample_relative(study, self._scratch, dict(self.distributions))
-        return {p.name: _external(p, internal.get(p.name, 0)) for p in self._space.parameters}
+        return {p.name: p.from_search(internal.get(p.name, 0)) for p in self._space.parameters}
 
     def _reset(self) -> None:
         self._study: OptunaStudy | None = None
@@ -145,54 +147,10 @@ class _Mirror:
             state=state,
             value=value,
             params={
-                p.name: _internal(p, record.params.get(p.name))
+                p.name: p.to_search(record.params.get(p.name))
                 for p in self._space.parameters
                 if p.name in self.distributions
             },
             distributions=dict(self.distributions),
             constraints=constraints,
         )
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Return a parameter's distribution; choices by index, since values may be anything.
-
-    A range of very many whole numbers is treated as continuous, as TPE would list them.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(parameter, Categorical):
-        return CategoricalDistribution(tuple(range(parameter.size)))
-    if parameter.size is None or parameter.size > MAX_LISTED:
-        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-    if isinstance(parameter, Integer):
-        last = parameter.value(parameter.size - 1)
-        return IntDistribution(parameter.low, last, log=parameter.log, step=parameter.step)
-    return IntDistribution(0, parameter.size - 1)
-
-
-def _internal(parameter: Parameter, value: Any) -> Any:
-    """Return a value as its distribution knows it; an inactive parameter counts as its first."""
-    if isinstance(parameter, Categorical):
-        inactive = value is None and None not in parameter.choices
-        return 0 if inactive else parameter.index(value)
-    if value is None:
-        value = parameter.low
-    if isinstance(parameter, Integer) or parameter.size is None or parameter.size > MAX_LISTED:
-        return value
-    return parameter.index(value)
-
-
-def _external(parameter: Parameter, internal: Any) -> Any:
-    """Return the value of ``parameter`` that its distribution's ``internal`` stands for."""
-    if parameter.size == 1:
-        return parameter.value(0)
-    if parameter.size is None:
-        return float(internal)
-    if isinstance(parameter, Categorical):
-        return parameter.value(int(internal))
-    if isinstance(parameter, Integer) or parameter.size > MAX_LISTED:
-        step = parameter.step or 1
-        index = round((internal - parameter.low) / step)
-        return parameter.value(min(max(index, 0), parameter.size - 1))
-    return parameter.value(int(internal))

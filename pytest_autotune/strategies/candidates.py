@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from pytest_autotune.space.space import (
-    Categorical,
-    Continuous,
-    Listed,
-    Point,
-    Pool,
-    Space,
-    draw_value,
-    point_key,
-)
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.sampling import draw_some
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
 from pytest_autotune.strategies.protocol import History
-from pytest_autotune.strategies.unseen import a_few_steps_off, random_unseen, unseen_rows
+from pytest_autotune.strategies.unseen import random_unseen, unseen_rows
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pytest_autotune.space.space import FloatArray, IntArray, Parameter
+    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Points anywhere in the space.
 ANYWHERE: Final = 2_000
@@ -140,7 +133,7 @@ class SampledCandidates:
 
         if number not in self._blocks:
             rng = np.random.default_rng([self._seed, number, 0xB10C])
-            self._blocks[number] = self._encoded(self._space.draw_some(rng, _TRIES)[:_DRAWN])
+            self._blocks[number] = self._encoded(draw_some(self._space, rng, _TRIES)[:_DRAWN])
         return self._blocks[number]
 
     def _encoded(self, points: Iterable[Point | None]) -> Mapping[str, _Encoded]:
@@ -154,37 +147,15 @@ class SampledCandidates:
         changes = min(int(rng.geometric(0.6)), len(parameters))
         moved = {
             # What becomes active needs a value, whichever.
-            p.name: point[p.name] if p.name in point else draw_value(p, rng)
+            p.name: point[p.name] if p.name in point else p.draw(rng)
             for p in parameters
         }
+
+        def share() -> float:
+            return float(rng.choice(_SCALES)) * float(rng.normal())
+
         for at in rng.permutation(len(parameters))[:changes]:
             parameter = parameters[int(at)]
-            moved[parameter.name] = _near(parameter, moved[parameter.name], rng)
+            moved[parameter.name] = parameter.mutated(moved[parameter.name], rng, share)
         mutant = self._space.activate(moved)
         return mutant if self._space.is_valid(mutant) else None
-
-
-def _near(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
-    """Return another value, most often near ``value`` where there is an order."""
-    if parameter.size == 1:
-        return value
-    if not parameter.ordered:
-        return draw_value(parameter, rng)
-    if isinstance(parameter, Categorical | Listed):
-        return a_few_steps_off(parameter, value, rng)
-    scale = float(rng.choice(_SCALES)) * float(rng.normal())
-    low, high = float(parameter.low), float(parameter.high)
-    if parameter.log:
-        wanted = math.exp(math.log(value) + scale * math.log(high / low))
-    else:
-        wanted = value + scale * (high - low)
-    wanted = min(max(wanted, low), high)
-    if isinstance(parameter, Continuous) and parameter.size is None:
-        return wanted
-    last = (parameter.size or 1) - 1
-    before = parameter.index(value)
-    index = min(max(round((wanted - parameter.low) / (parameter.step or 1)), 0), last)
-    if index == before:
-        # At least to the next.
-        index = min(max(before + (1 if scale > 0 else -1), 0), last)
-    return parameter.value(index)

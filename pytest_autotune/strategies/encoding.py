@@ -9,19 +9,20 @@ a coordinate of each kind, and the model finds out which one counts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.space.space import INACTIVE, Categorical, Parameter, Point, Pool, Space
+from pytest_autotune.space.parameters import INACTIVE, Parameter, Point
+from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.space import Space
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pytest_autotune.space.space import FloatArray, IntArray
+    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Up to so many listed numbers may be names in disguise.
 _MAYBE_NOMINAL: Final = 4
@@ -61,7 +62,7 @@ class _Coordinate:
             return float(active)
         if self.nominal:
             return float((self.parameter.index(value) + 1) % self.width) if active else 0.0
-        return _position(self.parameter, value) if active else _NOWHERE
+        return self.parameter.position(value) if active else _NOWHERE
 
 
 class Encoding:
@@ -133,20 +134,12 @@ def _coordinates(at: int, parameter: Parameter) -> Sequence[_Coordinate]:
         # Numbers listed in no order are names.
         if parameter.ordered:
             found.append(_Coordinate(parameter=parameter, at=at))
-        few = isinstance(parameter, Categorical) and 2 < parameter.size <= _MAYBE_NOMINAL  # noqa: PLR2004
+        few = 2 < len(parameter.listed) <= _MAYBE_NOMINAL  # noqa: PLR2004
         if few or not parameter.ordered:
             found.append(_Coordinate(parameter=parameter, at=at, nominal=True))
     if parameter.when is not None:
         found.append(_Coordinate(parameter=parameter, at=at, activity=True))
     return found
-
-
-def _position(parameter: Parameter, value: Any) -> float:
-    if isinstance(parameter, Categorical):
-        return parameter.index(value) / (parameter.size - 1)
-    if parameter.log:
-        return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
-    return float((value - parameter.low) / (parameter.high - parameter.low))
 
 
 def _looked_up(coordinate: _Coordinate, digits: IntArray) -> FloatArray:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pytest_autotune.space.space import FloatArray
+    from pytest_autotune.space.pool import FloatArray
 
 _ROOT_5: Final = 5**0.5
 #: Normal priors of the logarithms: values change over somewhat more than the range of a

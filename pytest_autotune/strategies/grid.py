@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pytest_autotune.errors import SpecError
-from pytest_autotune.space.space import (
-    Categorical,
-    Continuous,
-    Integer,
-    Parameter,
-    Point,
-    Space,
-    point_key,
-)
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.sampling import draw
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen
 
 if TYPE_CHECKING:
-    from pytest_autotune.space.space import IntArray
+    from pytest_autotune.space.pool import IntArray
 
 #: From a larger grid the subset is chosen among this many randomly drawn points, or as many as
 #: are wanted.
@@ -55,7 +46,7 @@ class GridStrategy:
             return [pool.point(int(row)) for row in rows]
         drawn: dict[str, Point] = {}
         for _ in range(max(_CANDIDATES, 2 * self._limit)):
-            point = self._space.draw(rng)
+            point = draw(self._space, rng)
             if point is not None:
                 drawn.setdefault(point_key(point), point)
         points = list(drawn.values())
@@ -80,53 +71,7 @@ def grid_space(space: Space) -> Space:
 
     Raises :class:`SpecError` for a continuous range without ``step`` or ``n``.
     """
-    return replace(space, parameters=tuple(map(_listed, space.parameters)))
-
-
-def _listed(parameter: Parameter) -> Parameter:
-    match parameter:
-        case Integer(n=int(n)):
-            values: Sequence[float] = _on_steps(parameter, n)
-        case Continuous(n=int(n), step=float() | int()):
-            values = _on_steps(parameter, n)
-        case Continuous(n=int(n)):
-            values = _spaced(parameter.low, parameter.high, n, log=parameter.log)
-        case Continuous(step=None):
-            if parameter.size != 1:
-                msg = (
-                    f"parameter {parameter.name!r} is continuous: a grid needs 'step' or 'n' "
-                    "(the number of points) in it, or choose the strategy auto, bayesian or random"
-                )
-                raise SpecError(msg)
-            values = [parameter.low]
-        case _:
-            return parameter
-    return Categorical(name=parameter.name, choices=tuple(values), when=parameter.when)
-
-
-def _on_steps(parameter: Integer | Continuous, n: int) -> Sequence[float]:
-    """Return about ``n`` values of a stepped range, evenly spaced, both ends among them."""
-    last = (parameter.size or 1) - 1
-    step = parameter.step or 1
-    spread = _spaced(parameter.low, parameter.value(last), n, log=parameter.log)
-    return [parameter.value(i) for i in dict.fromkeys(
-        min(round((value - parameter.low) / step), last) for value in spread
-    )]  # fmt: skip
-
-
-def _spaced(low: float, high: float, n: int, *, log: bool) -> list[float]:
-    if n == 1 or low == high:
-        return [low]
-    if log:
-        ratio = math.log(high / low)
-        inner = [low * math.exp(ratio * i / (n - 1)) for i in range(1, n - 1)]
-    else:
-        inner = [low + (high - low) * i / (n - 1) for i in range(1, n - 1)]
-    exact = [low, *inner, high]
-    # Short numbers, unless the range is so narrow that they would run together.
-    short = [low, *(float(f"{value:.6g}") for value in inner), high]
-    values = short if all(a < b for a, b in pairwise(short)) else exact
-    return list(dict.fromkeys(min(max(value, low), high) for value in values))
+    return replace(space, parameters=tuple(p.grid() for p in space.parameters))
 
 
 def _digits(space: Space, points: Sequence[Point]) -> IntArray:

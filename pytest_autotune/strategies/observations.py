@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pytest_autotune.space.space import FloatArray
+    from pytest_autotune.space.pool import FloatArray
 
 #: What is this many times worse than the best feasible trial is as bad as can be, and what is so
 #: many times better, but infeasible, as good: the model is to tell apart what comes close.

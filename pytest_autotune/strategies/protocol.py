@@ -10,7 +10,8 @@ from typing import Protocol
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import SLO
-from pytest_autotune.space.space import Point, Space
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.model import Optimization
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from pytest_autotune.space.space import Point, Space, point_key
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.sampling import draw_some
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
 
 if TYPE_CHECKING:
-    from pytest_autotune.space.space import FloatArray
+    from pytest_autotune.space.pool import FloatArray
 
 #: Points to choose from: of a listed space, and of one that is sampled, where each takes longer.
 _LISTED: Final = 3_000
@@ -53,7 +55,7 @@ class Start:
             self._points = [pool.point(int(row)) for row in rows]
             self._x = self._encoding.rows(pool, rows)
         else:
-            drawn = self._space.draw_some(rng, _TRIES, least=_LEAST)[:_SAMPLED]
+            drawn = draw_some(self._space, rng, _TRIES, least=_LEAST)[:_SAMPLED]
             distinct = {point_key(point): point for point in drawn}
             self._points = list(distinct.values())
             self._x = self._encoding.points(self._points)

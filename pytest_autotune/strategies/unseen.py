@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.space.space import (
-    INACTIVE,
-    Categorical,
-    Continuous,
-    Point,
-    Space,
-    draw_value,
-    point_key,
-)
+from pytest_autotune.space.parameters import INACTIVE, Point, point_key
+from pytest_autotune.space.sampling import draw
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.protocol import History
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pytest_autotune.space.space import FloatArray, IntArray, Parameter, Pool
+    from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 
 #: Draws before a space too large to list counts as exhausted.
 MAX_UNSEEN_DRAWS: Final = 1_000
@@ -51,7 +45,7 @@ def random_unseen(space: Space, history: History, rng: np.random.Generator) -> P
         rows = unseen_rows(pool, history)
         return pool.point(int(rows[rng.integers(len(rows))])) if len(rows) else None
     for _ in range(MAX_UNSEEN_DRAWS):
-        point = space.draw(rng)
+        point = draw(space, rng)
         if point is None:
             return None
         if point_key(point) not in history.seen:
@@ -80,7 +74,7 @@ def nearest_unseen(
         moved: dict[str, Any] = dict(wanted)
         for index in rng.permutation(len(space.parameters))[:changes]:
             parameter = space.parameters[int(index)]
-            moved[parameter.name] = _neighbour(parameter, wanted[parameter.name], rng)
+            moved[parameter.name] = parameter.neighbour(wanted[parameter.name], rng)
         point = space.activate(moved)
         if space.is_valid(point) and point_key(point) not in history.seen:
             return point
@@ -96,7 +90,7 @@ def _nearest_in_pool(
     if not len(rows):
         return None
     distance: FloatArray = np.zeros(len(rows))
-    for column, parameter in enumerate(pool.space.parameters):
+    for column, parameter in enumerate(pool.parameters):
         present = pool.indices[rows, column]
         target = parameter.index(wanted[parameter.name])
         if parameter.ordered:
@@ -107,20 +101,3 @@ def _nearest_in_pool(
         distance += np.where(present == INACTIVE, 0.0, part)
     closest = rows[distance <= distance.min() + 1e-12]
     return pool.point(int(closest[rng.integers(len(closest))]))
-
-
-def _neighbour(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
-    """Return a value near ``value``: a few steps away, or 5 % of a continuous range."""
-    if isinstance(parameter, Continuous) and parameter.size is None:
-        spread = 0.05 * (parameter.high - parameter.low)
-        return float(min(max(value + rng.normal(0.0, spread), parameter.low), parameter.high))
-    if isinstance(parameter, Categorical) and not parameter.ordered:
-        return draw_value(parameter, rng)
-    return a_few_steps_off(parameter, value, rng)
-
-
-def a_few_steps_off(parameter: Parameter, value: Any, rng: np.random.Generator) -> Any:
-    """Return a value of an ordered, discrete parameter that is a step or a few from ``value``."""
-    last = (parameter.size or 1) - 1
-    step = int(rng.geometric(0.5)) * (1 if rng.random() < 0.5 else -1)  # noqa: PLR2004
-    return parameter.value(min(max(parameter.index(value) + step, 0), last))

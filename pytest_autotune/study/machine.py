@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.space.expressions import Expression
+from pytest_autotune.space.sampling import is_empty
 from pytest_autotune.spec.build import place_of
 from pytest_autotune.spec.model import EngineRule, Spec
 from pytest_autotune.spec.server import gpu_limit
@@ -84,7 +85,7 @@ def _require_points(spec: Spec) -> None:
     if not space.parameters:
         return
     try:
-        empty = space.is_empty()
+        empty = is_empty(space)
     except ExpressionError as error:
         msg = f"{place_of(error, space, spec.origin)}: {error}"
         raise SpecError(msg) from None
@@ -111,7 +112,7 @@ def _restricted(spec: Spec, rule: EngineRule, hint: str = "") -> Spec:
         return spec
     allowed = replace(space, constraints=(*space.constraints, rule.require))
     try:
-        empty = allowed.is_empty()
+        empty = is_empty(allowed)
     except ExpressionError as error:
         msg = f"{rule.where}: {error} ({rule.reason})"
         raise SpecError(msg) from None

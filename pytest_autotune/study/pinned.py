@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from pytest_autotune.scoring.evaluation import Evaluation, Level
 from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord, expanded, result_document
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.study import Plan, SlotRequest, Stop
 
 #: Id of the only slot, and so part of its tests' node ids.

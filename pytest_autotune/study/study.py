@@ -34,15 +34,7 @@ from pytest_autotune.scoring.records import (
     result_document,
 )
 from pytest_autotune.scoring.slo import MAX_SCORE
-from pytest_autotune.space.space import (
-    Categorical,
-    Continuous,
-    Integer,
-    Listed,
-    Parameter,
-    Point,
-    point_key,
-)
+from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import ExtensionLookup, History, StrategyContext, make_strategy
 from pytest_autotune.study.environment import fingerprint
@@ -57,7 +49,6 @@ from pytest_autotune.study.warm_start import hints
 from pytest_autotune.system.masking import without_secrets
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
@@ -496,8 +487,8 @@ class Study:
         active = [p for p in self.plan.spec.space.parameters if p.name in point]
         return create_trial(
             state=TrialState.RUNNING,
-            params={p.name: _storable(p, point[p.name]) for p in active},
-            distributions={p.name: _distribution(p) for p in active},
+            params={p.name: p.storable(point[p.name]) for p in active},
+            distributions={p.name: p.distribution() for p in active},
             # The exact values; Optuna's own would turn lists into text and 1.0 into 1.
             user_attrs={PARAMS: json.dumps(dict(point)), OWNER: owner.document()},
         )
@@ -567,25 +558,6 @@ def _constraint(evaluation: Evaluation) -> tuple[str, float]:
     carrier.set_constraint(_CONSTRAINT, amount)
     ((key, value),) = carrier.system_attrs.items()
     return key, value
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Return the parameter as Optuna's dashboards and importance measures understand it."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    match parameter:
-        case Categorical(choices=choices):
-            return CategoricalDistribution([_storable(parameter, value) for value in choices])
-        case Integer(low=low, high=high, log=log, step=step):
-            return IntDistribution(low, low + (high - low) // step * step, log=log, step=step)
-        case Continuous(low=low, high=high, log=log) | Listed(low=low, high=high, log=log):
-            return FloatDistribution(low, high, log=log)
-
-
-def _storable(parameter: Parameter, value: Any) -> Any:
-    if not isinstance(parameter, Categorical):
-        return value
-    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
 
 
 def slug(label: str) -> str:

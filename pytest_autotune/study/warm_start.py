@@ -6,10 +6,11 @@ Measurements of elsewhere do not count here, but what was best there is often go
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from pytest_autotune.scoring.records import TrialRecord, effective
-from pytest_autotune.space.space import Categorical, Listed, Parameter, Point, Space, point_key
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.protocol import History
 from pytest_autotune.strategies.unseen import nearest_unseen
 
@@ -54,31 +55,10 @@ def fit(space: Space, point: Point) -> Point | None:
     """
     import numpy as np
 
-    wanted = {p.name: _nearest(p, point.get(p.name)) for p in space.parameters}
+    wanted = {p.name: p.nearest(point.get(p.name)) for p in space.parameters}
     found = nearest_unseen(space, wanted, History(), np.random.default_rng(0))
     if found is None:
         return None
     changed = sum(value != wanted[name] for name, value in found.items())
     # In a space that cannot be listed the nearest may not be found, but some other.
     return found if changed <= max(len(found) // 2, 1) else None
-
-
-def _nearest(parameter: Parameter, value: Any) -> Any:
-    """Return the value of ``parameter`` that is nearest to ``value``."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if isinstance(parameter, Categorical):
-        try:
-            return parameter.value(parameter.index(value))
-        except ValueError:
-            if number is None or not parameter.ordered:
-                return parameter.value(0)
-        return min(parameter.choices, key=lambda choice: abs(choice - number))
-    if number is None:
-        return parameter.value(0) if parameter.size is not None else parameter.low
-    if isinstance(parameter, Listed):
-        return min(parameter.values, key=lambda known: abs(known - number))
-    inside = min(max(number, parameter.low), parameter.high)
-    if parameter.size is None:
-        return float(inside)
-    index = round((inside - parameter.low) / (parameter.step or 1))
-    return parameter.value(min(index, parameter.size - 1))

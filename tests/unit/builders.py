@@ -13,7 +13,9 @@ from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
 from pytest_autotune.scoring.slo import SLO, Bound, Compliance
-from pytest_autotune.space.space import Point, Space
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.ranges import Continuous
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
@@ -201,7 +203,7 @@ def in_space(space: Space, point: Point) -> bool:
         return False
     for name, value in point.items():
         parameter = known[name]
-        if parameter.size is None:
+        if isinstance(parameter, Continuous) and parameter.size is None:
             if not (isinstance(value, float) and parameter.low <= value <= parameter.high):
                 return False
             continue

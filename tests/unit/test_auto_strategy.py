@@ -23,9 +23,11 @@ from builders import (
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import SLO
-from pytest_autotune.space.space import Point, Space
+from pytest_autotune.space import sampling
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.model import Optimization
-from pytest_autotune.strategies import History, StrategyContext, make_strategy
+from pytest_autotune.strategies import History, StrategyContext, make_strategy, unseen
 from pytest_autotune.strategies.auto import N_START, AutoStrategy
 
 TILES = {"x": [2**i for i in range(8)], "y": [2**i for i in range(8)], "pad": [0, 1]}
@@ -255,15 +257,16 @@ def test_a_space_of_which_hardly_a_point_is_valid_is_searched_in_bounded_time() 
         "a + b == 4000",
     )
     drawn = 0
-    whole = Space.draw
+    whole = sampling.draw
 
-    def counted(self: Space, rng: np.random.Generator) -> Point | None:
+    def counted(space: Space, rng: np.random.Generator) -> Point | None:
         nonlocal drawn
         drawn += 1
-        return whole(self, rng)
+        return whole(space, rng)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Space, "draw", counted)
+        patch.setattr(sampling, "draw", counted)
+        patch.setattr(unseen, "draw", counted)
         strategy = strategy_for("auto", space)
         records = search(strategy, 12, feasible(lambda point: 1 + abs(point["a"] - 900) / 1000))
     assert len({record.key for record in records}) == 12

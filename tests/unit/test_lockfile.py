@@ -44,8 +44,10 @@ from pytest_autotune.gate.lock.lockfile import (
     unchanged,
     write_lock,
 )
+from pytest_autotune.space import sampling
 from pytest_autotune.space.expressions import Expression
-from pytest_autotune.space.space import Point, Space
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.validation import MAX_DEPTH
 from pytest_autotune.study.environment import fingerprint
 
@@ -736,7 +738,7 @@ def misfit(parameters: Point, space: Space, **changes: Any) -> str:
 
 def test_an_entry_of_a_plan_fits_it() -> None:
     plan = make_plan(make_spec(MIXED, slo=[{"metric": "x", "max": 1}]))
-    point = plan.spec.space.example()
+    point = sampling.example(plan.spec.space)
     held = entry(parameters=point, digests=digests_of(plan.key()), objective=plan.objective.name)
     notes = check_fits(
         held,
@@ -956,7 +958,7 @@ near = st.sampled_from(
 @settings(deadline=None, max_examples=200)
 @given(st.data(), st.sampled_from(SPACES), st.integers(0, 99))
 def test_exactly_the_points_of_the_space_fit(data: st.DataObject, space: Space, seed: int) -> None:
-    drawn = space.draw(np.random.default_rng(seed))
+    drawn = sampling.draw(space, np.random.default_rng(seed))
     assert drawn is not None
     assert fits(entry(parameters=json.loads(json.dumps(drawn))), space) == ()
     point = dict(drawn)

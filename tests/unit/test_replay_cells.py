@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import UserError
-from pytest_autotune.replay.cells import Matcher, read_cell, read_text, write_cell
+from pytest_autotune.replay.cells import indices_of, read_cell, read_text, write_cell
 from pytest_autotune.replay.columns import Columns, metric_column
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.space.space import INACTIVE, OUTSIDE, Categorical, Continuous, Integer
+from pytest_autotune.space.categorical import Categorical
+from pytest_autotune.space.parameters import INACTIVE, OUTSIDE
+from pytest_autotune.space.ranges import Continuous, Integer
 from pytest_autotune.text.values import canonical
 
 plain = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
@@ -34,8 +36,8 @@ values = st.recursive(
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(choices=st.lists(values, min_size=1, max_size=6, unique_by=canonical))
 def test_every_choice_is_found_by_its_cell(choices: list[Any]) -> None:
-    matcher = Matcher(Categorical(name="a", choices=tuple(choices)))
-    found = matcher.indices([write_cell(choice) for choice in choices])
+    matcher = Categorical(name="a", choices=tuple(choices))
+    found = indices_of(matcher, [write_cell(choice) for choice in choices])
     # 1 and 1.0 are two choices, and one value.
     assert [choices[at] == choice for at, choice in zip(found, choices, strict=True)]
     assert all(at >= 0 for at in found)
@@ -64,16 +66,16 @@ def test_a_value_is_written_as_plainly_as_it_can_be(value: Any, cell: str) -> No
 
 
 def test_numbers_of_a_range_are_held_to_its_steps() -> None:
-    real = Matcher(Continuous(name="x", low=0.0, high=1.0, step=0.1))
-    assert real.indices(["0.3", "0.30000000000000004", "0.31", "1", "1.05", "1.2", ""]) == [
+    real = Continuous(name="x", low=0.0, high=1.0, step=0.1)
+    assert indices_of(real, ["0.3", "0.30000000000000004", "0.31", "1", "1.05", "1.2", ""]) == [
         3, 3, OUTSIDE, 10, OUTSIDE, OUTSIDE, INACTIVE,
     ]  # fmt: skip
     # A spec may give a real range a whole step.
-    whole = Matcher(Continuous(name="x", low=0, high=9, step=1))
-    assert whole.indices(["3.0", "3.4", "x"]) == [3, OUTSIDE, OUTSIDE]
-    assert Matcher(Continuous(name="x", low=2.0, high=2.0)).indices(["2", "3"]) == [0, OUTSIDE]
-    steps = Matcher(Integer(name="x", low=2, high=9, step=3))
-    assert steps.indices(["2", "5.0", "6", "8", "11"]) == [0, 1, OUTSIDE, 2, OUTSIDE]
+    whole = Continuous(name="x", low=0, high=9, step=1)
+    assert indices_of(whole, ["3.0", "3.4", "x"]) == [3, OUTSIDE, OUTSIDE]
+    assert indices_of(Continuous(name="x", low=2.0, high=2.0), ["2", "3"]) == [0, OUTSIDE]
+    steps = Integer(name="x", low=2, high=9, step=3)
+    assert indices_of(steps, ["2", "5.0", "6", "8", "11"]) == [0, 1, OUTSIDE, 2, OUTSIDE]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

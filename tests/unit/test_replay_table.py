@@ -17,7 +17,10 @@ from pytest_autotune.replay.table import Recording
 from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome
-from pytest_autotune.space.space import Categorical, Integer, Listed, Point, Space
+from pytest_autotune.space.categorical import Categorical
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.ranges import Integer, Listed
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History

@@ -34,7 +34,7 @@ from search_spaces import (
 )
 
 from pytest_autotune.scoring.records import Outcome
-from pytest_autotune.space.space import Point
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import History, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen
 

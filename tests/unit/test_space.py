@@ -18,21 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SpecError
+from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import Expression
-from pytest_autotune.space.space import (
-    INACTIVE,
-    MAX_POOL,
-    Categorical,
-    Continuous,
-    Integer,
-    Listed,
-    Listing,
-    Parameter,
-    Point,
-    Space,
-    draw_value,
-    point_key,
-)
+from pytest_autotune.space.listing import Listing
+from pytest_autotune.space.parameters import INACTIVE, Parameter, Point, point_key
+from pytest_autotune.space.ranges import Continuous, Integer, Listed
+from pytest_autotune.space.sampling import draw, example
+from pytest_autotune.space.space import MAX_POOL, Space
 from pytest_autotune.text.values import canonical, label
 
 
@@ -240,7 +232,7 @@ def test_a_continuous_or_huge_space_is_sampled_and_never_listed(parameters: dict
     space = make_space(parameters)
     assert space.pool is None
     rng = np.random.default_rng(0)
-    drawn = [space.draw(rng) for _ in range(50)]
+    drawn = [draw(space, rng) for _ in range(50)]
     assert time.monotonic() - started < 5
     assert all(point is not None and in_space(space, point) for point in drawn)
     assert len({point_key(point) for point in drawn if point is not None}) >= 49
@@ -257,11 +249,11 @@ def test_a_large_space_that_its_constraints_make_small_is_listed() -> None:
 @pytest.mark.parametrize("base", [GEMM, MIXED], ids=["gemm", "mixed"])
 def test_every_draw_is_valid_and_the_same_for_the_same_seed(base: Mapping[str, Any]) -> None:
     space = make_spec(base).space
-    first, second = ([space.draw(np.random.default_rng(3)) for _ in range(5)] for _ in range(2))
+    first, second = ([draw(space, np.random.default_rng(3)) for _ in range(5)] for _ in range(2))
     assert first == second
     rng = np.random.default_rng(4)
     for _ in range(40):
-        point = space.draw(rng)
+        point = draw(space, rng)
         assert point is not None
         assert in_space(space, point)
         assert list(point) == [name for name in space.names if name in point]
@@ -270,7 +262,7 @@ def test_every_draw_is_valid_and_the_same_for_the_same_seed(base: Mapping[str, A
 def test_draws_are_spread_evenly_over_the_valid_points() -> None:
     space = make_space({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}, "a <= b")
     rng = np.random.default_rng(0)
-    counts = Counter(point_key(space.draw(rng) or {}) for _ in range(5000))
+    counts = Counter(point_key(draw(space, rng) or {}) for _ in range(5000))
     assert len(counts) == 10
     assert max(counts.values()) < 1.25 * min(counts.values())
 
@@ -278,7 +270,7 @@ def test_draws_are_spread_evenly_over_the_valid_points() -> None:
 def test_a_point_among_millions_is_found() -> None:
     wide = {"type": "integer", "low": 1, "high": 5000}
     space = make_space({"a": wide, "b": wide, "c": wide}, "a == b", "b == c", "a > 10")
-    point = space.draw(np.random.default_rng(0))
+    point = draw(space, np.random.default_rng(0))
     assert point is not None
     assert point["a"] == point["b"] == point["c"] > 10
 
@@ -287,7 +279,7 @@ def test_a_space_without_valid_points_gives_none() -> None:
     parameters = (Integer(name="a", low=1, high=10**9), Continuous(name="b", low=0.0, high=1.0))
     space = Space(parameters=parameters, constraints=(Expression.parse("a < b"),))
     assert space.pool is None
-    assert space.draw(np.random.default_rng(0)) is None
+    assert draw(space, np.random.default_rng(0)) is None
 
 
 integers = st.builds(
@@ -332,7 +324,7 @@ def test_drawn_values_are_values_of_the_parameter(
     parameter: Integer | Continuous, seed: int
 ) -> None:
     space = Space(parameters=(parameter,))
-    point = space.draw(np.random.default_rng(seed))
+    point = draw(space, np.random.default_rng(seed))
     assert point is not None
     assert in_space(space, point)
     assert json.loads(json.dumps(point)) == point
@@ -361,18 +353,18 @@ def test_fault_3_a_logarithmic_range_is_drawn_evenly_in_the_logarithm() -> None:
         Continuous(name="p", low=1.0, high=10_000.0, log=True),
         Integer(name="p", low=1, high=10_000, log=True),
     ):
-        drawn = [draw_value(parameter, rng) for _ in range(2000)]
+        drawn = [parameter.draw(rng) for _ in range(2000)]
         below = sum(value < 100 for value in drawn)
         assert 900 < below < 1100
         assert all(1 <= value <= 10_000 for value in drawn)
     plain = Continuous(name="p", low=1.0, high=10_000.0)
-    assert sum(draw_value(plain, rng) < 100 for _ in range(2000)) < 60
+    assert sum(plain.draw(rng) < 100 for _ in range(2000)) < 60
 
 
 def test_both_ends_of_a_logarithmic_range_are_drawn() -> None:
     rng = np.random.default_rng(0)
     parameter = Integer(name="p", low=1, high=3, log=True)
-    drawn = Counter(draw_value(parameter, rng) for _ in range(1000))
+    drawn = Counter(parameter.draw(rng) for _ in range(1000))
     shares = {value: math.log((value + 0.5) / (value - 0.5)) / math.log(7) for value in (1, 2, 3)}
     assert {value: drawn[value] / 1000 for value in drawn} == pytest.approx(shares, abs=0.05)
 
@@ -491,12 +483,12 @@ def test_of_listed_points_those_remain_that_are_valid() -> None:
     assert full.is_valid({"a": 2, "b": 4, "c": "x"})
     assert not space.is_valid({"a": 2, "b": 4, "c": "x"})
     assert not space.is_valid({"a": 1, "b": 5, "d": 1})
-    assert space.example() == {"a": 1, "b": 5}
+    assert example(space) == {"a": 1, "b": 5}
     rng = np.random.default_rng(0)
-    drawn = Counter(point_key(space.draw(rng) or {}) for _ in range(200))
+    drawn = Counter(point_key(draw(space, rng) or {}) for _ in range(200))
     assert set(drawn) == {point_key(point) for point in points_of(space)}
     assert min(drawn.values()) > 60
-    assert listed_space(full, points[3:]).draw(rng) is None
+    assert draw(listed_space(full, points[3:]), rng) is None
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -585,4 +577,4 @@ def test_a_listed_number_is_found_by_value() -> None:
     for wrong in (0.0, 0.2, 4.0, math.nan):
         with pytest.raises(ValueError, match="is not a value of x"):
             parameter.index(wrong)
-    assert draw_value(parameter, np.random.default_rng(0)) in parameter.values
+    assert parameter.draw(np.random.default_rng(0)) in parameter.values

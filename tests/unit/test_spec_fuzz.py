@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.space.expressions import Expression
-from pytest_autotune.space.space import Continuous, Integer, point_key
+from pytest_autotune.space.parameters import point_key
+from pytest_autotune.space.ranges import Continuous, Integer
 from pytest_autotune.spec.loading import load_file, load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History, StrategyContext, make_strategy

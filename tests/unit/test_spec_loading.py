@@ -13,7 +13,7 @@ from builders import TASK_FILE, document
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.scoring.slo import SLO, Bound
-from pytest_autotune.space.space import Categorical
+from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.spec.loading import (
     find_spec_file,
     load_all,

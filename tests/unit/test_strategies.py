@@ -30,7 +30,8 @@ from builders import (
 from pytest_autotune.errors import OptionError, SpecError
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE
-from pytest_autotune.space.space import Point, Space, point_key
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.model import Optimization
 from pytest_autotune.strategies import (
     BUILT_IN,

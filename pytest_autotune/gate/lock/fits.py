@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError
 from pytest_autotune.gate.lock.lockfile import LockEntry, LockError, digests_of
 from pytest_autotune.space.expressions import identifier
-from pytest_autotune.space.space import Categorical, Integer, Parameter, Space
+from pytest_autotune.space.space import Space
 from pytest_autotune.spec.validation import MAX_ERRORS
 from pytest_autotune.text.places import Origin, json_pointer
-from pytest_autotune.text.suggest import did_you_mean, nearest, shown
-from pytest_autotune.text.values import canonical
+from pytest_autotune.text.suggest import nearest, shown
 
 _ADVICE: Final = "tune and lock again: pytest --autotune --autotune-lock"
-#: So many choices of a parameter are named in a message.
-_LISTED: Final = 12
 
 
 def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
@@ -102,9 +98,9 @@ def _name_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> It
 def _value_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:
     for parameter in space.parameters:
         value = point.get(parameter.name)
-        if parameter.name in point and not _takes(parameter, value):
+        if parameter.name in point and not parameter.contains(value):
             where = origin.at("parameters", parameter.name)
-            yield f"{where}: {shown(value)} is not {_allowed(parameter, value)}"
+            yield f"{where}: {shown(value)} is not {parameter.expected(value)}"
 
 
 def _condition_problems(
@@ -112,7 +108,7 @@ def _condition_problems(
 ) -> Iterator[str]:
     for parameter in space.parameters:
         name, when = parameter.name, parameter.when
-        active = space.is_active(parameter, scope)
+        active = parameter.is_active(scope)
         if when is None or active == (name in point):
             continue
         values = _values(when.names, scope)
@@ -133,35 +129,3 @@ def _values(names: frozenset[str], scope: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name}={shown(scope[name])}" if name in scope else f"no {name}" for name in sorted(names)
     )
-
-
-def _takes(parameter: Parameter, value: Any) -> bool:
-    """Tell whether ``value`` is one of the parameter's, of the right type too."""
-    if isinstance(parameter, Categorical):
-        return canonical(value) in map(canonical, parameter.choices)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if isinstance(parameter, Integer):
-        return isinstance(value, int) and value in range(
-            parameter.low, parameter.high + 1, parameter.step
-        )
-    if not parameter.low <= value <= parameter.high:
-        return False
-    if parameter.step is None:
-        return True
-    try:
-        nearest_value = parameter.value(parameter.index(value))
-    except ValueError:  # closer to a step past the end
-        return False
-    return math.isclose(value, nearest_value, abs_tol=1e-9 * parameter.step)
-
-
-def _allowed(parameter: Parameter, value: Any) -> str:
-    if isinstance(parameter, Categorical):
-        choices = [shown(choice) for choice in parameter.choices[:_LISTED]]
-        more = ["…"] if len(parameter.choices) > _LISTED else []
-        words = [choice for choice in parameter.choices if isinstance(choice, str)]
-        return f"one of {', '.join([*choices, *more])}{did_you_mean(value, words)}"
-    kind = "whole number" if isinstance(parameter, Integer) else "number"
-    step = "" if parameter.step in (None, 1) else f" in steps of {parameter.step}"
-    return f"a {kind} from {parameter.low} to {parameter.high}{step}"

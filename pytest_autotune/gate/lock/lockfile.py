@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import UserError
-from pytest_autotune.space.space import point_key
+from pytest_autotune.space.parameters import point_key
 from pytest_autotune.spec.validation import MAX_DEPTH, MAX_ERRORS, schema_lines
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.text.numbers import quantity

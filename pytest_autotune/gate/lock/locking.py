@@ -35,7 +35,7 @@ from pytest_autotune.gate.lock.lockfile import (
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.scoring.objective import RACE_MARGIN
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.space.space import Point, point_key
+from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.pinned import PINNED
 from pytest_autotune.study.study import Plan
