@@ -1,4 +1,4 @@
-"""Compare one pinned study: with an old revision, or with what was stored when it was pinned."""
+"""Compare one pinned study: with an old revision, or with the baseline in the lock file."""
 
 from __future__ import annotations
 
@@ -14,29 +14,25 @@ from typing import Any, Final, NoReturn
 from pytest_autotune.errors import AutotuneError, UserError
 from pytest_autotune.gate.compare.baseline import LEAST_SESSIONS, compare_with_baseline
 from pytest_autotune.gate.compare.comparison import GatedMetric, Side, compare
-from pytest_autotune.gate.history import history
+from pytest_autotune.gate.history import results as history
 from pytest_autotune.gate.launch.harness import Harness
-from pytest_autotune.gate.launch.launch import Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.launch.launcher import Launcher, LaunchFailed, LaunchResult
 from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
-from pytest_autotune.gate.lock.lockfile import (
-    LOCK_NAME,
-    LockEntry,
-    digests_of,
-    environment_changes,
-    is_comparable,
-    parse_lock,
-)
+from pytest_autotune.gate.lock.entry import LockEntry, digests_of
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, parse_lock
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.gate.outcome import GateOutcome
-from pytest_autotune.gate.revision.dependencies import differences
-from pytest_autotune.gate.revision.revision import Commit, Repository, RevisionError, worktree
+from pytest_autotune.gate.revision.dependencies import changed_dependency_files
+from pytest_autotune.gate.revision.git import RevisionError
+from pytest_autotune.gate.revision.repository import Commit, Repository
+from pytest_autotune.gate.revision.worktree import worktree
 from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.environment import environment_changes, fingerprint
 from pytest_autotune.study.study import Plan
 
-#: So many of the latest sessions tell how much they differ.
+#: The number of latest sessions whose differences count.
 _SESSIONS: Final = 20
-#: What may have been bad luck is launched once more.
+#: Failures that may be bad luck: such a launch is repeated once.
 _REPEATED: Final = frozenset({"failed", "crashed"})
 _SIDES: Final[Mapping[Side, str]] = {"old": "the old revision", "new": "the working tree"}
 
@@ -52,7 +48,7 @@ class Case:
 
 
 class _SideFailed(AutotuneError):
-    """One side gives nothing to compare; ``details`` are the end of what it said."""
+    """One side has no result; ``details`` are the end of its output."""
 
     def __init__(self, side: Side, cause: LaunchFailed) -> None:
         self.side = side
@@ -79,9 +75,9 @@ class _OldRevision:
 class Judge:
     """Compares studies of one run.
 
-    ``against`` is the old revision, None for the stored baseline. ``state`` is where the history
-    and logs are; ``deadline`` is on the monotonic clock; ``say`` is told a study and how many
-    pairs there are. Close ``resources`` at the end.
+    ``against`` is the old revision, None for the stored baseline. ``state`` is the folder of the
+    history and the logs. ``deadline`` is on the monotonic clock. ``say`` is called with a study
+    and the number of its pairs. Close ``resources`` at the end.
     """
 
     harness: Harness
@@ -93,7 +89,7 @@ class Judge:
     _old: _OldRevision | None = None
 
     def judge(self, case: Case) -> GateOutcome:
-        """Return what the gate says of a study."""
+        """Return the outcome of the gate for a study."""
         plan, record = case.plan, case.record
         known: dict[str, Any] = {
             "study": plan.label,
@@ -112,7 +108,7 @@ class Judge:
                 return self._with_revision(case, metrics, self.against, known)
             return self._with_baseline(case, metrics, known)
         except (RevisionError, OSError) as error:
-            # It says nothing of the new code.
+            # That is no fault of the new code.
             return GateOutcome(judgement="inconclusive", reason=str(error), **known)
         except UserError as error:
             return GateOutcome(judgement="failed", reason=str(error), **known)
@@ -211,7 +207,7 @@ class Judge:
 
 
 class _Launches:
-    """Launches either side, once more where it failed, and takes from it what is compared."""
+    """Launches either side, repeats a failed launch, and returns the compared metrics."""
 
     def __init__(
         self,
@@ -241,7 +237,7 @@ class _Launches:
         self._broken[side] += launched.missed
         return found
 
-    def _launch(self, side: Side, seed: int) -> Launched:
+    def _launch(self, side: Side, seed: int) -> LaunchResult:
         launcher = self._sides[side]
         try:
             return launcher.launch(self._nodeids, seed, self._deadline)
@@ -256,7 +252,7 @@ class _Launches:
     def _fail(self, side: Side, error: LaunchFailed) -> NoReturn:
         raise _SideFailed(side, error) from None
 
-    def _picked(self, launched: Launched) -> Mapping[str, float]:
+    def _picked(self, launched: LaunchResult) -> Mapping[str, float]:
         missing = [m.name for m in self._metrics if m.name not in launched.metrics]
         if missing:
             msg = f"it did not report {', '.join(missing)}"
@@ -264,7 +260,7 @@ class _Launches:
         return {metric.name: launched.metrics[metric.name] for metric in self._metrics}
 
     def note_broken(self) -> None:
-        """Say which SLOs single launches missed."""
+        """Add notes on the bounds that single launches missed."""
         self._notes += [
             f"SLO {label} was missed in {labels.count(label)} launches of {_SIDES[side]}"
             for side, labels in self._broken.items()
@@ -275,7 +271,7 @@ class _Launches:
 def _read_revision(
     root: Path, repository: Repository, commit: Commit, rev: str, tree: Path
 ) -> _OldRevision:
-    """Return a revision with what its lock file pins, and what is declared otherwise in it."""
+    """Return a revision with the entries of its lock file, and notes on what differs."""
     name = rev if rev == commit.short else f"{rev} = {commit.short}"
     entries: Mapping[str, LockEntry] | None = {}
     notes = []
@@ -286,22 +282,24 @@ def _read_revision(
         except UserError as error:
             entries = None
             notes.append(f"{error}; it was run with what is pinned now")
-    declared = differences(repository, commit, repository.top, [root])
-    notes += [f"dependencies: {change}" for change in declared]
+    declared = changed_dependency_files(repository, commit, root)
     if declared:
-        notes.append("both revisions were run with what is installed here")
+        notes.append(
+            f"dependencies differ in {', '.join(declared)}: both revisions were run with what is "
+            "installed here"
+        )
     title = f'{name} "{commit.subject}"'
     return _OldRevision(title=title, tree=tree, entries=entries, notes=notes)
 
 
 def _obstacle(plan: Plan, entry: LockEntry, metrics: Sequence[GatedMetric]) -> str:
-    """Return why nothing can be compared with the stored baseline, empty if it can."""
+    """Return the reason against a comparison with the stored baseline, empty without one."""
     here = fingerprint()
-    if not is_comparable(entry.fingerprint, here):
-        changes = "; ".join(environment_changes(entry.fingerprint, here))
+    changes = environment_changes(entry.fingerprint, here)
+    if changes:
         return (
-            f"the baseline is from another environment ({changes}): compare with a revision "
-            "(--autotune-against REV), or lock it here"
+            f"the baseline is from another environment ({'; '.join(changes)}): compare with a "
+            "revision (--autotune-against REV), or lock it here"
         )
     digests = digests_of(plan.key())
     if any(digests[part] != entry.digests[part] for part in ("workload", "server")):
@@ -313,16 +311,16 @@ def _obstacle(plan: Plan, entry: LockEntry, metrics: Sequence[GatedMetric]) -> s
 
 
 def _locked_at(entry: LockEntry) -> float:
-    """Return the beginning of the day that an entry is of: days before, it was other code."""
+    """Return the beginning of an entry's day. Earlier results are of other code."""
     day = dt.date.fromisoformat(entry.locked)
     return dt.datetime(day.year, day.month, day.day, tzinfo=dt.timezone.utc).timestamp()
 
 
 def deadline_of(started: float, timeout: float | None) -> float | None:
-    """Return when a run is to end, on the monotonic clock; ``started`` is since the epoch."""
+    """Return the end of a run on the monotonic clock; ``started`` is since the epoch."""
     return None if timeout is None else time.monotonic() + started + timeout - time.time()
 
 
 def _seed(plan: Plan) -> int:
-    """Return the first of the seeds for launches; the search has used none of them."""
+    """Return the first seed for launches. The search has used none of them."""
     return plan.seed + 1_000_000

@@ -281,13 +281,14 @@ class TuningSession:
         """Return what the lock file pins for a study that is searched anew, if anything."""
         if not plan.begins_warm:
             return ()
-        from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockError, read_lock
+        from pytest_autotune.gate.lock.entry import LockError
+        from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 
         path = self.config.rootpath / LOCK_NAME
         if not path.exists():
             return ()
         try:
-            entry = read_lock(path).entries.get(plan.label)
+            entry = read_lock_file(path).entries.get(plan.label)
         except LockError as error:
             self._notice(nodeid, f"no warm start: {error}")
             return ()

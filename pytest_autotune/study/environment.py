@@ -35,6 +35,9 @@ LIBRARIES: Final = (
     "triton",
     "vllm",
 )
+#: The hardware in a fingerprint; the rest is software, which people upgrade on purpose.
+HARDWARE: Final = ("cpu", "cpus", "memory", "machine", "system", "gpus", "gpu_clocks")
+_ABSENT: Final = "none"
 
 
 def visible_gpus() -> int:
@@ -107,3 +110,37 @@ def fingerprint() -> Mapping[str, str]:
         "python": f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}",
         "system": platform.system(),
     }
+
+
+def environment_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return the differences between two fingerprints, none if they are comparable.
+
+    Of the libraries only those that differ are named.
+    """
+    changes = []
+    for name in {**old, **new}:
+        if old.get(name) == new.get(name):
+            continue
+        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        libraries = _library_changes(before, after) if name == "libraries" else ""
+        changes.append(f"{name}: {libraries or f'{before} → {after}'}")
+    return changes
+
+
+def _library_changes(before: str, after: str) -> str:
+    old, new = _versions(before), _versions(after)
+    return ", ".join(
+        f"{name} {new[name]} added"
+        if name not in old
+        else f"{name} {old[name]} removed"
+        if name not in new
+        else f"{name} {old[name]} → {name} {new[name]}"
+        for name in sorted({**old, **new})
+        if old.get(name) != new.get(name)
+    )
+
+
+def _versions(listed: str) -> Mapping[str, str]:
+    """Return the versions by name of a fingerprint's ``libraries``."""
+    parts = [item.partition(" ") for item in listed.split(", ") if item and item != _ABSENT]
+    return {name: version for name, _, version in parts}

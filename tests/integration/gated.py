@@ -16,13 +16,8 @@ from typing import Any
 
 from project import kill
 
-from pytest_autotune.gate.lock.lockfile import (
-    LockedMetric,
-    LockEntry,
-    digests_of,
-    read_lock,
-    write_lock,
-)
+from pytest_autotune.gate.lock.entry import LockedMetric, LockEntry, digests_of
+from pytest_autotune.gate.lock.lockfile import read_lock_file, write_lock
 from pytest_autotune.spec.loading import load_named
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.settings import Settings
@@ -102,7 +97,7 @@ class Gated:
         self, *nodeids: str, cost: float = 1.0, spec: str = "kernel", a: int = 1, **other: Any
     ) -> None:
         """Pin studies of one spec in the lock file, as locking here would."""
-        entries = dict(read_lock(self.lock_file).entries) if self.lock_file.exists() else {}
+        entries = dict(read_lock_file(self.lock_file).entries) if self.lock_file.exists() else {}
         for nodeid in nodeids or ("test_kernel.py",):
             plan = Plan.make(nodeid, load_named(self.root, spec), Settings())
             metric = LockedMetric(median=cost, low=cost, high=cost, launches=3)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from pytest_autotune.gate.launch.harness import _OWN, Harness
-from pytest_autotune.gate.launch.launch import PACKAGE, PATH
+from pytest_autotune.gate.launch.launcher import PACKAGE, PATH
 from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
 
 Make: TypeAlias = Callable[..., Harness]

@@ -19,8 +19,8 @@ import pytest
 
 import pytest_autotune
 from pytest_autotune.gate.compare.comparison import OutOfTime
-from pytest_autotune.gate.launch import launch
-from pytest_autotune.gate.launch.launch import Checkout, Launched, Launcher, LaunchFailed
+from pytest_autotune.gate.launch import launcher as launch
+from pytest_autotune.gate.launch.launcher import Checkout, Launcher, LaunchFailed, LaunchResult
 
 HEAD: Final = """
 import os, signal, sys
@@ -71,7 +71,7 @@ class Project:
     def log(self) -> str:
         return self.launcher.log.read_text()
 
-    def launch(self, *nodeids: str, seed: int = 7, lenient: bool = True) -> Launched:
+    def launch(self, *nodeids: str, seed: int = 7, lenient: bool = True) -> LaunchResult:
         launcher = replace(self.launcher, lenient=lenient)
         return launcher.launch(nodeids or ("test_it.py::test_it[pinned]",), seed)
 
@@ -108,7 +108,7 @@ def test_a_launch_finds_what_its_tests_report(
     # Penalties are in it, as the soft bound was missed.
     assert found.score is not None
     assert found.score > 4.0
-    assert [row["label"] for row in found.slo] == ["size", "cost"]
+    assert [result.bound.label for result in found.bounds] == ["size", "cost"]
     assert found.broken == []
     assert "1 passed" in project.log
 
@@ -288,7 +288,8 @@ def test_code_of_the_working_tree_is_not_taken_for_the_old_one(
 
 def test_one_file_of_the_working_tree_is_named_alone(project: Project, tmp_path: Path) -> None:
     project.checkout = {"top": project.path, "not_from": tmp_path / "top"}
-    document = {"uncollected": [], "files": [str(tmp_path / "top" / "kernel.py")], "record": None}
+    files = [str(tmp_path / "top" / "kernel.py")]
+    document = {"failure": None, "files": files, "record": None}
     with pytest.raises(LaunchFailed, match=r"it imported \S+kernel.py of the working tree, so "):
         project.launcher._read(document, 0)
 

@@ -10,18 +10,11 @@ from typing import Any, Final
 import pytest
 from builders import make_bound, make_plan, make_record, make_spec
 
-from pytest_autotune.gate.launch.launch import Launched, LaunchFailed
-from pytest_autotune.gate.lock.lockfile import (
-    LOCK_NAME,
-    LockEntry,
-    LockError,
-    LockFile,
-    read_lock,
-    write_lock,
-)
+from pytest_autotune.gate.launch.launcher import LaunchFailed, LaunchResult
+from pytest_autotune.gate.lock.entry import LockEntry, LockError
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file, write_lock
 from pytest_autotune.gate.lock.locking import CONTENDERS, LAUNCHES, Locking, Pinning
-from pytest_autotune.report.text import compliance_rows
-from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import SLO, check
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.study import Plan, Stop
@@ -58,7 +51,7 @@ class FakeLauncher:
     fake: Fake
     a: int
 
-    def launch(self, nodeids: Sequence[str], seed: int) -> Launched:
+    def launch(self, nodeids: Sequence[str], seed: int) -> LaunchResult:
         fake = self.fake
         cost = fake.costs[self.a]
         count = fake.order.count(self.a)
@@ -69,11 +62,11 @@ class FakeLauncher:
         value = cost if isinstance(cost, int | float) else cost[count]
         metrics = {"cost": float(value), **fake.extra}
         compliance = check(fake.slo, metrics)
-        return Launched(
-            outcome="feasible" if compliance.feasible else "infeasible",
+        return LaunchResult(
+            outcome=Outcome.FEASIBLE if compliance.feasible else Outcome.INFEASIBLE,
             metrics=metrics,
             score=-value if fake.maximize else value,
-            slo=compliance_rows(compliance),
+            bounds=compliance.results,
         )
 
 
@@ -107,12 +100,12 @@ class Locks:
         pinning = Pinning(
             launcher=fake.launcher, force=force, commit="1a2b3c", say=self.said.append
         )
-        lock = read_lock(self.path) if self.path.exists() else LockFile(self.path, {})
+        lock = read_lock_file(self.path) if self.path.exists() else LockFile(self.path, {})
         return pinning.lock(summaries, lock, self.path)
 
     @property
     def entries(self) -> Mapping[str, LockEntry]:
-        return read_lock(self.path).entries if self.path.exists() else {}
+        return read_lock_file(self.path).entries if self.path.exists() else {}
 
     @property
     def entry(self) -> LockEntry:

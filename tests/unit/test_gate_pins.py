@@ -8,14 +8,14 @@ import pytest
 from builders import make_plan, make_spec
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.gate.lock.lockfile import (
+from pytest_autotune.gate.lock.entry import (
     LockedBound,
     LockedMetric,
     LockEntry,
     LockError,
-    LockFile,
     digests_of,
 )
+from pytest_autotune.gate.lock.lockfile import LockFile
 from pytest_autotune.gate.lock.pins import LockPins, hardened
 from pytest_autotune.scoring.slo import SLO, Severity, check
 from pytest_autotune.study.settings import Settings

@@ -20,24 +20,23 @@ from types import ModuleType
 import pytest
 from builders import isolate_git
 
-from pytest_autotune.gate.revision.revision import (
-    Commit,
-    Repository,
-    RevisionError,
-    describe,
+from pytest_autotune.gate.revision.git import RevisionError
+from pytest_autotune.gate.revision.imports import (
     editable_roots,
     installed_copies,
     map_path,
     mapped_import_path,
     strays,
-    worktree,
 )
+from pytest_autotune.gate.revision.repository import Commit, Repository, describe
+from pytest_autotune.gate.revision.worktree import worktree
 
 #: Holds a worktree of HEAD until its input ends, or it is killed.
 _HOLDER = """
 import sys
 from pathlib import Path
-from pytest_autotune.gate.revision.revision import Repository, worktree
+from pytest_autotune.gate.revision.repository import Repository
+from pytest_autotune.gate.revision.worktree import worktree
 repository = Repository.find(Path(sys.argv[1]))
 with worktree(repository, repository.resolve("HEAD"), under=Path(sys.argv[2])) as tree:
     print(tree, flush=True)
@@ -368,26 +367,6 @@ def test_files_are_read_as_they_were(top: Path, repository: Repository) -> None:
     for absent in ("empty.txt", "sub", ".", "out", "..", "/etc/passwd", "a\nb", "x blob 3"):
         assert read(new, absent) is None, absent
     assert read(old, "sub/deep/ü.txt") is None
-
-
-def test_the_names_in_a_folder_are_as_they_were(top: Path, repository: Repository) -> None:
-    commit(top, "The third", sub__ü_txt="", sub__deep__more_txt="")
-    old, new = repository.resolve("HEAD~1"), repository.resolve("HEAD")
-    assert repository.names_at(old, Path()) == repository.names_at(old, top) == ["kernel.py", "sub"]
-    assert repository.names_at(old, Path("sub")) == ["inner.txt"]
-    assert sorted(repository.names_at(new, top / "sub")) == ["deep", "inner.txt", "ü.txt"]
-    assert repository.names_at(new, Path("absent")) == []
-    assert repository.names_at(new, top.parent) == []
-
-
-def test_what_git_ignores_is_told(top: Path, repository: Repository) -> None:
-    commit(top, "The third", tracked_lock="", _gitignore="*.lock\n")
-    git(top, "add", "--force", "tracked.lock")
-    git(top, "commit", "--quiet", "--message", "The fourth")
-    assert repository.ignores(top / "uv.lock")
-    assert not repository.ignores(top / "tracked.lock")
-    assert not repository.ignores(top / "uv.toml")
-    assert not repository.ignores(top.parent / "uv.lock")
 
 
 # Worktrees
@@ -930,8 +909,8 @@ def test_a_process_imports_the_old_revision_of_editable_installs(
     shutil.rmtree(top / "src" / "__pycache__", ignore_errors=True)
     begin = f"import sys, site; site.addsitedir({str(site)!r})\n"
     report = (
-        "from pytest_autotune.gate.revision import revision\n"
-        "print(*sys.path, *revision.editable_roots(), sep='\\n')"
+        "from pytest_autotune.gate.revision import imports\n"
+        "print(*sys.path, *imports.editable_roots(), sep='\\n')"
     )
     use = "import plain.code, pack.code\nprint(plain.code.__file__, pack.code.__file__)"
 

@@ -1,30 +1,43 @@
-"""The script of one launch: run the tests of a job, whose path is its argument.
+"""The script of one launch. Its argument is the path of a job, whose tests it runs.
 
-See :class:`~pytest_autotune.gate.launch.launch.Launcher`, which runs it, and
-:mod:`~pytest_autotune.plugin.gate.launch_hooks` for what it does.
+:class:`~pytest_autotune.gate.launch.launcher.Launcher` starts it. The hooks in
+:mod:`~pytest_autotune.plugin.gate.launch_hooks` write the result.
 """
 
 import os
 import sys
 
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(__file__):  # noqa: PTH120 - not yet
-    # The folder of this script is no place to import from. PYTHONSAFEPATH keeps it out by itself.
+    # Modules must not be imported from the folder of this script. PYTHONSAFEPATH ensures that, too.
     del sys.path[0]
 
 import json
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.config import ConftestImportFailure  # has no public name
 
 
 def _revived(value: object) -> object:
-    """Return an option's value as it was before it was written down."""
+    """Return the value of an option that was written as JSON."""
     if isinstance(value, dict):
         path = value.get("$path")
         return Path(path) if path is not None else {k: _revived(v) for k, v in value.items()}
     return [_revived(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _write_failure(job: Mapping[str, Any], kind: str, message: str) -> None:
+    """Write a result, unless the hooks wrote one that knows more."""
+    from pytest_autotune.system.files import replace_file
+
+    target = Path(job["result"])
+    if not target.exists():
+        failure = {"kind": kind, "message": message, "details": ""}
+        document: dict[str, Any] = {"failure": failure, "record": None, "files": []}
+        replace_file(target, json.dumps(document).encode())
 
 
 def main(path: str) -> int:
@@ -32,21 +45,23 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text("utf-8"))
     config = None
     try:
-        # As xdist makes the configuration of its workers from that of the controller.
+        # xdist configures its workers in this way.
         options = {name: _revived(value) for name, value in job["options"].items()}
         config = pytest.Config.fromdictargs(options, job["args"])
-        # Not before, as pytest wants to be the one who imports plugins.
+        # Imported late, as pytest has to import plugins itself.
         from pytest_autotune.plugin.gate.launch_hooks import LaunchHooks
 
         config.pluginmanager.register(LaunchHooks(job), "autotune-launch")
         return int(config.hook.pytest_cmdline_main(config=config))
     except ConftestImportFailure as error:
-        # As pytest.main() does, in its words.
+        # The same message as that of pytest.main().
         cause = "".join(traceback.format_exception_only(error.cause))
         print(f"ImportError while loading conftest {error.path}: {cause}", file=sys.stderr)  # noqa: T201
+        _write_failure(job, "not importable", "its conftest file cannot be imported")
         return int(pytest.ExitCode.USAGE_ERROR)
     except pytest.UsageError as error:
         print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201 - goes into the launch's log
+        _write_failure(job, "failed", "pytest does not start there")
         return int(pytest.ExitCode.USAGE_ERROR)
     finally:
         if config is not None:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.gate.launch.launch import PACKAGE, PATH, Checkout, Launcher
-from pytest_autotune.gate.revision.revision import (
-    Repository,
-    RevisionError,
+from pytest_autotune.gate.launch.launcher import PACKAGE, PATH, Checkout, Launcher
+from pytest_autotune.gate.revision.git import RevisionError
+from pytest_autotune.gate.revision.imports import (
     editable_roots,
     installed_copies,
     map_path,
     mapped_import_path,
 )
+from pytest_autotune.gate.revision.repository import Repository
 
 if TYPE_CHECKING:
     import pytest

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError
-from pytest_autotune.gate.lock.lockfile import LockEntry, LockError, digests_of
+from pytest_autotune.gate.lock.entry import LockEntry, LockError, digests_of
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.validation import MAX_ERRORS

@@ -9,32 +9,31 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import pytest_autotune
 from pytest_autotune.errors import UserError
-from pytest_autotune.gate.launch.launch import Launched, Launcher, LaunchFailed
-from pytest_autotune.gate.lock.fits import check_fits
-from pytest_autotune.gate.lock.lockfile import (
-    LOCK_NAME,
+from pytest_autotune.gate.launch.launcher import Launcher, LaunchFailed, LaunchResult
+from pytest_autotune.gate.lock.entry import (
     LockedBound,
     LockedMetric,
     LockEntry,
     LockError,
-    LockFile,
     digests_of,
     foreign,
     refusal,
     unchanged,
-    write_lock,
 )
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, write_lock
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.scoring.objective import RACE_MARGIN
-from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.pinned import PINNED
@@ -65,14 +64,14 @@ class Locking:
 class _Contender:
     params: Point
     origin: str
-    launches: list[Launched] = field(default_factory=list)
+    launches: list[LaunchResult] = field(default_factory=list)
     trouble: str = ""
 
     @property
     def score(self) -> float | None:
         """The median score, lower is better; None where it does not hold."""
         scores = [launched.score for launched in self.launches if launched.score is not None]
-        feasible = [launched.outcome == "feasible" for launched in self.launches]
+        feasible = [launched.outcome is Outcome.FEASIBLE for launched in self.launches]
         if self.trouble or not scores or sum(feasible) * 2 <= len(feasible):
             return None
         return median(scores)
@@ -252,7 +251,7 @@ def _trouble(contender: _Contender) -> str:
 
 
 def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry:
-    launches = [launched for launched in winner.launches if launched.outcome == "feasible"]
+    launches = [launched for launched in winner.launches if launched.outcome is Outcome.FEASIBLE]
     common = set.intersection(*(set(launched.metrics) for launched in launches))
     reported = {name: launches[0].metrics[name] for name in common}
     own = replace(plan, spec=replace(plan.spec, gate=replace(plan.spec.gate, metrics=())))
@@ -274,7 +273,7 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
         maximize=plan.objective.maximize,
         parameters=dict(winner.params),
         metrics=metrics,
-        slo=tuple(_bounds(launches)),
+        slo=tuple(_tightest(launches)),
         fingerprint=fingerprint(),
         digests=digests_of(plan.key()),
         commit=commit,
@@ -283,25 +282,15 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
     )
 
 
-def _bounds(launches: Sequence[Launched]) -> list[LockedBound]:
+def _tightest(launches: Sequence[LaunchResult]) -> list[LockedBound]:
     """Return each bound of the SLO in the launch that came closest to breaking it."""
-    tightest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    found: dict[tuple[str, bool], BoundResult] = {}
     for launched in launches:
-        for row in launched.slo:
-            key = (row["label"], row["upper"])
-            if key not in tightest or row["ratio"] > tightest[key]["ratio"]:
-                tightest[key] = row
-    return [
-        LockedBound(
-            label=row["label"],
-            metric=row["metric"],
-            limit=row["threshold"],
-            upper=row["upper"],
-            actual=row["actual"],
-            margin=None if row["actual"] is None else -row["ratio"],
-        )
-        for row in tightest.values()
-    ]
+        for result in launched.bounds:
+            key = (result.bound.label, result.bound.upper)
+            if key not in found or result.ratio > found[key].ratio:
+                found[key] = result
+    return [LockedBound.of(result) for result in found.values()]
 
 
 def _shown(entry: LockEntry) -> str:

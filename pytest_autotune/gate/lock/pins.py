@@ -8,8 +8,9 @@ from typing import Final
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gate.compare.comparison import design_for
+from pytest_autotune.gate.lock.entry import LockEntry
 from pytest_autotune.gate.lock.fits import check_fits
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockEntry, LockFile
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.scoring.slo import SLO, Bound
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.study import Plan

@@ -13,10 +13,10 @@ import pytest
 
 from pytest_autotune.gate.judge import Case, Judge, deadline_of
 from pytest_autotune.gate.launch.harness import Harness
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 from pytest_autotune.gate.lock.pins import LockPins
 from pytest_autotune.gate.outcome import GateOutcome
-from pytest_autotune.gate.revision.revision import Repository
+from pytest_autotune.gate.revision.repository import Repository
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import register_controller
@@ -34,7 +34,7 @@ _SILENCE: Final = 60.0
 
 def register(config: pytest.Config, settings: Settings) -> None:
     """Register the hooks of a gating run in this process: the runner, the reporter, or both."""
-    lock = read_lock(config.rootpath / LOCK_NAME)
+    lock = read_lock_file(config.rootpath / LOCK_NAME)
     if settings.against:
         Repository.find(config.rootpath).resolve(settings.against)
     # Last, as it may make a folder that is to be removed.

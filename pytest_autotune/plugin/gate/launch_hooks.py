@@ -1,26 +1,29 @@
-"""One launch, in a process of its own: run tests with what is pinned, write what they find."""
+"""Hooks of a launch: they run tests with a pinned configuration, and write the result."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_autotune.gate.launch.launcher import Failure
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.session import TuningSession
 from pytest_autotune.plugin.slots import StudyOutline
+from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.system.files import replace_file
 
 
 class LaunchPins:
-    """Pins what the job says for whichever study is run."""
+    """Pins the parameters of the job for any study."""
 
     brief = True
     missing = "only what is pinned is launched"
@@ -29,7 +32,7 @@ class LaunchPins:
         self._job = job
 
     def find(self, nodeid: str, plan: Plan) -> Pin:  # noqa: ARG002 - any study's
-        """Return what to run; what is lenient reports everything, whatever SLO it breaks."""
+        """Return the pin of the job. If it is lenient, every bound of the SLO is soft."""
         slo = plan.spec.slo
         if self._job["lenient"] and slo.levels == "all":
             soft = tuple(replace(bound, hard=False) for bound in slo.bounds)
@@ -38,7 +41,7 @@ class LaunchPins:
 
 
 class LaunchHooks:
-    """Hooks of a launch: what went wrong, and the result at the end."""
+    """Hooks of a launch."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._job = job
@@ -47,16 +50,17 @@ class LaunchHooks:
         self._uncollected: list[str] = []
         self._failures: list[str] = []
         self._errors: list[str] = []
+        self._all_found = False
 
     def start(self, config: pytest.Config, settings: Settings) -> None:
         """Register the session that runs the tests."""
-        # In the launch's own folder, which goes even if this process dies.
+        # The launcher removes this folder even if this process dies.
         self._context = RunContext.of(config, Path(self._job["result"]).parent)
         self._session = TuningSession(config, settings, self._context, self, LaunchPins(self._job))
         config.pluginmanager.register(self._session, "autotune-session")
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
-        """Nothing is summarized."""
+        """Do nothing: a launch has no summary."""
 
     def merge(
         self,
@@ -64,7 +68,7 @@ class LaunchHooks:
         notices: Mapping[str, Sequence[str]],  # noqa: ARG002
         errors: Sequence[str],
     ) -> None:
-        """Keep what was wrong."""
+        """Keep the errors."""
         self._errors += errors
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -72,44 +76,70 @@ class LaunchHooks:
         if report.failed:
             self._uncollected.append(str(report.longrepr))
 
+    def pytest_collection_modifyitems(self) -> None:
+        """Remember that all tests were found."""
+        self._all_found = True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection_finish(self) -> Generator[None, object, object]:
+        """Keep the errors of specs, before they end the run."""
+        assert self._session is not None, "started"
+        self._errors += self._session.errors
+        return (yield)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember what failed, and why."""
+        """Remember the failures of tests."""
         if report.failed:
             self._failures.append(f"{report.nodeid} ({report.when}): {report.longreprtext}")
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write the result, whole or not at all."""
+        record = self._record()
         document = {
-            "record": self._record(),
-            "uncollected": self._uncollected,
-            "failures": self._failures,
-            "errors": self._errors,
+            "failure": self._failure(record, exitstatus),
+            "record": None if record is None else _document(record),
             "files": _imported_files(),
         }
-        target = Path(self._job["result"])
-        draft = target.with_suffix(".draft")
-        draft.write_text(json.dumps(document), "utf-8")
-        draft.replace(target)
+        replace_file(Path(self._job["result"]), json.dumps(document).encode())
 
-    def _record(self) -> dict[str, Any] | None:
+    def _record(self) -> TrialRecord | None:
         assert self._session is not None, "started"
-        for nodeid in self._session.collected:
-            record = self._session.record_of(nodeid)
-            if record is not None:
-                return {
-                    "outcome": record.outcome.value,
-                    "reason": record.reason,
-                    "score": record.score,
-                    "metrics": {n: v for n, v in record.metrics.items() if v is not None},
-                    "slo": [dict(row) for row in record.slo],
-                }
-        return None
+        records = map(self._session.record_of, self._session.collected)
+        return next((record for record in records if record is not None), None)
+
+    def _failure(self, record: TrialRecord | None, exitstatus: int) -> dict[str, str] | None:
+        """Return the reason for which there is nothing to compare, None if there is something."""
+        kind: Failure = "failed"
+        details = "\n".join(self._failures)
+        if self._uncollected:
+            kind, message = "not importable", "its tests cannot be collected"
+            details = "\n".join(self._uncollected)
+        elif record is not None:
+            if record.outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:
+                return None
+            message = record.reason or record.outcome.value
+        elif exitstatus != pytest.ExitCode.USAGE_ERROR:
+            message = "; ".join(self._errors) or f"no trial ran (exit status {int(exitstatus)})"
+        elif self._errors or self._all_found:
+            message = "pytest does not start there"
+        else:
+            kind, message = "test missing", "it has no such test"
+        return {"kind": kind, "message": message, "details": details}
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""
         if self._context is not None:
             self._context.cleanup()
+
+
+def _document(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "outcome": record.outcome.value,
+        "score": record.score,
+        "metrics": {name: v for name, v in record.metrics.items() if v is not None},
+        "slo": [dict(row) for row in record.slo],
+    }
 
 
 def _imported_files() -> list[str]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.gate.launch.harness import Harness
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file
 from pytest_autotune.gate.lock.locking import Locking, Pinning
-from pytest_autotune.gate.revision.revision import describe
+from pytest_autotune.gate.revision.repository import describe
 from pytest_autotune.plugin.announce import announce
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Locker:
         self._log = context.state_directory / "logs" / "lock.log"
         self._path = config.rootpath / LOCK_NAME
         there = self._path.exists() or self._path.is_symlink()
-        self._lock = read_lock(self._path) if there else LockFile(self._path, {})
+        self._lock = read_lock_file(self._path) if there else LockFile(self._path, {})
 
     def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
         """Pin the best of each study; raises :class:`LockError` where that cannot be written."""

@@ -1,4 +1,4 @@
-"""What the user sees of the gate, and what is kept of it."""
+"""The results of the gate on the terminal, in the history and in pytest's cache."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Final
 
 import pytest
 
-from pytest_autotune.gate.history import history
+from pytest_autotune.gate.history import results as history
+from pytest_autotune.gate.history.rendering import render
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.gate.outcome import GateOutcome
-from pytest_autotune.gate.revision.revision import Commit, describe
+from pytest_autotune.gate.revision.repository import Commit, describe
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.slots import StudyOutline
 from pytest_autotune.plugin.terminal import COLOURS
@@ -26,15 +27,15 @@ _STATUS: Final = ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True}))
 
 
 def show_history(config: pytest.Config) -> int:
-    """Print what the gate found so far; return the exit status."""
-    # As pytest does for --help: the cache is known to a configured run only.
+    """Print the history of the gate; return the exit status."""
+    # Only a configured run has a cache. pytest does the same for --help.
     config._do_configure()  # noqa: SLF001
     try:
         cache: pytest.Cache | None = getattr(config, "cache", None)
         if cache is None:
             lines = ["autotune: nothing is kept, as pytest's cache is off"]
         else:
-            lines = history.render(history.read(Path(cache.mkdir("autotune"))))
+            lines = render(history.read(Path(cache.mkdir("autotune"))))
     finally:
         config._ensure_unconfigure()  # noqa: SLF001
     print("\n".join(lines))  # noqa: T201 - this is the command's output
@@ -42,7 +43,7 @@ def show_history(config: pytest.Config) -> int:
 
 
 def _result(outcome: GateOutcome, commit: Commit | None) -> history.GateResult:
-    """Return what is kept of an outcome."""
+    """Return an outcome as the history keeps it."""
     found = outcome.results
     return history.GateResult(
         time=time.time(),
@@ -79,12 +80,12 @@ class GateReporter:
         self._outcomes: dict[str, GateOutcome] = {}
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
-        """Take over which studies were collected; the first to tell knows them all."""
+        """Remember the collected studies. Every process has collected all of them."""
         if not self._labels:
             self._labels = {study.nodeid: study.plan.label for study in studies}
 
     def unneeded_tests(self, units: Iterable[str]) -> int:  # noqa: ARG002 - as of a search
-        """Return how many collected tests will not run: none."""
+        """Return the number of collected tests that will not run: none."""
         return 0
 
     def merge(
@@ -93,13 +94,13 @@ class GateReporter:
         notices: Mapping[str, Sequence[str]],
         errors: Sequence[str],
     ) -> None:
-        """Take over what one worker, or this process, knows."""
+        """Add the notices and errors of a worker or of this process."""
         for study, texts in notices.items():
             self._notices.setdefault(study, []).extend(texts)
         self._errors.extend(errors)
 
     def pytest_report_header(self) -> str:
-        """Say that the gate is on, and what it compares with."""
+        """Return a line that says that the gate is on, and against what it compares."""
         against = self._settings.against
         what = f"revision {against}" if against else "the stored baseline"
         return f"autotune: gate, {LOCK_NAME} against {what}"
@@ -108,11 +109,11 @@ class GateReporter:
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
-        """Give what is inconclusive a status of its own."""
+        """Give an inconclusive comparison a status of its own."""
         return _STATUS if getattr(report, "autotune_status", "") == _STATUS[0] else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take over what a comparison found."""
+        """Remember the outcome of a comparison."""
         document = getattr(report, "autotune_gate", None)
         if document is not None:
             outcome = GateOutcome.from_document(document)
@@ -120,11 +121,11 @@ class GateReporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Keep what was found, in the log and as small values."""
+        """Store the outcomes in the history and in the cache."""
         if self._errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         elif self._settings.strict and not self._outcomes and not self._config.option.collectonly:
-            # Nothing was compared: strictly, that is no success.
+            # A strict run that compared nothing is no success.
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         cache: pytest.Cache | None = getattr(self._config, "cache", None)
         if cache is None or not self._outcomes:

@@ -1,4 +1,4 @@
-"""Launch one revision: its tests, with its pinned configuration, in a process of their own."""
+"""Launch the tests of a revision, with a pinned configuration, in a process of their own."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from typing import Any, Final, Literal, TypeAlias
 import pytest_autotune
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gate.compare.comparison import OutOfTime
-from pytest_autotune.gate.revision.revision import strays
+from pytest_autotune.gate.revision.imports import strays
+from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 
 _CHILD: Final = Path(__file__).with_name("child.py")
-#: Where this package is imported from: the harness is the running one on both sides.
+#: The folder of this package. Launches of both revisions use this one.
 PACKAGE: Final = Path(pytest_autotune.__file__).resolve().parent
 _TAIL: Final = 30
 _COVERAGE: Final = ("COVERAGE_PROCESS_", "COV_CORE_")
-#: Key of what is a path in an option.
+#: Key of a path among the options, which JSON cannot carry otherwise.
 PATH: Final = "$path"
-#: The size of a process's environment decides where its stack begins, which can be worth some
-#: per cent to a kernel (Mytkowicz et al., *Producing Wrong Data Without Doing Anything Obviously
-#: Wrong*, 2009). A different one for each launch makes noise of it that averages out.
+#: The size of a process's environment decides where its stack begins. That can change the time of
+#: a kernel by some per cent (Mytkowicz et al., *Producing Wrong Data Without Doing Anything
+#: Obviously Wrong*, 2009). Another size for each launch turns that into noise, which averages out.
 _PADDING: Final = 4096
 _GRACE_SECONDS: Final = 20.0
-#: Why a launch gave no result.
+#: The reasons for which a launch has no result.
 Failure: TypeAlias = Literal[
     "not importable", "test missing", "failed", "crashed", "nothing reported", "wrong code"
 ]
 
 
 class LaunchFailed(AutotuneError):
-    """A launch gave no result; ``details`` are the end of what it said."""
+    """A launch has no result; ``details`` are the end of its output."""
 
     def __init__(self, kind: Failure, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -50,12 +52,12 @@ class LaunchFailed(AutotuneError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """Where a revision lies, and what is pinned there.
+    """The files of a revision, and its pinned parameters.
 
-    ``folder`` is where its tests are run, ``root`` is pytest's rootdir in it. ``import_path`` is
-    put before what its process can import. ``not_from`` is the working tree, where it must not
-    import anything from; None if it is that itself. ``copies`` are where installed copies of the
-    working tree's packages lie, which it must not import either.
+    Its tests run in ``folder``; ``root`` is pytest's rootdir. ``import_path`` goes before the rest
+    of the import path. An old revision must import nothing from ``not_from``, the working tree,
+    nor from ``copies``, installed copies of its packages. ``not_from`` is None for the working
+    tree itself.
     """
 
     folder: Path
@@ -68,36 +70,64 @@ class Checkout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """What a launch found.
+class LaunchResult:
+    """The result of a launch.
 
     ``outcome`` is that of its trial, ``score`` is canonical (lower is better, penalties
-    included), ``slo`` has a mapping for each bound.
+    included), ``bounds`` are the results of its SLO.
     """
 
-    outcome: str
+    outcome: Outcome
     metrics: Mapping[str, float]
     score: float | None = None
-    slo: Sequence[Mapping[str, Any]] = ()
+    bounds: Sequence[BoundResult] = ()
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> LaunchResult:
+        """Return the result that a launched process wrote."""
+        return cls(
+            outcome=Outcome(document["outcome"]),
+            metrics=document["metrics"],
+            score=document["score"],
+            bounds=tuple(map(_bound_result, document["slo"])),
+        )
 
     @property
     def broken(self) -> list[str]:
-        """The bounds that it broke."""
-        return [row["label"] for row in self.slo if row["severity"] in {"hard", "missing"}]
+        """The labels of bounds that make the trial infeasible."""
+        return [result.bound.label for result in self.bounds if result.infeasible]
 
     @property
     def missed(self) -> list[str]:
-        """The bounds that it did not keep to, however they are meant."""
-        return [row["label"] for row in self.slo if row["severity"] != "met"]
+        """The labels of bounds that were not met, soft ones included."""
+        return [r.bound.label for r in self.bounds if r.severity is not Severity.MET]
+
+
+def _bound_result(row: Mapping[str, Any]) -> BoundResult:
+    """Return the result of a bound as the record of a trial keeps it."""
+    bound = Bound(
+        label=row["label"],
+        metrics=(row["metric"],),
+        threshold=row["threshold"],
+        upper=row["upper"],
+    )
+    return BoundResult(
+        bound=bound,
+        actual=row["actual"],
+        ratio=row["ratio"],
+        severity=Severity(row["severity"]),
+        penalty=row["penalty"],
+        level=row["level"],
+    )
 
 
 @dataclass(kw_only=True)
 class Launcher:
     """Launches tests again and again.
 
-    ``options`` are pytest's as they were parsed, ``arguments`` those to begin with; ``log`` is
-    the file that the output of the latest launch is in. With ``lenient`` no launch ends early for
-    a broken SLO, so that all is reported.
+    ``options`` are pytest's parsed options, ``arguments`` the first words of its command line.
+    ``log`` is the file with the output of the latest launch. If ``lenient``, a broken SLO does not
+    end a launch, so that all metrics are reported.
     """
 
     checkout: Checkout
@@ -107,12 +137,14 @@ class Launcher:
     lenient: bool = True
     _layout: random.Random = field(default_factory=random.Random)
 
-    def launch(self, nodeids: Sequence[str], seed: int, deadline: float | None = None) -> Launched:
+    def launch(
+        self, nodeids: Sequence[str], seed: int, deadline: float | None = None
+    ) -> LaunchResult:
         """Run the tests of these node ids.
 
         Raises :class:`LaunchFailed`, and :class:`.OutOfTime` at the ``deadline`` (monotonic).
         """
-        assert nodeids, "nothing would mean everything"
+        assert nodeids, "without node ids, pytest would run everything"
         folder = self.checkout.folder
         if not folder.is_dir():
             raise LaunchFailed("test missing", f"it has no folder {folder.name!r}")
@@ -122,7 +154,7 @@ class Launcher:
             document = {
                 # pytest would clear away the folders of the user's own runs.
                 "options": {**self.options, "basetemp": str(Path(scratch) / "tmp")},
-                # As text: a parameter's id may look like a path that could be shorter.
+                # Not as a path, which would drop parts of a parameter's id such as "//".
                 "args": [*self.arguments, *(f"{root}/{nodeid}" for nodeid in nodeids)],
                 "lenient": self.lenient,
                 "params": self.checkout.params,
@@ -156,7 +188,7 @@ class Launcher:
                 raise
 
     def _environment(self) -> dict[str, str]:
-        # Coverage's would trace the working tree's side only.
+        # Coverage would trace the launches of the working tree only.
         foreign = ("PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTEST_ADDOPTS", *_COVERAGE)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         path = list(self.checkout.import_path)
@@ -165,26 +197,18 @@ class Launcher:
         environment["AUTOTUNE_PADDING"] = "x" * self._layout.randrange(_PADDING)
         return environment
 
-    def _read(self, found: Mapping[str, Any] | None, status: int) -> Launched:
+    def _read(self, found: Mapping[str, Any] | None, status: int) -> LaunchResult:
         if found is None:
-            self._fail_without_result(status)
-        assert found is not None
-        if found["uncollected"]:
-            raise LaunchFailed(
-                "not importable", "its tests cannot be collected", "\n".join(found["uncollected"])
-            )
-        self._check_imports(found["files"])
-        record = found["record"]
-        if record is None:
-            if status == _USAGE:
-                self._fail_without_result(status)
-            what = "; ".join(found["errors"]) or f"no trial ran (exit status {status})"
-            raise LaunchFailed("failed", what, "\n".join(found["failures"]) or self._tail())
-        if record["outcome"] not in {"feasible", "infeasible"}:
-            raise LaunchFailed(
-                "failed", record["reason"] or record["outcome"], "\n".join(found["failures"])
-            )
-        return Launched(**{key: record[key] for key in ("outcome", "metrics", "score", "slo")})
+            ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+            raise LaunchFailed("crashed", f"its process ended with {ended}", self._tail())
+        failure = found["failure"]
+        # A failure of the wrong code says nothing. Tests that were not collected imported little.
+        if failure is None or failure["kind"] != "not importable":
+            self._check_imports(found["files"])
+        if failure is not None:
+            details = failure["details"] or self._tail()
+            raise LaunchFailed(failure["kind"], failure["message"], details)
+        return LaunchResult.from_document(found["record"])
 
     def _check_imports(self, files: Sequence[str]) -> None:
         checkout = self.checkout
@@ -208,27 +232,10 @@ class Launcher:
                 "at all and set 'pythonpath' in pytest's configuration",
             )
 
-    def _fail_without_result(self, status: int) -> None:
-        tail = self._tail()
-        if status == _USAGE:
-            if "ImportError while loading conftest" in tail:
-                raise LaunchFailed("not importable", "its conftest file cannot be imported", tail)
-            missing = "not found:" in tail or "file or directory not found" in tail
-            raise LaunchFailed(
-                "test missing" if missing else "failed",
-                "it has no such test" if missing else "pytest does not start there",
-                tail,
-            )
-        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise LaunchFailed("crashed", f"its process ended with {ended}", tail)
-
     def _tail(self) -> str:
-        """Return how the output of the latest launch ends."""
+        """Return the end of the output of the latest launch."""
         text = self.log.read_text("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-_TAIL:])
-
-
-_USAGE: Final = 4
 
 
 def _within(file: str, place: Path) -> bool:
@@ -236,7 +243,7 @@ def _within(file: str, place: Path) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let a launch clean up, then make sure that it is gone."""
+    """Let a launch clean up, then kill it if it still runs."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     try:
