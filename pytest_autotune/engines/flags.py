@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.engines import FalseStyle, FlagStyle, ListStyle
+from pytest_autotune.engines.presets import FalseStyle, FlagStyle, ListStyle
 
 #: ``{name}``; other braces are text, as in JSON, and ``${NAME}`` is the environment's.
 PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")

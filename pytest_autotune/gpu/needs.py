@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any, Final
@@ -12,7 +13,7 @@ from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.spec.server import is_without_our_gpus
+from pytest_autotune.spec.server import ServerSpec
 from pytest_autotune.text.suggest import nearest
 
 #: Fixtures that use GPUs; the first of them requires one.
@@ -117,3 +118,30 @@ def largest_need(spec: Spec, most: int) -> int:
         for values in product(*(p.listed for p in searched))
     )
     return max((size for size in sizes if size <= most), default=1)
+
+
+def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
+    """Return how many GPUs a trial may use, None where they need not be GPUs of this machine.
+
+    ``visible`` is how many this process sees.
+    """
+    if spec is None or spec.backend == "url" or spec.without_gpus:
+        return None
+    if isinstance(spec.gpus, int):
+        return spec.gpus
+    if spec.gpus is not None and not isinstance(spec.gpus, str):
+        return len(spec.gpus)
+    if spec.preset is None or spec.preset.gpus != "required" or is_remote(spec):
+        return visible if spec.gpus == "all" and not is_remote(spec) else None
+    return visible
+
+
+def is_without_our_gpus(spec: ServerSpec) -> bool:
+    """Return whether the server runs on no GPU of this machine, whatever its layout."""
+    return spec.backend == "url" or spec.without_gpus or is_remote(spec)
+
+
+def is_remote(spec: ServerSpec) -> bool:
+    """Return whether the server will run on another machine's container engine."""
+    engine = os.environ.get("DOCKER_HOST", "")
+    return spec.backend == "docker" and engine != "" and not engine.startswith("unix:")

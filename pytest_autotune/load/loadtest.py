@@ -29,8 +29,8 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
 from pytest_autotune.spec.scenario import Scenario
-from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.spec.validation import validate
+from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.numbers import quantity
 
 

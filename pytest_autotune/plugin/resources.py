@@ -17,10 +17,10 @@ from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.spec.server import expand_host_variables
 from pytest_autotune.study.study import Plan
 from pytest_autotune.study.trial import Trial
 from pytest_autotune.system.masking import Masker
+from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.durations import duration
 
 if TYPE_CHECKING:

@@ -28,12 +28,12 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
+from pytest_autotune.gpu.needs import is_remote
 from pytest_autotune.gpu.visible import VISIBLE, entries
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
-from pytest_autotune.spec.server import is_remote
 from pytest_autotune.study.study import slug
 from pytest_autotune.system.locks import FileCoordinator
 

@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_autotune.engines import PARALLEL, Mapped, parts_of
 from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
+from pytest_autotune.engines.presets import MAPPED, Mapped, parts_of
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.space.expressions import Expression, identifier
-from pytest_autotune.spec.server import (
-    MAPPED,
-    Backend,
-    Layout,
-    ServerSpec,
-    expand_host_variables,
-    parallel_entry,
-    quant_entry,
-    quant_parts,
-)
+from pytest_autotune.spec.layout import Layout, quant_parts
+from pytest_autotune.spec.server import Backend, ServerSpec
+from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.suggest import did_you_mean
 
 FLAGS: Final = "{flags}"
@@ -194,15 +187,13 @@ def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
 def _mapped(spec: ServerSpec, name: str, value: Any) -> list[str]:
     """Return the preset's arguments for a part of ``parallel_config`` or ``quant_config``."""
     assert spec.preset is not None
-    if name in PARALLEL:
-        return _arguments(parallel_entry(spec.preset, name, value), name, value)
     if name != "quant_config":
-        return _arguments(quant_entry(spec.preset, name, value), name, value)
+        return _arguments(spec.preset.mapped(name, value), name, value)
     parts = quant_parts(spec.preset, value, spec.origin.at("quant_config"))
     return [
         token
         for part, kind in parts.items()
-        for token in _arguments(quant_entry(spec.preset, part, kind), part, kind)
+        for token in _arguments(spec.preset.quantized(part, kind), part, kind)
     ]
 
 

@@ -16,9 +16,10 @@ from pytest_autotune.space.ranges import Continuous, Integer
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.gate import read_gate
+from pytest_autotune.spec.layout import check_engine, layout, quant_conflicts
 from pytest_autotune.spec.model import EngineRule, Optimization, Spec
 from pytest_autotune.spec.replay import read_replay
-from pytest_autotune.spec.server import layout, quant_conflicts, read_server
+from pytest_autotune.spec.server import read_server
 from pytest_autotune.text.durations import parse_duration
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
@@ -45,6 +46,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     notices: list[str] = list(_unsupported(document))
     parameters = tuple(_parameters(document, origin, notices))
     server = read_server(document, origin)
+    check_engine(server, document)
     parallel = layout(server, document)
     slo = _slo(document.get("slo", {}), origin)
     impossible = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.space import Space
+from pytest_autotune.spec.benchmark import BenchmarkSpec
+from pytest_autotune.spec.gate import GateSpec
+from pytest_autotune.spec.layout import Layout
+from pytest_autotune.spec.replay import ReplaySpec
+from pytest_autotune.spec.server import ServerSpec
 from pytest_autotune.text.places import Origin
-
-if TYPE_CHECKING:
-    from pytest_autotune.spec.benchmark import BenchmarkSpec
-    from pytest_autotune.spec.gate import GateSpec
-    from pytest_autotune.spec.replay import ReplaySpec
-    from pytest_autotune.spec.server import Layout, ServerSpec
 
 InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
 

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pytest_autotune.engines import (
-    PARALLEL,
-    QUANTIZED,
-    WORLD_SIZE,
+from pytest_autotune.engines.presets import (
     FalseStyle,
     FlagStyle,
     ListStyle,
-    Mapped,
     Preset,
     PresetError,
     canonical_name,
     load,
     names,
-    parts_of,
 )
-from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.errors import SpecError
+from pytest_autotune.space.expressions import identifier
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import did_you_mean, shown
 
-#: Parameters that a preset writes in its own way, wherever they are declared.
-MAPPED: Final = frozenset({*PARALLEL, *QUANTIZED, "quant_config"})
 Backend = Literal["docker", "process", "url"]
 _MODES: Final[Mapping[str, Backend]] = {
     "docker": "docker",
@@ -51,7 +42,6 @@ _ONLY: Final[Mapping[Backend, tuple[str, ...]]] = {
 _URL_SECONDS: Final = 10.0
 #: Placeholders of a command that are no parameters.
 _RESERVED: Final = frozenset({"flags", "host", "port", "python"})
-_HOST_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
 
 
@@ -243,7 +233,6 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         if identifier(name) not in known:
             msg = f"{spec.at('flags', name)}: there is no parameter {name!r}"
             raise SpecError(msg + did_you_mean(name, _parameter_names(document)))
-    _check_mapped(spec, document)
 
 
 def _parameter_names(document: Mapping[str, Any]) -> list[str]:
@@ -253,261 +242,3 @@ def _parameter_names(document: Mapping[str, Any]) -> list[str]:
         *document.get("parallel_config", {}),
         *(quantized if isinstance(quantized, Mapping) else ["quant_config"]),
     ]
-
-
-def _check_mapped(spec: ServerSpec, document: Mapping[str, Any]) -> None:
-    """Refuse values of ``parallel_config`` and ``quant_config`` that the engine cannot do."""
-    quantized = document.get("quant_config")
-    if spec.backend == "url":
-        return
-    if spec.preset is None and quantized:
-        msg = (
-            f"{spec.origin.at('quant_config')}: what it means depends on the engine; "
-            f"name it by server.preset ({', '.join(names())})"
-        )
-        raise SpecError(msg)
-    if spec.preset is None:
-        return
-    for block, name, value in _mapped_values(document):
-        if name == "quant_config":
-            where = ("parameters", name) if block == "parameters" else (name,)
-            quant_parts(spec.preset, value, spec.origin.at(*where))
-            continue
-        entry = (parallel_entry if name in PARALLEL else quant_entry)(spec.preset, name, value)
-        if entry.unsupported:
-            msg = (
-                f"{spec.origin.at(block, name)}: {spec.preset.title} cannot do {name} = "
-                f"{shown(value)}: {entry.unsupported}"
-            )
-            raise SpecError(msg)
-
-
-def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield block, name and every listed value of what a preset writes in its own way."""
-    quantized = document.get("quant_config", {})
-    blocks: dict[str, Mapping[str, Any]] = {
-        "parameters": {
-            identifier(name): declared
-            for name, declared in document.get("parameters", {}).items()
-            if identifier(name) in MAPPED
-        },
-        "parallel_config": document.get("parallel_config", {}),
-        "quant_config": quantized
-        if isinstance(quantized, Mapping)
-        else {"quant_config": quantized},
-    }
-    for block, entries in blocks.items():
-        for name, declared in entries.items():
-            if isinstance(declared, Mapping):
-                values = declared.get("values", declared.get("choices", ()))
-                declared = [*values, *(declared[k] for k in ("low", "high") if k in declared)]  # noqa: PLW2901
-            for value in _listed(declared):
-                yield block, name, value
-
-
-def quant_conflicts(
-    spec: ServerSpec | None, document: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield what two parts must not be together, as they set one flag to different values."""
-    if spec is None or spec.preset is None or spec.backend == "url":
-        return
-    declared: dict[str, list[Any]] = {}
-    for _, name, value in _mapped_values(document):
-        if name in QUANTIZED:
-            declared.setdefault(name, []).append(value)
-    for one, other in combinations(declared, 2):
-        for left, right in product(declared[one], declared[other]):
-            flag = _shared_flag(
-                quant_entry(spec.preset, one, left), quant_entry(spec.preset, other, right)
-            )
-            if flag:
-                yield (
-                    f"{one} != {left!r} or {other} != {right!r}",
-                    f"{spec.preset.title} has one {flag} for {one} {left} and {other} {right}",
-                )
-
-
-def _shared_flag(one: Mapped, other: Mapped) -> str:
-    ours, theirs = (
-        {flag: values for flag, *values in parts_of(entry.arguments)} for entry in (one, other)
-    )
-    return next((f for f in ours if f in theirs and ours[f] != theirs[f]), "")
-
-
-def _listed(declared: Any) -> list[Any]:
-    return list(declared) if isinstance(declared, list | tuple) else [declared]
-
-
-def parallel_entry(preset: Preset, name: str, value: int) -> Mapped:
-    """Return how the engine is told a parallel dimension; 1 needs no telling where it cannot."""
-    entry = preset.parallel_config.get(name)
-    if entry is None:
-        entry = Mapped(unsupported="the preset has no flag for it")
-    return Mapped() if entry.unsupported and value == 1 else entry
-
-
-def quant_entry(preset: Preset, part: str, value: str) -> Mapped:
-    """Return how the engine is told the type of one part."""
-    mapping = preset.quant_config.get(part, "the preset has no flag for it")
-    if isinstance(mapping, str):
-        return Mapped(unsupported=mapping)
-    known = ", ".join(mapping)
-    return mapping.get(value, Mapped(unsupported=f"known: {known}"))
-
-
-def quant_parts(preset: Preset, name: str, where: str) -> Mapping[str, str]:
-    """Return the parts of a named quantization; raise :class:`SpecError` if it is unknown."""
-    parts = preset.quant_presets.get(name)
-    if parts is None:
-        msg = (
-            f"{where}: unknown quantization {name!r}{did_you_mean(name, preset.quant_presets)}; "
-            f"known for {preset.title}: {', '.join(preset.quant_presets)}"
-        )
-        raise SpecError(msg)
-    for part, value in parts.items():
-        entry = quant_entry(preset, part, value)
-        if entry.unsupported:
-            msg = f"{where}: {preset.title} cannot do {name!r}: {part} {value}: {entry.unsupported}"
-            raise SpecError(msg)
-    return parts
-
-
-# Parallel layouts
-
-
-def parallel_names(spec: ServerSpec | None, document: Mapping[str, Any]) -> dict[str, str]:
-    """Return which parameter stands for which parallel dimension, as identifiers.
-
-    Besides ``parallel_config`` that is a plain parameter with the name of the engine's flag.
-    """
-    found = {name: name for name in document.get("parallel_config", {}) if name in PARALLEL}
-    if spec is not None:
-        for name in document.get("parameters", {}):
-            dimension = _dimension(spec, name)
-            if dimension is not None:
-                found.setdefault(dimension, identifier(name))
-    return found
-
-
-def _dimension(spec: ServerSpec, name: str) -> str | None:
-    """Return the parallel dimension that a flag sets, by our name for it or the engine's."""
-    key = identifier(name)
-    if key in PARALLEL:
-        return key
-    aliases = spec.preset.aliases if spec.preset is not None else {}
-    return next((d for d, names in aliases.items() if key in map(identifier, names)), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What a server's parallel layout must satisfy.
-
-    ``world_size`` and ``rules`` (expression and message) are over dimensions; ``names`` says
-    what parameter stands for which, ``fixed`` what size those have that the spec fixes.
-    """
-
-    names: Mapping[str, str]
-    world_size: str
-    fixed: Mapping[str, int] = field(default_factory=dict)
-    rules: tuple[tuple[str, str], ...] = ()
-
-    def scope(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every dimension's size for the parameters of a trial, 1 where it has none."""
-        given = {identifier(name): value for name, value in params.items()}
-        return {
-            name: given.get(self.names.get(name, ""), self.fixed.get(name, 1)) for name in PARALLEL
-        }
-
-    def gpus(self, params: Mapping[str, Any]) -> int:
-        """Return how many GPUs a trial uses, at least 1."""
-        try:
-            return max(1, int(Expression.parse(self.world_size).value(self.scope(params))))
-        except ExpressionError:
-            return 1
-
-    def expression(self) -> str:
-        """Return how many GPUs a trial uses, as an expression over parameters."""
-        return self._in_parameters(self.world_size)
-
-    def constraints(self) -> Iterator[tuple[str, str]]:
-        """Yield the engine's rules in terms of parameters, each with the reason in words."""
-        for source, message in self.rules:
-            if _uses(source, self.names):
-                yield self._in_parameters(source), message
-
-    def within(self, gpus: int) -> str | None:
-        """Return the rule that no more than ``gpus`` are used, None where no parameter matters."""
-        if not _uses(self.world_size, self.names):
-            return None
-        return f"({self._in_parameters(self.world_size)}) <= {gpus}"
-
-    def _in_parameters(self, source: str) -> str:
-        """Write a rule over dimensions as one over parameters, sizes for what there is none of."""
-        pattern = re.compile(rf"\b({'|'.join(PARALLEL)})\b")
-        sizes = {name: str(self.fixed.get(name, 1)) for name in PARALLEL}
-        return pattern.sub(lambda match: self.names.get(match[1], sizes[match[1]]), source)
-
-
-def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
-    """Return the layout that the spec's engine allows."""
-    preset = spec.preset if spec is not None else None
-    source = preset.world_size if preset is not None else WORLD_SIZE
-    rules = preset.constraints if preset is not None else ()
-    arguments = spec.arguments if spec is not None else {}
-    fixed = {
-        dimension: value
-        for name, value in arguments.items()
-        if spec is not None
-        and (dimension := _dimension(spec, name)) is not None
-        and isinstance(value, int)
-    }
-    return Layout(
-        names=parallel_names(spec, document),
-        fixed=fixed,
-        world_size=source,
-        rules=tuple((rule.require, rule.message) for rule in rules),
-    )
-
-
-def _uses(source: str, names: Mapping[str, str]) -> bool:
-    return any(name in names for name in Expression.parse(source).names)
-
-
-def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
-    """Return how many GPUs a trial may use, None where that is nobody's business here.
-
-    ``visible`` is how many this process sees.
-    """
-    if spec is None or spec.backend == "url" or spec.without_gpus:
-        return None
-    if isinstance(spec.gpus, int):
-        return spec.gpus
-    if spec.gpus is not None and not isinstance(spec.gpus, str):
-        return len(spec.gpus)
-    if spec.preset is None or spec.preset.gpus != "required" or is_remote(spec):
-        return visible if spec.gpus == "all" and not is_remote(spec) else None
-    return visible
-
-
-def is_without_our_gpus(spec: ServerSpec) -> bool:
-    """Tell whether the server runs on no GPU of this machine, whatever its layout."""
-    return spec.backend == "url" or spec.without_gpus or is_remote(spec)
-
-
-def is_remote(spec: ServerSpec) -> bool:
-    """Tell whether the server will run on another machine's container engine."""
-    engine = os.environ.get("DOCKER_HOST", "")
-    return spec.backend == "docker" and not engine.startswith(("", "unix:")[bool(engine)])
-
-
-def expand_host_variables(text: str, where: str) -> str:
-    """Replace ``${NAME}`` by the environment's; raise :class:`SpecError` if it is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1])
-        if found is None:
-            msg = f"{where}: the environment has no variable {match[1]}; set it, or drop it here"
-            raise SpecError(msg)
-        return found
-
-    return _HOST_VARIABLE.sub(value, text)

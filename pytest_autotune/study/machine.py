@@ -6,11 +6,11 @@ import os
 from dataclasses import replace
 
 from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.gpu.needs import gpu_limit
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.sampling import is_empty
 from pytest_autotune.spec.build import place_of
 from pytest_autotune.spec.model import EngineRule, Spec
-from pytest_autotune.spec.server import gpu_limit
 from pytest_autotune.study.environment import visible_gpus
 from pytest_autotune.study.settings import Settings
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.engines import FlagStyle, ListStyle
 from pytest_autotune.engines.flags import arguments, fill, flag_name, placeholders, text_of
+from pytest_autotune.engines.presets import FlagStyle, ListStyle
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import pytest
 from builders import TASK_FILE, document, make_spec
 
-from pytest_autotune import engines as presets
-from pytest_autotune.engines import PARALLEL, QUANTIZED, Preset, PresetError, canonical_name
+from pytest_autotune.engines import presets
+from pytest_autotune.engines.presets import PARALLEL, QUANTIZED, Preset, PresetError, canonical_name
 from pytest_autotune.errors import LaunchError, SpecError
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.space.expressions import Expression

@@ -1,0 +1,217 @@
+"""The parallel layout and the quantization of a spec, and what its engine can do of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, product
+from typing import Any
+
+from pytest_autotune.engines.presets import (
+    MAPPED,
+    PARALLEL,
+    QUANTIZED,
+    WORLD_SIZE,
+    Mapped,
+    Preset,
+    names,
+    parts_of,
+)
+from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.spec.server import ServerSpec
+from pytest_autotune.text.suggest import did_you_mean, shown
+
+
+def parallel_names(spec: ServerSpec | None, document: Mapping[str, Any]) -> dict[str, str]:
+    """Return which parameter stands for which parallel dimension, as identifiers.
+
+    Besides ``parallel_config`` that is a plain parameter with the name of the engine's flag.
+    """
+    found = {name: name for name in document.get("parallel_config", {}) if name in PARALLEL}
+    if spec is not None:
+        for name in document.get("parameters", {}):
+            dimension = _dimension(spec, name)
+            if dimension is not None:
+                found.setdefault(dimension, identifier(name))
+    return found
+
+
+def _dimension(spec: ServerSpec, name: str) -> str | None:
+    """Return the parallel dimension that a flag sets, by our name for it or the engine's."""
+    key = identifier(name)
+    if key in PARALLEL:
+        return key
+    return spec.preset.dimension(name) if spec.preset is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a server's parallel layout must satisfy.
+
+    ``world_size`` and ``rules`` (expression and message) are over dimensions; ``names`` says
+    what parameter stands for which, ``fixed`` what size those have that the spec fixes.
+    """
+
+    names: Mapping[str, str]
+    world_size: str
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    rules: tuple[tuple[str, str], ...] = ()
+
+    def scope(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every dimension's size for the parameters of a trial, 1 where it has none."""
+        given = {identifier(name): value for name, value in params.items()}
+        return {
+            name: given.get(self.names.get(name, ""), self.fixed.get(name, 1)) for name in PARALLEL
+        }
+
+    def gpus(self, params: Mapping[str, Any]) -> int:
+        """Return how many GPUs a trial uses, at least 1."""
+        try:
+            return max(1, int(Expression.parse(self.world_size).value(self.scope(params))))
+        except ExpressionError:
+            return 1
+
+    def expression(self) -> str:
+        """Return how many GPUs a trial uses, as an expression over parameters."""
+        return self._in_parameters(self.world_size)
+
+    def constraints(self) -> Iterator[tuple[str, str]]:
+        """Yield the engine's rules in terms of parameters, each with the reason in words."""
+        for source, message in self.rules:
+            if _uses(source, self.names):
+                yield self._in_parameters(source), message
+
+    def within(self, gpus: int) -> str | None:
+        """Return the rule that no more than ``gpus`` are used, None where no parameter matters."""
+        if not _uses(self.world_size, self.names):
+            return None
+        return f"({self._in_parameters(self.world_size)}) <= {gpus}"
+
+    def _in_parameters(self, source: str) -> str:
+        """Write a rule over dimensions as one over parameters, sizes for what there is none of."""
+        pattern = re.compile(rf"\b({'|'.join(PARALLEL)})\b")
+        sizes = {name: str(self.fixed.get(name, 1)) for name in PARALLEL}
+        return pattern.sub(lambda match: self.names.get(match[1], sizes[match[1]]), source)
+
+
+def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
+    """Return the layout that the spec's engine allows."""
+    preset = spec.preset if spec is not None else None
+    source = preset.world_size if preset is not None else WORLD_SIZE
+    rules = preset.constraints if preset is not None else ()
+    arguments = spec.arguments if spec is not None else {}
+    fixed = {
+        dimension: value
+        for name, value in arguments.items()
+        if spec is not None
+        and (dimension := _dimension(spec, name)) is not None
+        and isinstance(value, int)
+    }
+    return Layout(
+        names=parallel_names(spec, document),
+        fixed=fixed,
+        world_size=source,
+        rules=tuple((rule.require, rule.message) for rule in rules),
+    )
+
+
+def _uses(source: str, names: Mapping[str, str]) -> bool:
+    return any(name in names for name in Expression.parse(source).names)
+
+
+def check_engine(spec: ServerSpec | None, document: Mapping[str, Any]) -> None:
+    """Refuse values of ``parallel_config`` and ``quant_config`` that the engine cannot do."""
+    quantized = document.get("quant_config")
+    if spec is None or spec.backend == "url":
+        return
+    if spec.preset is None and quantized:
+        msg = (
+            f"{spec.origin.at('quant_config')}: what it means depends on the engine; "
+            f"name it by server.preset ({', '.join(names())})"
+        )
+        raise SpecError(msg)
+    if spec.preset is None:
+        return
+    for block, name, value in _mapped_values(document):
+        if name == "quant_config":
+            where = ("parameters", name) if block == "parameters" else (name,)
+            quant_parts(spec.preset, value, spec.origin.at(*where))
+            continue
+        entry = spec.preset.mapped(name, value)
+        if entry.unsupported:
+            msg = (
+                f"{spec.origin.at(block, name)}: {spec.preset.title} cannot do {name} = "
+                f"{shown(value)}: {entry.unsupported}"
+            )
+            raise SpecError(msg)
+
+
+def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield block, name and every listed value of what a preset writes in its own way."""
+    quantized = document.get("quant_config", {})
+    blocks: dict[str, Mapping[str, Any]] = {
+        "parameters": {
+            identifier(name): declared
+            for name, declared in document.get("parameters", {}).items()
+            if identifier(name) in MAPPED
+        },
+        "parallel_config": document.get("parallel_config", {}),
+        "quant_config": quantized
+        if isinstance(quantized, Mapping)
+        else {"quant_config": quantized},
+    }
+    for block, entries in blocks.items():
+        for name, declared in entries.items():
+            if isinstance(declared, Mapping):
+                values = declared.get("values", declared.get("choices", ()))
+                declared = [*values, *(declared[k] for k in ("low", "high") if k in declared)]  # noqa: PLW2901
+            for value in declared if isinstance(declared, list | tuple) else [declared]:
+                yield block, name, value
+
+
+def quant_conflicts(
+    spec: ServerSpec | None, document: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield what two parts must not be together, as they set one flag to different values."""
+    if spec is None or spec.preset is None or spec.backend == "url":
+        return
+    declared: dict[str, list[Any]] = {}
+    for _, name, value in _mapped_values(document):
+        if name in QUANTIZED:
+            declared.setdefault(name, []).append(value)
+    for one, other in combinations(declared, 2):
+        for left, right in product(declared[one], declared[other]):
+            flag = _shared_flag(
+                spec.preset.quantized(one, left), spec.preset.quantized(other, right)
+            )
+            if flag:
+                yield (
+                    f"{one} != {left!r} or {other} != {right!r}",
+                    f"{spec.preset.title} has one {flag} for {one} {left} and {other} {right}",
+                )
+
+
+def _shared_flag(one: Mapped, other: Mapped) -> str:
+    ours, theirs = (
+        {flag: values for flag, *values in parts_of(entry.arguments)} for entry in (one, other)
+    )
+    return next((f for f in ours if f in theirs and ours[f] != theirs[f]), "")
+
+
+def quant_parts(preset: Preset, name: str, where: str) -> Mapping[str, str]:
+    """Return the parts of a named quantization; raise :class:`SpecError` if it is unknown."""
+    parts = preset.quant_presets.get(name)
+    if parts is None:
+        msg = (
+            f"{where}: unknown quantization {name!r}{did_you_mean(name, preset.quant_presets)}; "
+            f"known for {preset.title}: {', '.join(preset.quant_presets)}"
+        )
+        raise SpecError(msg)
+    for part, value in parts.items():
+        entry = preset.quantized(part, value)
+        if entry.unsupported:
+            msg = f"{where}: {preset.title} cannot do {name!r}: {part} {value}: {entry.unsupported}"
+            raise SpecError(msg)
+    return parts

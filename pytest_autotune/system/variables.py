@@ -1,0 +1,24 @@
+"""Values that a file takes from the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+from pytest_autotune.errors import SpecError
+
+_HOST_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def expand_host_variables(text: str, where: str) -> str:
+    """Replace ``${NAME}`` by the environment's; raise :class:`SpecError` if it is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            msg = f"{where}: the environment has no variable {match[1]}; set it, or drop it here"
+            raise SpecError(msg)
+        return found
+
+    return _HOST_VARIABLE.sub(value, text)
