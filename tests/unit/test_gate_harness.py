@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, cast
 
 import pytest
 
-from pytest_autotune.gate.launch.harness import _OWN, Harness
+from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.launch.launcher import PACKAGE, PATH
 from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
+from pytest_autotune.plugin.gate.harness import _OWN, harness_of
 
 Make: TypeAlias = Callable[..., Harness]
 
@@ -33,7 +34,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             inipath=root / "pytest.ini",
             invocation_params=SimpleNamespace(dir=tmp_path / "top" / folder),
         )
-        found = Harness.of(cast("pytest.Config", config))
+        found = harness_of(cast("pytest.Config", config))
         # There is no repository; as if there were.
         assert found.top == root
         return Harness(

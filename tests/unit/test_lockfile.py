@@ -41,6 +41,7 @@ from pytest_autotune.gate.lock.lockfile import (
     read_lock_file,
     write_lock,
 )
+from pytest_autotune.gate.lock.pinned import PinnedConfiguration, read_lock
 from pytest_autotune.space import sampling
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.parameters import Point
@@ -709,12 +710,40 @@ def test_a_file_cut_or_spoilt_anywhere_is_an_error_or_a_file(data: st.DataObject
     assert isinstance(read, LockFile) or read.startswith("it.json: ")
 
 
-def test_jsonschema_is_imported_only_when_a_file_is_read() -> None:
+def test_pinned_parameters_are_read_at_run_time_from_any_folder_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "src" / "package"
+    folder.mkdir(parents=True)
+    write_lock(tmp_path / LOCK_NAME, {"s": entry("s")})
+    monkeypatch.chdir(folder)
+    pinned = PinnedConfiguration(
+        parameters={"b": [1, {"x": None}], "a": 1, "rate": 0.123456789},
+        metrics={"latency": 0.25, "rate": 100.0}, metric="latency", objective="minimize:latency",
+    )  # fmt: skip
+    for path in ((), (LOCK_NAME,), (tmp_path / LOCK_NAME,), (f"../../{LOCK_NAME}",)):
+        assert read_lock(*path) == {"s": pinned}
+    # The nearest one counts.
+    write_lock(folder / LOCK_NAME, {})
+    assert read_lock() == {}
+    with pytest.raises(LockError, match=f"other.json: no such file in {folder}; "):
+        read_lock("other.json")
+    (folder / LOCK_NAME).write_text('{"version": 1}')
+    with pytest.raises(LockError, match="lacks 'studies'"):
+        read_lock()
+
+
+def test_reading_pinned_parameters_loads_neither_pytest_nor_a_search(tmp_path: Path) -> None:
+    write_lock(tmp_path / LOCK_NAME, {"s": entry("s")})
     code = (
-        "import sys, pytest_autotune.gate.lock.lockfile; heavy = {'jsonschema', 'optuna', 'numpy',"
-        "'pytest', '_pytest'}; assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+        "import sys\n"
+        "from pytest_autotune.gate.lock.pinned import read_lock\n"
+        "heavy = {'optuna', 'numpy', 'pytest', '_pytest', 'yaml', 'sqlalchemy'}\n"
+        "assert not {*heavy, 'jsonschema'} & set(sys.modules)\n"
+        "assert read_lock()['s'].parameters['a'] == 1\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 # --- whether it fits -------------------------------------------------------------------------

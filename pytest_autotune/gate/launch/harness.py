@@ -1,4 +1,4 @@
-"""What every launch takes over from the run that makes it: options, folders, import path."""
+"""The options, folders and import path that every launch takes over from its run."""
 
 from __future__ import annotations
 
@@ -7,74 +7,19 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from pytest_autotune.gate.launch.launcher import PACKAGE, PATH, Checkout, Launcher
-from pytest_autotune.gate.revision.git import RevisionError
-from pytest_autotune.gate.revision.imports import (
-    editable_roots,
-    installed_copies,
-    map_path,
-    mapped_import_path,
-)
-from pytest_autotune.gate.revision.repository import Repository
-
-if TYPE_CHECKING:
-    import pytest
-
-#: Options of pytest and its plugins that are the run's own affair, and what a launch has instead:
-#: what selects, distributes, watches or reports.
-_OWN: Final[Mapping[str, Any]] = {
-    "allure_report_dir": None,
-    "cacheclear": False,
-    "collectonly": False,
-    "cov_source": [],
-    "deselect": None,
-    "dist": "no",
-    "distload": False,
-    "durations": None,
-    "failedfirst": False,
-    "htmlpath": None,
-    "json_report": False,
-    "json_report_file": None,
-    "keyword": "",
-    "lf": False,
-    "log_file": None,
-    "looponfail": False,
-    "markexpr": "",
-    "memray": False,
-    "maxfail": 0,
-    "maxprocesses": None,
-    "newfirst": False,
-    "no_cov": True,
-    "numprocesses": None,
-    "pastebin": None,
-    "profile": False,
-    "profile_svg": False,
-    "report_log_path": None,
-    "reruns": None,
-    "setuponly": False,
-    "setupplan": False,
-    "stepwise": False,
-    "stepwise_skip": False,
-    "trace": False,
-    "tx": [],
-    "usepdb": False,
-    "verbose": 0,
-    "xmlpath": None,
-}
-#: What is given as arguments instead.
-_ARGUMENTS: Final = frozenset({"file_or_dir", "plugins"})
-_PREFIX: Final = "autotune"
-_KEPT: Final = "autotune_gpu_timeout"
+from pytest_autotune.gate.launch.launcher import PACKAGE, Checkout, Launcher
+from pytest_autotune.gate.revision.imports import editable_roots, map_path, mapped_import_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harness:
-    """What is the same for all launches of a run.
+    """The settings that all launches of a run share.
 
-    ``top`` is the working tree, ``root`` pytest's rootdir, ``folder`` the current one and ``ini``
-    the configuration file. ``notes`` are sentences on what could not be taken over.
+    ``top`` is the working tree, ``root`` pytest's rootdir, ``folder`` the current folder and
+    ``ini`` the configuration file. ``copies`` are installed copies of the working tree's packages.
+    ``notes`` are sentences on options that could not be taken over.
     """
 
     options: Mapping[str, Any]
@@ -86,46 +31,14 @@ class Harness:
     copies: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, config: pytest.Config) -> Harness:
-        """Read it from a run."""
-        root = config.rootpath
-        try:
-            top = Repository.find(root).top
-        except RevisionError:
-            top = root
-        options = {
-            name: _plain(value)
-            for name, value in vars(config.option).items()
-            if name not in _ARGUMENTS and (not name.startswith(_PREFIX) or name == _KEPT)
-        }
-        lost = [name for name, value in options.items() if value is _UNUSABLE]
-        options = {name: value for name, value in options.items() if value is not _UNUSABLE}
-        own = {name: value for name, value in _OWN.items() if name in options}
-        plugins = [*(getattr(config.option, "plugins", None) or ()), "no:cacheprovider"]
-        return cls(
-            options={**options, **own},
-            plugins=tuple(dict.fromkeys(plugins)),
-            top=top,
-            root=root,
-            folder=config.invocation_params.dir,
-            ini=config.inipath,
-            copies=tuple(c for c in installed_copies(top, (top, root)) if c != PACKAGE),
-            notes=tuple(
-                f"the option {name!r} could not be handed to launches, which had its default"
-                for name in lost
-                if name not in _OWN
-            ),
-        )
-
     def counterpart(self, path: Path, tree: Path | None) -> Path:
-        """Return where a path of the working tree lies in a checkout."""
+        """Return the path in a checkout for one of the working tree."""
         return path if tree is None else map_path(path, self.top, tree)
 
     def launcher(self, params: Mapping[str, Any], log: Path, tree: Path | None = None) -> Launcher:
-        """Return what launches the working tree, or the revision in ``tree``, with ``params``."""
+        """Return a launcher of the working tree, or of the revision in ``tree``."""
         options = dict(self.options)
-        # As this run has them, wherever else there is a configuration file.
+        # The files of this run, even if a checkout has others.
         options["rootdir"] = str(self.counterpart(self.root, tree))
         ini = None if self.ini is None else self.counterpart(self.ini, tree)
         options["inifilename"] = str(ini) if ini is not None and ini.is_file() else None
@@ -145,7 +58,7 @@ class Harness:
         return Launcher(checkout=checkout, options=options, arguments=arguments, log=log)
 
     def _import_path(self, tree: Path | None) -> list[str]:
-        """Return what a launch can import from first, as this process can."""
+        """Return the entries that come first in the import path of a launch."""
         entries = [str(self.folder / entry) for entry in sys.path]
         inside = mapped_import_path(
             [*entries, *editable_roots()], self.top, tree or self.top, PACKAGE
@@ -155,21 +68,3 @@ class Harness:
             entry for entry in given if not (self.folder / entry).resolve().is_relative_to(self.top)
         ]
         return [*inside, *outside]
-
-
-_UNUSABLE: Final = object()
-
-
-def _plain(value: object) -> Any:
-    """Return a value as JSON can carry it, or :data:`_UNUSABLE`."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return {PATH: str(value)}
-    if isinstance(value, list | tuple):
-        found = [_plain(entry) for entry in value]
-        return _UNUSABLE if _UNUSABLE in found else found
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        entries = {key: _plain(entry) for key, entry in value.items()}
-        return _UNUSABLE if _UNUSABLE in entries.values() else entries
-    return _UNUSABLE

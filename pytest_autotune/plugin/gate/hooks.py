@@ -12,7 +12,6 @@ from typing import Any, Final, NoReturn
 import pytest
 
 from pytest_autotune.gate.judge import Case, Judge, deadline_of
-from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 from pytest_autotune.gate.lock.pins import LockPins
 from pytest_autotune.gate.outcome import GateOutcome
@@ -20,6 +19,7 @@ from pytest_autotune.gate.revision.repository import Repository
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import register_controller
+from pytest_autotune.plugin.gate.harness import harness_of
 from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties, run_once
 from pytest_autotune.plugin.gate.terminal import GateReporter
 from pytest_autotune.plugin.session import TuningSession
@@ -69,7 +69,7 @@ class GateHooks:
         self._open = ExitStack()
         self._said = time.monotonic()
         self._judge = Judge(
-            harness=Harness.of(config),
+            harness=harness_of(config),
             against=settings.against,
             state=context.state_directory,
             deadline=deadline_of(context.started, settings.timeout),

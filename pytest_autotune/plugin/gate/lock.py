@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file
 from pytest_autotune.gate.lock.locking import Locking, Pinning
 from pytest_autotune.gate.revision.repository import describe
 from pytest_autotune.plugin.announce import announce
+from pytest_autotune.plugin.gate.harness import harness_of
 
 if TYPE_CHECKING:
     import pytest
@@ -37,7 +37,7 @@ class Locker:
 
     def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
         """Pin the best of each study; raises :class:`LockError` where that cannot be written."""
-        harness = Harness.of(self._config)
+        harness = harness_of(self._config)
         commit = describe(self._config.rootpath)
         pinning = Pinning(
             launcher=lambda params: replace(harness.launcher(params, self._log), lenient=False),
