@@ -10,20 +10,18 @@ Pure: neither pytest nor a study is needed.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, NoReturn
 
-from pytest_autotune.errors import ExpressionError, MissingMetricError, RecordingError
+import numpy as np
+
+from pytest_autotune.errors import MissingMetricError, RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import Columns
+from pytest_autotune.replay.content import MAX_SHOWN, Content, is_numeric, some
 from pytest_autotune.scoring.evaluation import (
     Evaluation,
     Level,
@@ -35,19 +33,12 @@ from pytest_autotune.scoring.metrics import Metrics, flatten
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.scoring.slo import SLO
-from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.listing import Listing
 from pytest_autotune.space.parameters import OUTSIDE, Point
-from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.pool import IntArray, Pool
 from pytest_autotune.space.space import Space
-from pytest_autotune.text.suggest import nearest
 from pytest_autotune.text.values import label
-
-if TYPE_CHECKING:
-    from pytest_autotune.space.pool import IntArray
-
-#: How many values or columns a message lists.
-_SHOWN: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,62 +105,6 @@ class _Table:
     rows: Mapping[int, Sequence[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """A table of texts; ``lines`` tells for each row where in the file it ends."""
-
-    header: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    lines: Sequence[int]
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with it."""
-        if not self.header:
-            yield "is empty: a header with the names of the columns is expected"
-        for at, name in enumerate(self.header):
-            if not name:
-                yield f"column {at + 1} has no name"
-            elif name in self.header[:at]:
-                yield f"two columns are called {name!r}"
-        for row, line in zip(self.rows, self.lines, strict=True):
-            if len(row) != len(self.header):
-                yield f"line {line} has {len(row)} cells, the header {len(self.header)}"
-        if not self.rows:
-            yield "has no rows"
-
-    def selected(self, where: str) -> _Content:
-        """Return the rows that ``where`` holds for; raise :class:`RecordingError`."""
-        try:
-            kept = list(self._meeting(Expression.parse(where)))
-        except ExpressionError as error:
-            msg = f"where: {error}"
-            raise RecordingError(msg) from None
-        rows = [self.rows[at] for at in kept]
-        return _Content(self.header, rows, [self.lines[at] for at in kept])
-
-    def _meeting(self, expression: Expression) -> Iterator[int]:
-        names = [identifier(name) for name in self.header]
-        for name in sorted(expression.names):
-            if name not in names:
-                msg = f"where: no column {name!r}{nearest(name, names)}"
-                raise RecordingError(msg)
-        read = {name: names.index(name) for name in sorted(expression.names)}
-        verdicts: dict[tuple[str, ...], bool] = {}
-        for position, row in enumerate(self.rows):
-            key = tuple(row[at] for at in read.values())
-            if key not in verdicts:
-                scope = {name: read_cell(cell) for name, cell in zip(read, key, strict=True)}
-                verdicts[key] = expression(scope)
-            if verdicts[key]:
-                yield position
-        if not any(verdicts.values()):
-            values = "; ".join(
-                f"{name} is {_some([row[at] for row in self.rows])}" for name, at in read.items()
-            )
-            msg = f"none of its {len(self.rows)} rows meets where: {expression.source} ({values})"
-            raise RecordingError(msg)
-
-
 class Recording:
     """A file of recorded results, one row per trial or per load level of one.
 
@@ -177,7 +112,7 @@ class Recording:
     """
 
     def __init__(
-        self, content: _Content, *, shown: str, digest: str, where: str | None = None
+        self, content: Content, *, shown: str, digest: str, where: str | None = None
     ) -> None:
         self.header = content.header
         self.shown = shown
@@ -196,14 +131,12 @@ class Recording:
         """
         shown = shown or path.name
         try:
-            text = _text(path)
-            content = _parse(text)
+            content, digest = Content.read(path)
             if where is not None:
                 content = content.selected(where)
         except RecordingError as error:
             msg = f"{shown}: {error}"
             raise RecordingError(msg) from None
-        digest = hashlib.sha256(text.encode()).hexdigest()
         return cls(content, shown=shown, digest=digest, where=where)
 
     def __len__(self) -> int:
@@ -222,8 +155,6 @@ class Recording:
         Rows outside of it are left out. Raises :class:`RecordingError` where a parameter has no
         column, nothing is left, or a point was recorded twice.
         """
-        import numpy as np
-
         try:
             columns = Columns.of(self.header, self._numeric, space.names)
         except RecordingError as error:
@@ -288,7 +219,7 @@ class Recording:
     def _numeric(self) -> frozenset[str]:
         """Names of the columns that hold numbers and empty cells only, and some number."""
         return frozenset(
-            name for name, cells in zip(self.header, self._cells, strict=True) if _is_numeric(cells)
+            name for name, cells in zip(self.header, self._cells, strict=True) if is_numeric(cells)
         )
 
     def _fail(self, problem: str) -> NoReturn:
@@ -300,7 +231,7 @@ class Recording:
 
     def _why_none_fits(self, space: Space, digits: IntArray, cells: Sequence[Sequence[str]]) -> str:
         reasons = [
-            f"{parameter.name} is {_some(column)} there, but {parameter.summary()} in the spec"
+            f"{parameter.name} is {some(column)} there, but {parameter.summary()} in the spec"
             for parameter, row, column in zip(space.parameters, digits.T, cells, strict=True)
             if (row == OUTSIDE).all()
         ]
@@ -358,7 +289,7 @@ class Recording:
         kinds = {name: len(set(self._cells[self.header.index(name)])) for name in differ}
         differ.sort(key=lambda name: (name in self._numeric, kinds[name]))
         place = self.header.index(differ[0]) if differ else 0
-        shown = ", ".join(differ[:_SHOWN]) + (", …" if len(differ) > _SHOWN else "")
+        shown = ", ".join(differ[:MAX_SHOWN]) + (", …" if len(differ) > MAX_SHOWN else "")
         point = ", ".join(
             f"{self.header[at]}={self._rows[first][at]}"
             for at in columns.parameters
@@ -372,57 +303,6 @@ class Recording:
             f"{text} and differ in {shown}: select by the spec's replay.where, such as "
             f'"{condition}", make a parameter of it, or keep one row for each point'
         )
-
-
-def _text(path: Path) -> str:
-    """Return the content of a file; raise :class:`RecordingError`."""
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        problem = "no such file"
-    except UnicodeDecodeError as error:
-        problem = f"is not a text in UTF-8: {error}"
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        problem = f"cannot be decompressed: {error}"
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}"
-    raise RecordingError(problem)
-
-
-def _parse(text: str) -> _Content:
-    """Read CSV with a header; raise :class:`RecordingError`."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        header = tuple(next(reader, ()))
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        msg = f"line {reader.line_num}: not valid CSV: {error}"
-        raise RecordingError(msg) from None
-    content = _Content(header, rows, lines)
-    problem = next(content.problems(), None)
-    if problem is not None:
-        raise RecordingError(problem)
-    return content
-
-
-def _is_numeric(cells: Sequence[str]) -> bool:
-    import numpy as np
-
-    filled = list(filter(None, set(cells)))
-    try:
-        # Many times faster than one by one.
-        np.array(filled, dtype=np.str_).astype(np.float64)
-    except ValueError:
-        return False
-    return bool(filled)
 
 
 def _numbers(cells: Sequence[str]) -> Iterator[float]:
@@ -497,8 +377,3 @@ def _level(cells: Sequence[str], columns: Columns) -> Level | None:
 
 def _metrics(cells: Sequence[str], columns: Columns) -> dict[str, float]:
     return flatten({name: float(cells[at]) for name, at in columns.metrics.items() if cells[at]})
-
-
-def _some(cells: Sequence[str]) -> str:
-    found = list(dict.fromkeys(cell or "empty" for cell in cells))
-    return ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")

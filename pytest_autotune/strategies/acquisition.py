@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from pytest_autotune.space.pool import FloatArray
+import numpy as np
+
+from pytest_autotune.space.pool import FloatArray
 
 #: Below so many deviations the expected improvement is computed by a series.
 _FAR: Final = -5.0
@@ -22,8 +23,6 @@ def log_below(z: FloatArray) -> FloatArray:
     By the rational Chebyshev fit of ``erfc`` in *Numerical Recipes* (1992, section 6.2), whose
     relative error is below 1.2e-7 however far out.
     """
-    import numpy as np
-
     x = np.abs(z) / math.sqrt(2)
     t = 1 / (1 + 0.5 * x)
     series = np.zeros_like(t)
@@ -39,8 +38,6 @@ def log_improvement(z: FloatArray) -> FloatArray:
 
     ``z`` is by how many deviations a candidate is expected to be better.
     """
-    import numpy as np
-
     log_density = -0.5 * z * z - 0.5 * math.log(2 * math.pi)
     near = np.maximum(z, _FAR)
     gain = near * np.exp(log_below(near)) + np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi)

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.pool import FloatArray, IntArray
 from pytest_autotune.strategies.acquisition import log_below, log_improvement
 from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
 from pytest_autotune.strategies.encoding import Encoding
@@ -26,11 +29,6 @@ from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.start import Start
 from pytest_autotune.strategies.threads import one_thread
 from pytest_autotune.strategies.unseen import first_unseen, random_unseen
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Trials before a model is worth more than an even spread.
 N_START: Final = 8
@@ -71,8 +69,6 @@ class AutoStrategy:
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return the unseen point that promises most."""
-        import numpy as np
-
         hint = first_unseen(self._hints, history)
         if hint is not None:
             return hint
@@ -146,8 +142,6 @@ class _Surrogate:
 
     def most_promising(self, candidates: FloatArray) -> int:
         """Return which candidate has the greatest expected feasible improvement."""
-        import numpy as np
-
         improvement = np.zeros(len(candidates))
         if self.objective is not None and self.lowest is not None:
             mean, deviation = self.objective.of(candidates)
@@ -166,8 +160,6 @@ class _Surrogate:
 
     def _log_feasible(self, candidates: FloatArray) -> FloatArray:
         """Return the logarithm of the probability that a candidate runs and meets the SLO."""
-        import numpy as np
-
         found = np.zeros(len(candidates))
         for bound in self.bounds:
             mean, deviation = bound.of(candidates)
@@ -191,8 +183,6 @@ class _Models:
 
     def of(self, observed: Observations) -> _Surrogate | None:
         """Return the models of what was observed, None where that is too little for any."""
-        import numpy as np
-
         kept = _subset(observed, _MOST)
         x = self._encoding.records([observed.records[i] for i in kept])
         pending = self._encoding.records(observed.pending[-_MOST:])
@@ -224,8 +214,6 @@ class _Models:
 
     def _kernel(self, at: int, observed: Observations) -> Kernel | None:
         """Return the kernel for the target ``at``, None where too little is known of it."""
-        import numpy as np
-
         known = np.flatnonzero(np.isfinite(observed.targets[at]))
         count = _fitted(len(known))
         if count is None:
@@ -239,8 +227,6 @@ class _Models:
         return Kernel(self._fits[at], self._encoding.groups)
 
     def _fit(self, records: Sequence[TrialRecord], values: FloatArray) -> Hyperparameters:
-        import numpy as np
-
         chosen = np.flatnonzero(np.isfinite(values))
         if len(chosen) > _FITTED:
             rng = np.random.default_rng([len(chosen), 0xF17])
@@ -264,8 +250,6 @@ def _fitted(known: int) -> int | None:
 
 
 def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArray) -> _Model | None:
-    import numpy as np
-
     has = np.isfinite(values)
     if not has.any():
         return None
@@ -280,8 +264,6 @@ def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArra
 
 def _subset(observed: Observations, most: int) -> IntArray:
     """Return which trials a model is of: all, or the best half of ``most`` and some others."""
-    import numpy as np
-
     count = len(observed.records)
     if count <= most:
         return np.arange(count)

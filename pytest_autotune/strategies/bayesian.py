@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.study import Study as OptunaStudy
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.study import Study as OptunaStudy
-    from optuna.trial import FrozenTrial
 
 _CONSTRAINT: Final = "slo"
 _N_START: Final = 10
@@ -46,8 +48,6 @@ class BayesianStrategy:
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return the valid, unseen point nearest to TPE's proposal."""
-        import numpy as np
-
         rng = np.random.default_rng(seed)
         hint = first_unseen(self._hints, history)
         if hint is not None:
@@ -81,8 +81,6 @@ class _Mirror:
 
     def ask(self, history: History, seed: int) -> Point:
         """Return TPE's proposal: a value for every parameter, valid or not."""
-        from optuna.samplers import TPESampler
-
         if not self._mirrored.keys() <= {record.number for record in history.records}:
             # A trial was replaced by a later measurement; Optuna cannot take one back.
             self._reset()
@@ -98,8 +96,6 @@ class _Mirror:
         self._mirrored: dict[int, tuple[int, Outcome]] = {}
 
     def _open(self) -> OptunaStudy:
-        import optuna
-
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -127,8 +123,6 @@ class _Mirror:
         self._mirrored[record.number] = (trial_id, record.outcome)
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
-        from optuna.trial import TrialState, create_trial
-
         value: float | None = None
         constraints: dict[str, float] | None = None
         match record.outcome:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import numpy as np
 
 from pytest_autotune.space.parameters import Point, point_key
-from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 from pytest_autotune.space.sampling import draw_some
 from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
 from pytest_autotune.strategies.protocol import History
 from pytest_autotune.strategies.unseen import random_unseen, unseen_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Points anywhere in the space.
 ANYWHERE: Final = 2_000
@@ -46,8 +43,6 @@ class PoolCandidates:
         self, history: History, best: Sequence[Point], rng: np.random.Generator
     ) -> tuple[FloatArray, Sequence[Point]]:
         """Return encoded candidates and the points themselves; none where all were seen."""
-        import numpy as np
-
         unseen = unseen_rows(self._pool, history)
         rows = unseen
         if len(rows) > ANYWHERE + NEARBY:
@@ -62,8 +57,6 @@ class PoolCandidates:
 
     def _around(self, point: Point) -> tuple[IntArray, IntArray]:
         """Return the rows that differ from ``point`` in one parameter, the nearest, and in two."""
-        import numpy as np
-
         row = self._pool.row(point)
         if row is None:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -111,8 +104,6 @@ class SampledCandidates:
         self, history: History, best: Sequence[Point], rng: np.random.Generator
     ) -> tuple[FloatArray, Sequence[Point]]:
         """Return encoded candidates and the points themselves; none where none can be found."""
-        import numpy as np
-
         now = len(history.records)
         self._blocks = {n: block for n, block in self._blocks.items() if n > now - _KEPT}
         found: dict[str, _Encoded] = {}
@@ -129,8 +120,6 @@ class SampledCandidates:
 
     def _block(self, number: int) -> Mapping[str, _Encoded]:
         """Return the points drawn at the ``number``-th proposal, the same every time."""
-        import numpy as np
-
         if number not in self._blocks:
             rng = np.random.default_rng([self._seed, number, 0xB10C])
             self._blocks[number] = self._encoded(draw_some(self._space, rng, _TRIES)[:_DRAWN])

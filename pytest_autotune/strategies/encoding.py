@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import INACTIVE, Parameter, Point
-from pytest_autotune.space.pool import Pool
+from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 from pytest_autotune.space.space import Space
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from pytest_autotune.space.pool import FloatArray, IntArray
 
 #: Up to so many listed numbers may be names in disguise.
 _MAYBE_NOMINAL: Final = 4
@@ -73,8 +70,6 @@ class Encoding:
     """
 
     def __init__(self, space: Space) -> None:
-        import numpy as np
-
         self._coordinates = tuple(
             coordinate
             for at, parameter in enumerate(space.parameters)
@@ -89,8 +84,6 @@ class Encoding:
 
     def points(self, points: Sequence[Point]) -> FloatArray:
         """Encode ``points``; shape (points, columns)."""
-        import numpy as np
-
         plain = [
             [c.of(p.get(c.parameter.name), active=c.parameter.name in p) for p in points]
             for c in self._coordinates
@@ -99,8 +92,6 @@ class Encoding:
 
     def records(self, records: Sequence[TrialRecord]) -> FloatArray:
         """Encode the points of ``records``, which are remembered; shape (records, columns)."""
-        import numpy as np
-
         new = [record for record in records if record.key not in self._known]
         for record, row in zip(new, self.points([r.params for r in new]), strict=True):
             self._known[record.key] = row
@@ -109,8 +100,6 @@ class Encoding:
 
     def rows(self, pool: Pool, rows: IntArray) -> FloatArray:
         """Encode some rows of a pool; shape (rows, columns)."""
-        import numpy as np
-
         digits = pool.indices[rows]
         plain = np.empty((self.size, len(rows)))
         for row, coordinate in enumerate(self._coordinates):
@@ -118,8 +107,6 @@ class Encoding:
         return self._expand(plain)
 
     def _expand(self, plain: FloatArray) -> FloatArray:
-        import numpy as np
-
         columns = [
             np.sqrt(0.5) * (row[:, None] == np.arange(c.width)) if c.nominal else row[:, None]
             for c, row in zip(self._coordinates, plain, strict=True)
@@ -143,8 +130,6 @@ def _coordinates(at: int, parameter: Parameter) -> Sequence[_Coordinate]:
 
 
 def _looked_up(coordinate: _Coordinate, digits: IntArray) -> FloatArray:
-    import numpy as np
-
     present, inverse = np.unique(digits, return_inverse=True)
     values = [
         coordinate.of(None, active=False)

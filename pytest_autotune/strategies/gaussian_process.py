@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
-    from pytest_autotune.space.pool import FloatArray
+from pytest_autotune.space.pool import FloatArray
 
 _ROOT_5: Final = 5**0.5
 #: Normal priors of the logarithms: values change over somewhat more than the range of a
@@ -49,8 +48,6 @@ def fit(x: FloatArray, y: FloatArray, groups: npt.NDArray[np.intp]) -> Hyperpara
     ``x`` has shape (points, columns), ``y``, shape (points,), is standardized; ``groups`` tells
     the coordinate of each column.
     """
-    import numpy as np
-
     size = int(groups.max()) + 1 if len(groups) else 0
     distances = np.zeros((size, len(x), len(x)))
     for column, group in zip(x.T, groups, strict=True):
@@ -73,8 +70,6 @@ def fit(x: FloatArray, y: FloatArray, groups: npt.NDArray[np.intp]) -> Hyperpara
 
 def _loss(theta: FloatArray, distances: FloatArray, y: FloatArray) -> tuple[float, FloatArray]:
     """Return the negative logarithm of the posterior density, and its gradient."""
-    import numpy as np
-
     count = len(y)
     weights, noise = np.exp(theta[:-1]), np.exp(theta[-1])
     kernel, slope = _matern(np.tensordot(weights, distances, 1))
@@ -103,8 +98,6 @@ def _loss(theta: FloatArray, distances: FloatArray, y: FloatArray) -> tuple[floa
 
 def _matern(squared: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the kernel of squared distances, and its derivative by them."""
-    import numpy as np
-
     root = _ROOT_5 * np.sqrt(squared)
     decay = np.exp(-root)
     return (1 + root + root * root / 3) * decay, -5 / 6 * (1 + root) * decay
@@ -114,15 +107,11 @@ class Kernel:
     """The kernel with known hyperparameters."""
 
     def __init__(self, hyperparameters: Hyperparameters, groups: npt.NDArray[np.intp]) -> None:
-        import numpy as np
-
         self.noise = float(np.exp(hyperparameters.log_noise))
         self._roots = np.exp(0.5 * hyperparameters.log_weights)[groups]
 
     def __call__(self, a: FloatArray, b: FloatArray) -> FloatArray:
         """Return the correlations, shape (len(a), len(b))."""
-        import numpy as np
-
         # Squared distances as one product of matrices; then in place, as allocating is what costs.
         a, b = a * self._roots, b * self._roots
         left = np.hstack([-2 * a, (a * a).sum(axis=1)[:, None], np.ones((len(a), 1))])
@@ -155,8 +144,6 @@ class Posterior:
     @cached_property
     def _root(self) -> FloatArray:
         """Inverse of the lower Cholesky factor."""
-        import numpy as np
-
         jitter = self.noise + _JITTER
         while True:
             kernel = self.correlations.copy()
@@ -185,8 +172,6 @@ class Posterior:
 
     def deviation(self, cross: FloatArray) -> FloatArray:
         """Return the standard deviations of the values themselves, without noise."""
-        import numpy as np
-
         explained = cross @ self._root.T
         left = 1 - np.einsum("ij,ij->i", explained, explained)
         found: FloatArray = np.sqrt(left.clip(min=1e-12) * self.variance)
@@ -198,7 +183,5 @@ class Posterior:
         That is how a pending trial counts: nothing new is known of the values, but no more is
         to be learnt there. ``cross`` has shape (further, points), ``correlations`` is theirs.
         """
-        import numpy as np
-
         joint = np.block([[self.correlations, cross.T], [cross, correlations]])
         return Posterior(joint, np.concatenate([self.y, self.mean(cross)]), self.noise)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
 
 from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.pool import IntArray
 from pytest_autotune.space.sampling import draw
 from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen
-
-if TYPE_CHECKING:
-    from pytest_autotune.space.pool import IntArray
 
 #: From a larger grid the subset is chosen among this many randomly drawn points, or as many as
 #: are wanted.
@@ -35,8 +35,6 @@ class GridStrategy:
 
     @cached_property
     def _points(self) -> Sequence[Point]:
-        import numpy as np
-
         rng = np.random.default_rng([self._seed, 0x6121D])
         pool = self._space.pool
         if pool is not None:
@@ -75,8 +73,6 @@ def grid_space(space: Space) -> Space:
 
 
 def _digits(space: Space, points: Sequence[Point]) -> IntArray:
-    import numpy as np
-
     rows = [
         [p.index(pt[p.name]) if p.name in pt else -1 for p in space.parameters] for pt in points
     ]
@@ -89,8 +85,6 @@ def _spread(digits: IntArray, wanted: int, rng: object) -> IntArray:
     Greedy: in random order of candidates, take the row whose values were taken least so far
     (relative to how many values the column has).
     """
-    import numpy as np
-
     assert isinstance(rng, np.random.Generator)
     order = rng.permutation(len(digits))[: max(_CANDIDATES, wanted)]
     columns = digits.shape[1]

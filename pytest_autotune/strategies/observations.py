@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Bound
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from pytest_autotune.space.pool import FloatArray
+from pytest_autotune.space.pool import FloatArray
 
 #: What is this many times worse than the best feasible trial is as bad as can be, and what is so
 #: many times better, but infeasible, as good: the model is to tell apart what comes close.
@@ -60,8 +58,6 @@ class Observations:
     @classmethod
     def of(cls, records: Sequence[TrialRecord], slo: SLO, objective: Objective) -> Observations:
         """Read them from the records of a study."""
-        import numpy as np
-
         finished = [record for record in records if record.finished]
         signals = [
             Signal(label=bound.label, excess=_excess(finished, bound))
@@ -83,8 +79,6 @@ class Observations:
 
 
 def _having(records: Sequence[TrialRecord], outcome: Outcome) -> npt.NDArray[np.bool_]:
-    import numpy as np
-
     return np.array([record.outcome is outcome for record in records], dtype=bool)
 
 
@@ -94,8 +88,6 @@ def _losses(records: Sequence[TrialRecord], objective: Objective) -> FloatArray:
     Times and rates differ by factors, so their logarithm counts. What was given up early counts
     as what it had reached, or as an average trial where that is not known: it is no winner.
     """
-    import numpy as np
-
     scores = np.array([_score(record, objective) for record in records], dtype=np.float64)
     known = scores[np.isfinite(scores)]
     if not len(known):
@@ -128,8 +120,6 @@ def _score(record: TrialRecord, objective: Objective) -> float:
 
 
 def _excess(records: Sequence[TrialRecord], bound: Bound) -> FloatArray:
-    import numpy as np
-
     allowed = _allowed(bound)
     found = np.full(len(records), np.nan)
     for at, record in enumerate(records):

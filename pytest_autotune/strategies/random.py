@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies.protocol import History, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen
@@ -21,6 +23,4 @@ class RandomStrategy:
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return a random unseen point."""
-        import numpy as np
-
         return random_unseen(self._space, history, np.random.default_rng(seed))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
 
 from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.space.pool import FloatArray
 from pytest_autotune.space.sampling import draw_some
 from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
-
-if TYPE_CHECKING:
-    from pytest_autotune.space.pool import FloatArray
 
 #: Points to choose from: of a listed space, and of one that is sampled, where each takes longer.
 _LISTED: Final = 3_000
@@ -46,8 +46,6 @@ class Start:
         return self._chosen[:count]
 
     def _prepare(self) -> None:
-        import numpy as np
-
         rng = np.random.default_rng([self._seed, 0x57A27])
         pool = self._space.pool
         if pool is not None:
@@ -62,8 +60,6 @@ class Start:
         self._burden: FloatArray = np.zeros(len(self._points))
 
     def _choose(self) -> None:
-        import numpy as np
-
         assert self._points is not None
         at = int(np.argmin(self._burden))
         self._chosen.append(self._points[at])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController
 
 
 def one_thread() -> AbstractContextManager[object]:
@@ -22,7 +20,5 @@ def one_thread() -> AbstractContextManager[object]:
 
 @cache
 def _controller() -> ThreadpoolController:
-    import numpy as np  # noqa: F401 - what is not loaded yet would not be found
-    from threadpoolctl import ThreadpoolController
-
+    # Only when first asked: it finds no more than what is loaded by then.
     return ThreadpoolController()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
 
 from pytest_autotune.space.parameters import INACTIVE, Point, point_key
+from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 from pytest_autotune.space.sampling import draw
 from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.protocol import History
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 
 #: Draws before a space too large to list counts as exhausted.
 MAX_UNSEEN_DRAWS: Final = 1_000
@@ -23,8 +21,6 @@ MAX_NEIGHBOURS: Final = 300
 
 def unseen_rows(pool: Pool, history: History) -> IntArray:
     """Return the rows of ``pool`` that ``history`` has not seen, in order."""
-    import numpy as np
-
     unseen = np.ones(len(pool), dtype=bool)
     for record in history.records:
         row = pool.row(record.params, record.key)
@@ -84,8 +80,6 @@ def nearest_unseen(
 def _nearest_in_pool(
     pool: Pool, wanted: Point, history: History, rng: np.random.Generator
 ) -> Point | None:
-    import numpy as np
-
     rows = unseen_rows(pool, history)
     if not len(rows):
         return None

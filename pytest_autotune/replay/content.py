@@ -1,0 +1,141 @@
+"""A recording as it stands in its file: a header, and rows of texts."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pytest_autotune.errors import ExpressionError, RecordingError
+from pytest_autotune.replay.cells import read_cell
+from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.text.suggest import nearest
+
+#: How many values or columns a message lists.
+MAX_SHOWN: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A table of texts; ``lines`` tells for each row where in the file it ends."""
+
+    header: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    lines: Sequence[int]
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[Content, str]:
+        """Return the table in a file and a digest of it; raise :class:`RecordingError`."""
+        text = _text(path)
+        return _parse(text), hashlib.sha256(text.encode()).hexdigest()
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with it."""
+        if not self.header:
+            yield "is empty: a header with the names of the columns is expected"
+        for at, name in enumerate(self.header):
+            if not name:
+                yield f"column {at + 1} has no name"
+            elif name in self.header[:at]:
+                yield f"two columns are called {name!r}"
+        for row, line in zip(self.rows, self.lines, strict=True):
+            if len(row) != len(self.header):
+                yield f"line {line} has {len(row)} cells, the header {len(self.header)}"
+        if not self.rows:
+            yield "has no rows"
+
+    def selected(self, where: str) -> Content:
+        """Return the rows that ``where`` holds for; raise :class:`RecordingError`."""
+        try:
+            kept = list(self._meeting(Expression.parse(where)))
+        except ExpressionError as error:
+            msg = f"where: {error}"
+            raise RecordingError(msg) from None
+        rows = [self.rows[at] for at in kept]
+        return Content(self.header, rows, [self.lines[at] for at in kept])
+
+    def _meeting(self, expression: Expression) -> Iterator[int]:
+        names = [identifier(name) for name in self.header]
+        for name in sorted(expression.names):
+            if name not in names:
+                msg = f"where: no column {name!r}{nearest(name, names)}"
+                raise RecordingError(msg)
+        read = {name: names.index(name) for name in sorted(expression.names)}
+        verdicts: dict[tuple[str, ...], bool] = {}
+        for position, row in enumerate(self.rows):
+            key = tuple(row[at] for at in read.values())
+            if key not in verdicts:
+                scope = {name: read_cell(cell) for name, cell in zip(read, key, strict=True)}
+                verdicts[key] = expression(scope)
+            if verdicts[key]:
+                yield position
+        if not any(verdicts.values()):
+            values = "; ".join(
+                f"{name} is {some([row[at] for row in self.rows])}" for name, at in read.items()
+            )
+            msg = f"none of its {len(self.rows)} rows meets where: {expression.source} ({values})"
+            raise RecordingError(msg)
+
+
+def _text(path: Path) -> str:
+    """Return the content of a file; raise :class:`RecordingError`."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        problem = "no such file"
+    except UnicodeDecodeError as error:
+        problem = f"is not a text in UTF-8: {error}"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        problem = f"cannot be decompressed: {error}"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+    raise RecordingError(problem)
+
+
+def _parse(text: str) -> Content:
+    """Read CSV with a header; raise :class:`RecordingError`."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        header = tuple(next(reader, ()))
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        msg = f"line {reader.line_num}: not valid CSV: {error}"
+        raise RecordingError(msg) from None
+    content = Content(header, rows, lines)
+    problem = next(content.problems(), None)
+    if problem is not None:
+        raise RecordingError(problem)
+    return content
+
+
+def is_numeric(cells: Sequence[str]) -> bool:
+    """Return whether a column holds numbers and empty cells only, and some number."""
+    filled = list(filter(None, set(cells)))
+    try:
+        # Many times faster than one by one.
+        np.array(filled, dtype=np.str_).astype(np.float64)
+    except ValueError:
+        return False
+    return bool(filled)
+
+
+def some(cells: Sequence[str]) -> str:
+    """Return the first distinct cells in a few words."""
+    found = list(dict.fromkeys(cell or "empty" for cell in cells))
+    return ", ".join(found[:MAX_SHOWN]) + (", …" if len(found) > MAX_SHOWN else "")
