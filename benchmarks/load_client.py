@@ -30,9 +30,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_autotune.bench.statistics import quantile
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
-from pytest_autotune.load.statistics import LevelRun, percentile
+from pytest_autotune.load.statistics import LevelRun
 from pytest_autotune.serving.ports import PortReservation
 
 SERVER = Path(__file__).parent.parent / "tests" / "scripted_server.py"
@@ -90,9 +91,9 @@ def accuracy() -> None:
             e2e = sorted(abs((r.e2e_latency or 0) - exact) / exact for r in result.requests if r.ok)
             assert len(ttft) == len(result.requests)
             print(
-                f"{concurrency:>12} {len(ttft):>9} {percentile(ttft, 0.5) * 1e3:>12.2f} ms "
-                f"{percentile(ttft, 0.99) * 1e3:>5.2f} ms {percentile(e2e, 0.5):>13.2%} "
-                f"{percentile(e2e, 0.99):>8.2%} {result.client.cpu:>11.0%}"
+                f"{concurrency:>12} {len(ttft):>9} {quantile(ttft, 0.5) * 1e3:>12.2f} ms "
+                f"{quantile(ttft, 0.99) * 1e3:>5.2f} ms {quantile(e2e, 0.5):>13.2%} "
+                f"{quantile(e2e, 0.99):>8.2%} {result.client.cpu:>11.0%}"
             )
 
 

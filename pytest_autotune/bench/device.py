@@ -47,9 +47,11 @@ class TimedDevice(Protocol):
 
     def record(self, event: Any) -> None:
         """Have the device stamp ``event`` once all launched before it is done."""
+        event.record()
 
     def elapsed(self, start: Any, end: Any) -> float:
         """Return the seconds between two events that have been stamped."""
+        return float(start.elapsed_time(end)) / 1e3
 
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that launches the overwriting of ``size`` bytes."""
@@ -61,10 +63,11 @@ class TimedDevice(Protocol):
         """
 
     def reset_peak_memory(self) -> None:
-        """Forget the peak."""
+        """Forget the peak of allocated memory."""
 
     def peak_memory(self) -> int | None:
         """Return the most bytes that were allocated since, None where that is not known."""
+        return None
 
 
 class DeviceTimer:

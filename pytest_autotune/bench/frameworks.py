@@ -16,7 +16,7 @@ Framework: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
 FRAMEWORKS: Final[tuple[Framework, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
 
 
-class TorchDevice:
+class TorchDevice(TimedDevice):
     """PyTorch, and Triton, which launches on its streams. ROCm builds answer to the same names."""
 
     name = "torch"
@@ -31,14 +31,6 @@ class TorchDevice:
     def event(self) -> Any:
         """Return an event that can be timed."""
         return self._torch.cuda.Event(enable_timing=True)
-
-    def record(self, event: Any) -> None:
-        """Record on the current stream."""
-        event.record()
-
-    def elapsed(self, start: Any, end: Any) -> float:
-        """Return seconds."""
-        return float(start.elapsed_time(end)) / 1e3
 
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer."""
@@ -70,7 +62,7 @@ class TorchDevice:
         return int(self._torch.cuda.max_memory_allocated())
 
 
-class CupyDevice:
+class CupyDevice(TimedDevice):
     """CuPy."""
 
     name = "cupy"
@@ -85,10 +77,6 @@ class CupyDevice:
     def event(self) -> Any:
         """Return an event that can be timed."""
         return self._cupy.cuda.Event()
-
-    def record(self, event: Any) -> None:
-        """Record on the current stream."""
-        event.record()
 
     def elapsed(self, start: Any, end: Any) -> float:
         """Return seconds."""
@@ -130,7 +118,7 @@ class CupyDevice:
         return int(self._cupy.get_default_memory_pool().total_bytes())
 
 
-class NumbaDevice:
+class NumbaDevice(TimedDevice):
     """Numba's CUDA target."""
 
     name = "numba"
@@ -145,14 +133,6 @@ class NumbaDevice:
     def event(self) -> Any:
         """Return an event that can be timed."""
         return self._cuda.event()  # timed, unless told otherwise
-
-    def record(self, event: Any) -> None:
-        """Record on the default stream."""
-        event.record()
-
-    def elapsed(self, start: Any, end: Any) -> float:
-        """Return seconds."""
-        return float(start.elapsed_time(end)) / 1e3
 
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer, without waiting for it."""
@@ -169,10 +149,6 @@ class NumbaDevice:
 
     def reset_peak_memory(self) -> None:
         """Do nothing: Numba keeps no such figure."""
-
-    def peak_memory(self) -> int | None:
-        """Return None."""
-        return None
 
 
 def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | None:
@@ -331,11 +307,8 @@ def _in_use(backend: Framework) -> bool:
 
 
 def _has_device(backend: Framework) -> bool:
-    if backend == "torch":
-        return bool(sys.modules["torch"].cuda.is_available())
-    if backend == "cupy":
-        return bool(sys.modules["cupy"].cuda.is_available())
-    return bool(sys.modules["numba.cuda"].is_available())
+    cuda = sys.modules["numba.cuda"] if backend == "numba" else sys.modules[backend].cuda
+    return bool(cuda.is_available())
 
 
 _MAKERS: Final[Mapping[Framework, Callable[[], TimedDevice]]] = {

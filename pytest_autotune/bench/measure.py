@@ -209,14 +209,14 @@ def _first_call(
 
 
 def _goal(width: float, confidence: float, max_time: float) -> Goal:
+    msg = ""
     if not 0 < width < 1:
         msg = f"width={width!r}: give a share of the median between 0 and 1, such as 0.02"
-        raise BenchmarkError(msg)
-    if not 0.5 <= confidence < 1:  # noqa: PLR2004 - of a coin
+    elif not 0.5 <= confidence < 1:  # noqa: PLR2004 - of a coin
         msg = f"confidence={confidence!r}: give a probability from 0.5 to below 1, such as 0.95"
-        raise BenchmarkError(msg)
-    if not max_time > 0:
+    elif not max_time > 0:
         msg = f"max_time={max_time!r}: give a positive number of seconds"
+    if msg:
         raise BenchmarkError(msg)
     return Goal(width=width, confidence=confidence, max_time=max_time)
 

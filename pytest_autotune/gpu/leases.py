@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,14 +236,10 @@ class Desk:
     # The holders
 
     def _sign(self, key: str, purpose: str) -> None:
-        document = {
-            "pid": os.getpid(),
-            "user": _user(),
-            "purpose": purpose,
-            "since": time.time(),
-            "session": self._session,
-        }
-        _publish(self._path(key).with_suffix(".json"), document)
+        holder = Holder(
+            pid=os.getpid(), user=_user(), purpose=purpose, since=time.time(), session=self._session
+        )
+        _publish(self._path(key).with_suffix(".json"), asdict(holder))
 
     def _holder(self, device: Device) -> Holder | None:
         path = self._path(device.key)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import Final
 
 from pytest_autotune.gpu import nvml
@@ -90,12 +89,7 @@ class Telemetry:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End, with a last look."""
         self._end.set()
         if self._thread is not None:

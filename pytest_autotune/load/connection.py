@@ -13,6 +13,7 @@ import json
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ _NONSENSE: Final = (
 _Reader: TypeAlias = Callable[[bytes, int, float], int]
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """One request and its outcome. All times are on the monotonic clock, in seconds.
 
@@ -35,32 +37,17 @@ class Exchange:
     (``""`` for none) and ``detail`` the server's words on it.
     """
 
-    __slots__ = (
-        "detail",
-        "done",
-        "error",
-        "finished",
-        "input_tokens",
-        "output_tokens",
-        "scheduled",
-        "sent",
-        "stamps",
-        "started",
-        "wanted_tokens",
-    )
-
-    def __init__(self, scheduled: float, wanted_tokens: int, done: asyncio.Future[None]) -> None:
-        self.scheduled = scheduled
-        self.wanted_tokens = wanted_tokens
-        self.sent = 0.0
-        self.stamps: list[float] = []
-        self.error = ""
-        self.detail = ""
-        self.started = False
-        self.finished = False
-        self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.done = done
+    scheduled: float
+    wanted_tokens: int
+    done: asyncio.Future[None]
+    sent: float = 0.0
+    stamps: list[float] = field(default_factory=list)
+    error: str = ""
+    detail: str = ""
+    started: bool = False
+    finished: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
     def fail(self, error: str, detail: str = "") -> None:
         """Note the first thing that went wrong."""

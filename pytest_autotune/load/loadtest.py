@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pytest_autotune.bench.measure import Watch
@@ -28,7 +29,6 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
-from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.spec.validation import validate
 from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.numbers import quantity
@@ -89,11 +89,7 @@ class LoadTest:
         job = self._job(spec, target)
         search = searched(spec)
         if search is not None:
-
-            def measure(level: Level, scenario: Scenario) -> LevelResult:
-                return self._meter.measure(spec, job, target, level, scenario)
-
-            return search_levels(spec, search, measure)
+            return search_levels(spec, search, partial(self._meter.measure, spec, job, target))
         return self._all(spec, job, target, race=race)
 
     def _all(self, spec: BenchmarkSpec, job: Job, target: Target, *, race: bool) -> LoadResult:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
+from pytest_autotune.bench.statistics import quantile
 from pytest_autotune.load.connection import Connections, Exchange
 from pytest_autotune.load.early_end import EarlyEnd
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.level_state import LevelState
 from pytest_autotune.load.prompts import Tokenizer
-from pytest_autotune.load.statistics import ClientHealth, LevelRun, percentile
+from pytest_autotune.load.statistics import ClientHealth, LevelRun
 from pytest_autotune.load.traffic import PreparedRequests, due_times
 
 _LAG_SECONDS: Final = 0.01
@@ -70,9 +71,9 @@ class LevelRunner:
             lost=self._early_end.race_lost,
             client=ClientHealth(
                 cpu=cpu / wall if wall > 0 else 0.0,
-                lag_p50=percentile(lags, 0.5) if lags else 0.0,
-                lag_p99=percentile(lags, 0.99) if lags else 0.0,
-                late_p99=percentile(late, 0.99),
+                lag_p50=quantile(lags, 0.5) if lags else 0.0,
+                lag_p99=quantile(lags, 0.99) if lags else 0.0,
+                late_p99=quantile(late, 0.99),
             ),
         )
 

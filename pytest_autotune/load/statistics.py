@@ -13,8 +13,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
+
+from pytest_autotune.bench.statistics import quantile
 
 PERCENTILES: Final = (25, 50, 75, 90, 95, 99)
 #: Digits that are kept of a metric: more than any clock delivers.
@@ -79,19 +81,17 @@ class GoodputLimits:
 
     def good(self, request: RequestRecord) -> bool:
         """Return whether the request succeeded within every limit."""
-        return request.ok and all(
-            limit is None or actual is None or actual <= limit
-            for limit, actual in (
-                (self.ttft, request.ttft),
-                (self.tpot, request.tpot),
-                (self.e2e_latency, request.e2e_latency),
-            )
+        kept = (
+            (actual := getattr(request, name)) is None or actual <= limit
+            for name, limit in asdict(self).items()
+            if limit is not None
         )
+        return request.ok and all(kept)
 
     @property
     def any(self) -> bool:
         """Return whether there is any limit."""
-        return any(v is not None for v in (self.ttft, self.tpot, self.e2e_latency))
+        return any(limit is not None for limit in asdict(self).values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,16 +129,6 @@ def percentile_of(statistic: str) -> float | None:
     return float(match[1]) / 100 if match else None
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the percentile of sorted values, interpolated linearly; NaN of none."""
-    if not ordered:
-        return math.nan
-    rank = share * (len(ordered) - 1)
-    low = math.floor(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
-
-
 def distribution(name: str, values: Iterable[float], more: Iterable[str] = ()) -> dict[str, float]:
     """Return mean, min, max, standard deviation and percentiles under flat names; {} of none.
 
@@ -158,7 +148,7 @@ def distribution(name: str, values: Iterable[float], more: Iterable[str] = ()) -
     for statistic in (*(f"p{whole}" for whole in PERCENTILES), *more):
         share = percentile_of(statistic)
         assert share is not None
-        result[f"{statistic}_{name}"] = percentile(ordered, share)
+        result[f"{statistic}_{name}"] = quantile(ordered, share)
     return result
 
 

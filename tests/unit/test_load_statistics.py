@@ -20,7 +20,6 @@ from pytest_autotune.load.statistics import (
     distribution,
     error_classes,
     level_metrics,
-    percentile,
     percentile_of,
     rounded,
 )
@@ -104,18 +103,6 @@ def test_a_percentile_is_a_share(statistic: str, share: float) -> None:
 )
 def test_what_is_no_percentile_has_no_share(name: str) -> None:
     assert percentile_of(name) is None
-
-
-@given(st.lists(TIMES, min_size=1, max_size=60), st.floats(0, 1))
-@settings(derandomize=True, max_examples=300, deadline=None)
-def test_percentiles_are_those_of_numpy(values: list[float], share: float) -> None:
-    expected = float(np.quantile(np.asarray(values), share))
-    assert percentile(sorted(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_nothing_has_no_percentile() -> None:
-    assert math.isnan(percentile([], 0.5))
-    assert percentile([3.0], 0.99) == 3.0
 
 
 @given(st.lists(TIMES, min_size=1, max_size=60))
