@@ -1,4 +1,4 @@
-"""Inference engines as data: how a trial's parameters become an engine's command line.
+"""Inference engines as data: their images, commands, flags and rules.
 
 A preset is a JSON file; those of this folder are built in, and a spec may name a file of its
 own. To add an engine, copy the closest file: the keys are those of :class:`Preset`.
@@ -41,12 +41,12 @@ _ALIASES: Final[Mapping[str, str]] = {
 
 
 class PresetError(ValueError):
-    """A preset is unknown, unreadable or lacks something; the message says what."""
+    """A preset is unknown, unreadable or incomplete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A combination of parallel dimensions that the engine insists on."""
+    """A rule of the engine for its parallel dimensions."""
 
     require: str
     message: str
@@ -54,7 +54,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapped:
-    """How one value becomes arguments; ``unsupported`` says why it cannot."""
+    """The arguments for one value; ``unsupported`` is the reason if there are none."""
 
     arguments: tuple[str, ...] = ()
     when: str | None = None
@@ -124,7 +124,7 @@ class Preset:
         return preset
 
     def check(self) -> None:
-        """Raise an error that says what is wrong with the preset's parts."""
+        """Raise an error about the first part that is wrong."""
         for name in ("command", "quant_presets", "aliases", "environment"):
             if not isinstance(getattr(self, name), Mapping):
                 msg = f"{name} is no mapping"
@@ -149,7 +149,7 @@ class Preset:
                 raise ValueError(msg)
 
     def parallel(self, name: str, value: int) -> Mapped:
-        """Return how the engine is told a parallel dimension.
+        """Return the arguments for a parallel dimension.
 
         A size of 1 need not be told where the engine has no flag for it.
         """
@@ -159,14 +159,14 @@ class Preset:
         return Mapped() if entry.unsupported and value == 1 else entry
 
     def quantized(self, part: str, value: str) -> Mapped:
-        """Return how the engine is told the type of one part."""
+        """Return the arguments for the type of one part."""
         mapping = self.quant_config.get(part, "the preset has no flag for it")
         if isinstance(mapping, str):
             return Mapped(unsupported=mapping)
         return mapping.get(value, Mapped(unsupported=f"known: {', '.join(mapping)}"))
 
     def mapped(self, name: str, value: Any) -> Mapped:
-        """Return how the engine is told one of ``PARALLEL`` or ``QUANTIZED``."""
+        """Return the arguments for one of ``PARALLEL`` or ``QUANTIZED``."""
         return (self.parallel if name in PARALLEL else self.quantized)(name, value)
 
     def dimension(self, name: str) -> str | None:
@@ -207,7 +207,7 @@ def names() -> tuple[str, ...]:
 
 
 def canonical_name(name: str) -> str:
-    """Return what a built-in preset of that name is called here."""
+    """Return our name for a built-in preset."""
     return _ALIASES.get(name.lower(), name.lower())
 
 

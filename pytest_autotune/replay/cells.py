@@ -31,7 +31,7 @@ def write_cell(value: Any) -> str:
 
 
 def read_cell(cell: str) -> Any:
-    """Return what a cell reads like, None for an empty one."""
+    """Return the JSON value of a cell, None for an empty one."""
     number = read_number(cell)
     if number is not None:
         return number

@@ -1,4 +1,4 @@
-"""What the columns of a recording are: parameters, load levels, metrics, and how a trial ended."""
+"""The columns of a recording: parameters, load levels, metrics, and the end of a trial."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _making_way(name: str, prefix: str, taken: Collection[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What the columns of a file are, by position; what is none of these has no meaning.
+    """The columns of a file, by position; all others are ignored.
 
     ``parameters`` are in the space's order; ``levels``, ``endings`` and ``metrics`` by name.
     """
@@ -64,7 +64,7 @@ class Columns:
     def of(
         cls, header: Sequence[str], numeric: Collection[str], parameters: Sequence[str]
     ) -> Columns:
-        """Tell the columns apart, of which some are ``numeric``.
+        """Sort the columns, of which some are ``numeric``.
 
         Raises :class:`RecordingError` where one of the ``parameters`` has none.
         """

@@ -38,7 +38,7 @@ class Content:
         return _parse(text), hashlib.sha256(text.encode()).hexdigest()
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with it."""
+        """Yield its mistakes."""
         if not self.header:
             yield "is empty: a header with the names of the columns is expected"
         for at, name in enumerate(self.header):

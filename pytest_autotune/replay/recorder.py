@@ -1,4 +1,4 @@
-"""Writing what trials came to as a table that can be replayed."""
+"""Write the results of trials as a table that can be replayed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def check_target(target: GivenFile) -> None:
-    """Find out before a run whether its recording can be written; raise :class:`RecordingError`."""
+    """Check before a run that its recording can be written; raise :class:`RecordingError`."""
     path, where = target.path, f"{target.where}: {target.written}"
     if path.is_dir():
         msg = f"{where}: is a folder; name a file, such as recorded.csv"
@@ -47,7 +47,7 @@ def check_target(target: GivenFile) -> None:
 def record(summary: Summary, target: GivenFile) -> str:
     """Write the finished trials of a study to ``target`` and return a sentence on it.
 
-    Pruned trials are left out, as nobody knows what they would have come to. Raises
+    Pruned trials are left out, as their final results are unknown. Raises
     :class:`RecordingError`.
     """
     kept = [r for r in summary.finished if r.outcome is not Outcome.PRUNED]

@@ -1,4 +1,4 @@
-"""What a study's results are replayed from, if they are: its spec's file, or the run's."""
+"""The recording that a study replays: its spec's file, or the run's."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Recording:
 
     @property
     def fitting(self) -> int:
-        """How many of the rows belong to points of the space it was restricted to."""
+        """The number of rows that belong to points of the space it was restricted to."""
         assert self._table is not None, "restrict() comes first"
         return sum(map(len, self._table.rows.values()))
 
@@ -183,7 +183,7 @@ class Recording:
         return restricted
 
     def result(self, point: Point) -> Recorded:
-        """Return what was recorded of a ``point`` of the restricted space.
+        """Return the recorded result of a ``point`` of the restricted space.
 
         Raises :class:`RecordingError` where it is none.
         """
@@ -241,7 +241,7 @@ class Recording:
         )
 
     def _check(self) -> None:
-        """Find what is wrong with the rows of each point."""
+        """Refuse mistakes in the rows of each point."""
         assert self._table is not None
         columns = self._table.columns
         places = [*columns.levels.values()]
@@ -321,7 +321,7 @@ def _grouped(digits: IntArray, fits: IntArray, pool: Pool) -> Mapping[int, Seque
 
 
 def _why_all_break(space: Space, rows: int) -> str:
-    """Say which constraint or condition is met by no row."""
+    """Return a message about the constraints or conditions that no row meets."""
     assert space.listed is not None
     alone = [
         constraint.source

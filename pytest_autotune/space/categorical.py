@@ -129,7 +129,7 @@ class Categorical(Parameter):
 
 
 def _identity(value: Any) -> Any:
-    """Return what all spellings of a value have in common: 1 is 1.0."""
+    """Return a value that is equal for all spellings of ``value``: 1 is 1.0."""
     match value:
         case bool() | None:
             return ("constant", value)

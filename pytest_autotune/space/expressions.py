@@ -1,8 +1,8 @@
 """A safe evaluator for constraints and ``when`` conditions.
 
 Expressions are parsed by :mod:`ast`, checked against a whitelist and turned into closures.
-Nothing is ever handed to ``eval`` or ``exec``, and no attribute, subscript or call outside the
-short list of functions below exists, so a spec file cannot run code.
+Nothing is ever handed to ``eval`` or ``exec``. There are no attributes, no subscripts, and no
+calls outside the short list of functions below: a spec file cannot run code.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class Expression:
         return cls(source=source.strip(), names=frozenset(names), _evaluate=evaluate)
 
     def __call__(self, scope: Scope) -> bool:
-        """Tell whether the predicate holds for ``scope`` (identifier to value).
+        """Return whether the predicate holds for ``scope`` (identifier to value).
 
         Raises :class:`ExpressionError` where it cannot be evaluated, naming the values.
         """
         return bool(self.value(scope))
 
     def value(self, scope: Scope) -> Any:
-        """Return what the expression is for ``scope``; raises :class:`ExpressionError`."""
+        """Return the value for ``scope``; raise :class:`ExpressionError`."""
         try:
             return self._evaluate(scope)
         except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:

@@ -2,8 +2,7 @@
 
 A *point* is a plain mapping of parameter name to value, holding only the parameters that are
 active in it. Small discrete spaces are enumerated once into a pool; large and continuous ones
-are only ever sampled. A space may be restricted to points that are listed, and then is never
-enumerated, however large.
+are only sampled. A space that is restricted to listed points is never enumerated.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class Space:
     """A constrained, possibly conditional search space.
 
     ``variables`` are names that constraints may use besides the parameters, such as ``gpus``.
-    With ``listed`` only those of its points exist that also meet the constraints and the
-    conditions. Expressions that use ``variables`` do not count then: what they say of the
-    machine was decided where the points were listed.
+    With ``listed`` its points are the listed ones that meet the constraints and the conditions.
+    Expressions that use ``variables`` do not count then: the machine where the points were
+    recorded was another one.
     """
 
     parameters: tuple[Parameter, ...]

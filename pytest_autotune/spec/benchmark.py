@@ -13,6 +13,7 @@ from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.spec.scenario import Endpoint, Scenario
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import shown
+from pytest_autotune.text.values import whole
 
 _ENDPOINT_OF_TASK: Final[Mapping[str, Endpoint]] = {
     "text-to-text": "chat",
@@ -40,7 +41,7 @@ class LevelSearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSpec:
-    """What load to put on a server. Times in seconds, rates in requests/s.
+    """The load of a trial's server. Times are in seconds, rates in requests/s.
 
     Levels are ``concurrency`` (closed loop) or ``request_rate`` (open loop): a list, or a
     search. ``task`` is kept where it is one that cannot be run.
@@ -79,8 +80,7 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
     closed = _levels(block.get("num_concurrency", ()), slo, at("num_concurrency"))
     opened = _levels(block.get("request_rate", ()), slo, at("request_rate"))
     if not isinstance(closed, LevelSearch):
-        # JSON counts 8.0 as an integer.
-        closed = tuple(int(level) for level in closed)
+        closed = tuple(map(whole, closed))
         if not closed and opened == ():
             closed = (1,)
     max_time, max_requests = (
@@ -106,10 +106,10 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         concurrency=closed,
         request_rate=opened,
         max_time=max_time,
-        max_requests=None if max_requests is None else int(max_requests),
-        warmup=None if "warmup_requests" not in block else int(block["warmup_requests"]),
+        max_requests=None if max_requests is None else whole(max_requests),
+        warmup=None if "warmup_requests" not in block else whole(block["warmup_requests"]),
         request_timeout=block.get("request_timeout", 600.0),
-        seed=int(seed or 0),
+        seed=whole(seed or 0),
         generator=block.get("generator", "builtin"),
         api_key=block.get("api_key"),
         extra_body=block.get("additional_params", {}),

@@ -1,4 +1,4 @@
-"""Turn a validated document into the frozen model; the checks that a schema cannot make."""
+"""Build the frozen model of a validated document; check it beyond its schema."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pytest_autotune.spec.server import read_server
 from pytest_autotune.text.durations import parse_duration
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
-from pytest_autotune.text.values import canonical
+from pytest_autotune.text.values import canonical, whole
 
 _METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
     "latency": "e2e_latency",
@@ -35,6 +35,8 @@ _KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_con
 _MAX_STEPS: Final = 1e15
 #: Names that an expression may use besides the parameters: how many this machine has of them.
 MACHINE: Final = ("cpus", "gpus")
+#: Whole numbers of ``optimization``.
+_WHOLE: Final = ("max_iterations", "patience", "n_initial_random", "seed")
 _LOCAL_MODES: Final = frozenset({"docker", "local", "process", "url"})
 
 
@@ -76,7 +78,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
 
 
 def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
-    """Name what a task file can say and this plugin cannot do."""
+    """Yield a notice for every key that has no effect here."""
     mode = document.get("deployment_mode")
     if mode is not None and mode not in _LOCAL_MODES:
         known = ", ".join(sorted(_LOCAL_MODES))
@@ -110,8 +112,7 @@ def _declarations(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for name, declared in document.get("parameters", {}).items():
         yield ("parameters", name), name, declared
     for name, declared in document.get("parallel_config", {}).items():
-        # JSON counts 2.0 as an integer; no engine does.
-        yield ("parallel_config", name), name, [int(value) for value in _as_list(declared)]
+        yield ("parallel_config", name), name, list(map(whole, _as_list(declared)))
     quantization = document.get("quant_config", {})
     if isinstance(quantization, Mapping):
         for name, declared in quantization.items():
@@ -142,20 +143,12 @@ def _parameter(name: str, declared: Any, where: str) -> Parameter:
     if "step" in declared and (high - low) / declared["step"] > _MAX_STEPS:
         msg = f"{where}/step: {shown(declared['step'])} makes more than {_MAX_STEPS:.0e} values"
         raise SpecError(msg)
-    n = int(declared["n"]) if "n" in declared else None
+    n = whole(declared["n"]) if "n" in declared else None
     if kind == "integer":
-        # JSON counts 8.0 as an integer; range arithmetic should not.
-        step = int(declared.get("step", 1))
-        return Integer(name=name, low=int(low), high=int(high), log=log, step=step, n=n, when=when)
-    return Continuous(
-        name=name,
-        low=float(low),
-        high=float(high),
-        log=log,
-        step=declared.get("step"),
-        n=n,
-        when=when,
-    )
+        low, high, step = map(whole, (low, high, declared.get("step", 1)))
+        return Integer(name=name, low=low, high=high, log=log, step=step, n=n, when=when)
+    low, high, real_step = float(low), float(high), declared.get("step")
+    return Continuous(name=name, low=low, high=high, log=log, step=real_step, n=n, when=when)
 
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -201,7 +194,7 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
 
 
 def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
-    """Return where the expression stands that could not be evaluated."""
+    """Return the place of the expression that could not be evaluated."""
     for at, constraint in enumerate(space.constraints):
         if constraint.source == error.source:
             return origin.at("constraints", at)
@@ -212,10 +205,8 @@ def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
 
 
 def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
-    # JSON counts 20.0 as an integer; a range over it would not.
-    whole = ("max_iterations", "patience", "n_initial_random", "seed")
     fields: dict[str, Any] = {
-        key: int(value) if key in whole and value is not None else value
+        key: whole(value) if key in _WHOLE and value is not None else value
         for key, value in block.items()
     }
     if fields.get("seed") is None:

@@ -1,4 +1,4 @@
-"""What a spec says of the gate: what counts as a regression, and of which metrics."""
+"""The ``gate`` block of a spec: the metrics to compare, and the size of a regression."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pytest_autotune.errors import OptionError, SpecError
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.text.places import Origin
+from pytest_autotune.text.values import whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSpec:
-    """What is a regression, how sure to be, and at what cost.
+    """The definition of a regression, with error rates and the most launches.
 
     ``tolerance`` is the share by which a metric may get worse. ``alpha`` is the error of calling
     a regression where there is none beyond it, for all metrics together; ``power`` is 1 less the
@@ -41,8 +42,7 @@ def read_gate(document: Mapping[str, Any], origin: Origin, slo: SLO) -> GateSpec
     if "tolerance" in block:
         block["tolerance"] = _share(block["tolerance"], origin.at("gate", "tolerance"))
     if "max_launches" in block:
-        # JSON counts 20.0 as an integer.
-        block["max_launches"] = int(block["max_launches"])
+        block["max_launches"] = whole(block["max_launches"])
     return GateSpec(metrics=metrics, **block)
 
 
@@ -56,7 +56,7 @@ def _share(value: float | str, where: str) -> float:
 
 
 def _metric(name: str, slo: SLO, where: str) -> Objective:
-    """Return what to compare, and which way it is better.
+    """Return a metric to compare as an objective, with the direction in which it is better.
 
     A bare name takes the direction from a bound of the SLO, or from what such names mean.
     """

@@ -1,4 +1,4 @@
-"""The parallel layout and the quantization of a spec, and what its engine can do of them."""
+"""The parallel layout and the quantization of a spec, checked against its engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pytest_autotune.text.suggest import did_you_mean, shown
 
 
 def parallel_names(spec: ServerSpec | None, document: Mapping[str, Any]) -> dict[str, str]:
-    """Return which parameter stands for which parallel dimension, as identifiers.
+    """Return the parameter of each parallel dimension, as identifiers.
 
     Besides ``parallel_config`` that is a plain parameter with the name of the engine's flag.
     """
@@ -48,10 +48,10 @@ def _dimension(spec: ServerSpec, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What a server's parallel layout must satisfy.
+    """The rules for a server's parallel layout.
 
-    ``world_size`` and ``rules`` (expression and message) are over dimensions; ``names`` says
-    what parameter stands for which, ``fixed`` what size those have that the spec fixes.
+    ``world_size`` and ``rules`` (expression and message) are over dimensions. ``names`` maps
+    dimensions to their parameters, ``fixed`` to the sizes that the spec fixes.
     """
 
     names: Mapping[str, str]
@@ -67,14 +67,14 @@ class Layout:
         }
 
     def gpus(self, params: Mapping[str, Any]) -> int:
-        """Return how many GPUs a trial uses, at least 1."""
+        """Return the number of GPUs that a trial uses, at least 1."""
         try:
             return max(1, int(Expression.parse(self.world_size).value(self.scope(params))))
         except ExpressionError:
             return 1
 
     def expression(self) -> str:
-        """Return how many GPUs a trial uses, as an expression over parameters."""
+        """Return the number of GPUs that a trial uses, as an expression over parameters."""
         return self._in_parameters(self.world_size)
 
     def constraints(self) -> Iterator[tuple[str, str]]:
@@ -174,7 +174,7 @@ def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]
 def quant_conflicts(
     spec: ServerSpec | None, document: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what two parts must not be together, as they set one flag to different values."""
+    """Yield rules, with reasons, against parts that set one flag to different values."""
     if spec is None or spec.preset is None or spec.backend == "url":
         return
     declared: dict[str, list[Any]] = {}

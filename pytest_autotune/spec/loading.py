@@ -160,7 +160,7 @@ def _read(path: Path, shown_as: str) -> Any:
 
 
 def _parse(kind: str, text: str) -> Any:
-    """Parse ``text``; raise ValueError, whichever parser it was that objected."""
+    """Parse ``text``; raise ValueError for any parser's error."""
     if kind == "JSON":
         return json.loads(text, object_pairs_hook=_unique)
     if kind == "TOML":
@@ -172,7 +172,7 @@ def _parse(kind: str, text: str) -> Any:
     try:
         return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # PyYAML lets what a wrong tag makes Python say through: `!!bool perhaps` is a KeyError.
+        # PyYAML does not catch Python's errors about a wrong tag: `!!bool perhaps` is a KeyError.
         raise ValueError(str(error) or type(error).__name__) from None
 
 

@@ -21,7 +21,7 @@ InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """How to search. Times are in seconds; ``n_initial_random`` None leaves it to the strategy."""
+    """The search. Times are in seconds; ``n_initial_random`` None leaves it to the strategy."""
 
     strategy: str = "auto"
     objective: str = "minimize_latency"
@@ -51,9 +51,8 @@ class Spec:
     """One tuning spec. ``raw`` is the validated document, as plain JSON types.
 
     Its space does not know this machine's ``cpus`` and ``gpus``, nor the ``rules`` of its engine.
-    ``notices`` are things that the spec says and this version does not act on, one sentence
-    each; they are shown in the summary. ``server`` is None where the spec names none, ``replay``
-    where it has no recorded results.
+    ``notices`` are shown in the summary: a sentence for everything in the spec that has no
+    effect. ``server`` is None where the spec names none, ``replay`` where nothing is recorded.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a spec says of results that are replayed instead of measured."""
+"""The ``replay`` block of a spec: recorded results in place of measuring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_autotune.text.places import Origin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySpec:
-    """Where recorded results are, relative to the spec's folder, and which rows of them count.
+    """A file of recorded results, relative to the spec's folder, and a selection of its rows.
 
     ``where`` is an expression over the columns of ``file``; None takes all rows.
     """

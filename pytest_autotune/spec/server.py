@@ -1,4 +1,4 @@
-"""The ``server`` block of a spec: which inference server a trial needs, and what it forbids."""
+"""The ``server`` block of a spec: the inference server that a trial needs."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSpec:
-    """How to get a server for a trial. Times in seconds; sizes as Docker writes them.
+    """The server of a trial. Times are in seconds; sizes are written as for Docker.
 
-    ``command`` may hold ``{parameter}``, ``{model}``, ``{host}``, ``{port}`` and, as an
-    argument of its own, ``{flags}``, in whose place (or else at the end) the parameters go that
-    no placeholder uses. ``flags`` renames parameters, or with None keeps them from the server.
+    ``command`` may hold ``{parameter}``, ``{model}``, ``{host}`` and ``{port}``. Parameters that
+    no placeholder uses become flags, at the end or in place of the argument ``{flags}``.
+    ``flags`` renames parameters, or with None keeps them from the server.
     """
 
     origin: Origin
@@ -103,7 +103,7 @@ class ServerSpec:
 
 
 def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | None:
-    """Read what a schema-valid ``document`` says of its server, None if nothing.
+    """Read the server of a schema-valid ``document``, None if it has none.
 
     A task file without the block says it by ``base_runtime``, ``runtime_image_tag`` and
     ``deployment_mode``. Raises :class:`SpecError`.

@@ -1,4 +1,4 @@
-"""YAML's safe loader, mended where it would surprise: a repeated key is an error."""
+"""YAML's safe loader, for which a repeated key is an error."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def validate(document: object, origin: Origin) -> Mapping[str, Any]:
 def _not_json(
     value: object, path: tuple[str | int, ...]
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield where a YAML or TOML document holds what JSON cannot (dates, NaN, number keys)."""
+    """Yield the places of values that JSON does not have (dates, NaN, number keys)."""
     if len(path) > MAX_DEPTH:
         yield path, f"nested more than {MAX_DEPTH} levels deep"
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""How much a candidate promises, in logarithms, which do not vanish far from the best."""
+"""The promise of a candidate, in logarithms, which do not vanish far from the best."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The default: a surrogate model of everything that was measured, asked about valid points only.
+"""The default strategy: a surrogate model of all measurements, asked about valid points only.
 
-A few points spread over the space come first. Then Gaussian processes model, over the finished
-trials, the objective, the metric of every hard bound of the SLO, and where trials fail; what is
-proposed is the candidate with the greatest expected improvement that also holds (Jones et al.
-1998; Gardner et al. 2014). Candidates are unseen points from anywhere and the neighbours of the
-best ones, so that the search becomes a local one as the model becomes sure. Running trials count
-as if they had turned out as expected (Ginsbourger et al. 2010).
+A few points spread over the space come first. Then Gaussian processes model the finished trials:
+the objective, the metric of every hard bound of the SLO, and failures. The proposal is the
+candidate with the greatest expected feasible improvement (Jones et al. 1998; Gardner et al.
+2014). Candidates are unseen points from anywhere and the neighbours of the best ones, so that the
+search becomes a local one as the model becomes sure. Running trials count as if they had turned
+out as expected (Ginsbourger et al. 2010).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AutoStrategy:
         return
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
-        """Return the unseen point that promises most."""
+        """Return the most promising unseen point."""
         hint = first_unseen(self._hints, history)
         if hint is not None:
             return hint
@@ -122,7 +122,7 @@ class _Model:
     zero: float
 
     def of(self, candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return what is expected of candidates, and the standard deviations."""
+        """Return the expected values of candidates, and the standard deviations."""
         cross = self.kernel(candidates, self.x)
         return self.posterior.mean(cross), self.posterior.deviation(cross)
 
@@ -141,7 +141,7 @@ class _Surrogate:
     success: _Model | None
 
     def most_promising(self, candidates: FloatArray) -> int:
-        """Return which candidate has the greatest expected feasible improvement."""
+        """Return the index of the candidate with the greatest expected feasible improvement."""
         improvement = np.zeros(len(candidates))
         if self.objective is not None and self.lowest is not None:
             mean, deviation = self.objective.of(candidates)
@@ -182,7 +182,7 @@ class _Models:
         self._fits: dict[int, Hyperparameters] = {}
 
     def of(self, observed: Observations) -> _Surrogate | None:
-        """Return the models of what was observed, None where that is too little for any."""
+        """Return the models of the observations, None where these are too few for any."""
         kept = _subset(observed, _MOST)
         x = self._encoding.records([observed.records[i] for i in kept])
         pending = self._encoding.records(observed.pending[-_MOST:])

@@ -1,8 +1,8 @@
 """Points as numbers that a surrogate model can measure distances between.
 
-Every parameter becomes one or two *coordinates*. Along an ordered one distance is how far apart
-two values lie, from 0 to 1 over the whole range (by place for listed values, which people space
-as they matter: 16, 32, 64; by logarithm for a range that says so). A nominal one knows only
+Every parameter becomes one or two *coordinates*. Along an ordered one the distance of two values
+is from 0 to 1 over the whole range. It goes by place for listed values, which people space as
+they matter (16, 32, 64), and by logarithm for a range that says so. A nominal one knows only
 equal, 0, and different, 1. Few numbers in a row, such as methods 0 to 3, may be either: they get
 a coordinate of each kind, and the model finds out which one counts.
 """
@@ -33,10 +33,10 @@ _NOWHERE: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Coordinate:
-    """What is measured of one parameter, in ``width`` columns.
+    """One measure of a parameter, in ``width`` columns.
 
     A nominal one has a column per value, so that the square of the distance between different
-    values is 1. ``activity`` tells only whether a conditional parameter exists.
+    values is 1. ``activity`` marks a coordinate for the existence of a conditional parameter.
     """
 
     parameter: Parameter
@@ -63,7 +63,7 @@ class _Coordinate:
 
 
 class Encoding:
-    """How the points of a space are encoded.
+    """The encoding of the points of a space.
 
     ``groups`` holds, for each column, which coordinate it belongs to, shape (columns,);
     ``size`` is the number of coordinates, and ``sizes`` how many values each has, or "many".

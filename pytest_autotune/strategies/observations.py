@@ -1,4 +1,4 @@
-"""What a history says, as arrays that a model can be fitted to."""
+"""A history as arrays that a model can be fitted to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Observations:
 
     @property
     def targets(self) -> Sequence[FloatArray]:
-        """What there is a model of each: the loss, and every signal."""
+        """The loss, and every signal: the targets of one model each."""
         return [self.loss, *(signal.excess for signal in self.signals)]
 
     @classmethod

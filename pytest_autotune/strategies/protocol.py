@@ -1,4 +1,19 @@
-"""What a search strategy is, and what it gets to see."""
+"""The protocol of search strategies, for those that are built in and for plugins.
+
+A strategy decides which point of the space the next trial measures. To add one, write a class with
+the two methods of :class:`Strategy` and return an instance of it from the hook
+``pytest_autotune_make_strategy``:
+
+    class Halving:
+        def __init__(self, context: StrategyContext) -> None:
+            self.space = context.space
+
+        def plan(self) -> None:
+            return None
+
+        def propose(self, history: History, seed: Sequence[int]) -> Point | None:
+            ...
+"""
 
 from __future__ import annotations
 
@@ -17,27 +32,28 @@ from pytest_autotune.spec.model import Optimization
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All trials of a study so far, running ones included, by number."""
+    """All trials of a study so far, in the order of their numbers, running ones included."""
 
     records: Sequence[TrialRecord] = ()
 
     @cached_property
     def seen(self) -> frozenset[str]:
-        """Keys of every point that was run or is running; none may be proposed again."""
+        """The keys of all points that were run or are running. None may be proposed again."""
         return frozenset(record.key for record in self.records)
 
     @property
     def informative(self) -> int:
-        """Number of finished trials that say something about their score."""
+        """The number of finished trials whose score is known, at least in part."""
         told = {Outcome.FEASIBLE, Outcome.INFEASIBLE, Outcome.PRUNED}
         return sum(record.outcome in told for record in self.records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyContext:
-    """What a strategy is made from. ``limit`` is the budget in trials, ``seed`` the study's.
+    """Everything that a strategy is made from.
 
-    ``hints`` are valid points that did well elsewhere, best first, and worth trying early.
+    ``limit`` is the budget in trials, and ``seed`` is the study's. ``hints`` are valid points that
+    did well elsewhere, best first, and are worth trying early.
     """
 
     space: Space
@@ -50,19 +66,20 @@ class StrategyContext:
 
 
 class Strategy(Protocol):
-    """Proposes points. Holds no state that matters: everything it needs is in the history.
+    """A search strategy: a function from the history of a study to the next point.
 
-    That is what makes a study resumable after any kill and lets many workers ask at once.
+    It holds no state that matters, as everything it needs is in the history. So a study can be
+    resumed after any kill, and many workers can ask at once.
     """
 
     def plan(self) -> Sequence[Point] | None:
-        """Return all points in order where they are known beforehand (a grid), else None.
+        """Return all points in order if they are known beforehand, as in a grid, else None.
 
-        Must depend on the context only, as every worker has to collect the same tests.
+        The answer must depend on the context only: every worker has to collect the same tests.
         """
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return a valid point that ``history`` has not seen, or None if there is none left.
 
-        Must be a function of its arguments: the same history and seed give the same point.
+        The same history and seed must give the same point.
         """

@@ -1,4 +1,4 @@
-"""What is left of a spec's space on this machine, and why."""
+"""The part of a spec's space that this machine can run."""
 
 from __future__ import annotations
 

@@ -15,6 +15,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def whole(value: float) -> int:
+    """Return a whole number of a JSON document, where 8.0 is one, too."""
+    return int(value)
+
+
 def label(value: Any) -> str:
     """Return a short text for a value in a test id or a message."""
     return value if isinstance(value, str) else canonical(value)
