@@ -97,13 +97,13 @@ class Preset:
     def read(cls, document: Mapping[str, Any], where: str) -> Preset:
         """Read a preset; raise :class:`PresetError` naming the key that is wrong."""
         if not isinstance(document, Mapping):
-            msg = f"{where}: not a preset: it is no mapping"
-            raise PresetError(msg)
+            raise PresetError(f"{where}: not a preset: it is no mapping")
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(document) - known)
         if unknown:
-            msg = f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}"
-            raise PresetError(msg)
+            raise PresetError(
+                f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
         values = dict(document)
         try:
             values["constraints"] = tuple(Rule(**rule) for rule in document.get("constraints", ()))
@@ -119,24 +119,20 @@ class Preset:
             preset = cls(**values)
             preset.check()
         except (TypeError, AttributeError, KeyError, ValueError, ExpressionError) as error:
-            msg = f"{where}: not a preset: {error}"
-            raise PresetError(msg) from None
+            raise PresetError(f"{where}: not a preset: {error}") from None
         return preset
 
     def check(self) -> None:
         """Raise an error about the first part that is wrong."""
         for name in ("command", "quant_presets", "aliases", "environment"):
             if not isinstance(getattr(self, name), Mapping):
-                msg = f"{name} is no mapping"
-                raise TypeError(msg)
+                raise TypeError(f"{name} is no mapping")
         for backend, arguments in self.command.items():
             if not isinstance(arguments, list):
-                msg = f"command.{backend} is no list of arguments"
-                raise TypeError(msg)
+                raise TypeError(f"command.{backend} is no list of arguments")
         for part in self.quant_presets.values():
             if not isinstance(part, Mapping):
-                msg = "quant_presets maps names to mappings"
-                raise TypeError(msg)
+                raise TypeError("quant_presets maps names to mappings")
         expressions: list[tuple[str, tuple[str, ...]]] = [(self.world_size, PARALLEL)]
         expressions += [(rule.require, PARALLEL) for rule in self.constraints]
         expressions += [
@@ -145,8 +141,7 @@ class Preset:
         for source, allowed in expressions:
             foreign = Expression.parse(source).names.difference(allowed)
             if foreign:
-                msg = f"{source!r} uses {min(foreign)!r}; known: {', '.join(allowed)}"
-                raise ValueError(msg)
+                raise ValueError(f"{source!r} uses {min(foreign)!r}; known: {', '.join(allowed)}")
 
     def parallel(self, name: str, value: int) -> Mapped:
         """Return the arguments for a parallel dimension.
@@ -223,15 +218,12 @@ def load(name: str, base: Path | None = None) -> Preset:
         return Preset.read(json.loads(text), f"{known}.json")
     if not name.endswith(".json"):
         listed = ", ".join(names())
-        msg = f"unknown preset {name!r}; known: {listed}, or the path of a .json file"
-        raise PresetError(msg)
+        raise PresetError(f"unknown preset {name!r}; known: {listed}, or the path of a .json file")
     path = (base or Path()) / name
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        msg = f"cannot read the preset {name}: {error.strerror}"
-        raise PresetError(msg) from None
+        raise PresetError(f"cannot read the preset {name}: {error.strerror}") from None
     except ValueError as error:
-        msg = f"the preset {name} is not JSON: {error}"
-        raise PresetError(msg) from None
+        raise PresetError(f"the preset {name} is not JSON: {error}") from None
     return Preset.read(document, name)

@@ -105,5 +105,4 @@ def _parameter_column(name: str, header: Sequence[str], parameters: Sequence[str
     ]
     if len(alike) == 1:
         return alike[0]
-    msg = f"no column for the parameter {name!r}{nearest(name, header)}"
-    raise RecordingError(msg)
+    raise RecordingError(f"no column for the parameter {name!r}{nearest(name, header)}")

@@ -57,8 +57,7 @@ class Content:
         try:
             kept = list(self._meeting(Expression.parse(where)))
         except ExpressionError as error:
-            msg = f"where: {error}"
-            raise RecordingError(msg) from None
+            raise RecordingError(f"where: {error}") from None
         rows = [self.rows[at] for at in kept]
         return Content(self.header, rows, [self.lines[at] for at in kept])
 
@@ -66,8 +65,7 @@ class Content:
         names = [identifier(name) for name in self.header]
         for name in sorted(expression.names):
             if name not in names:
-                msg = f"where: no column {name!r}{nearest(name, names)}"
-                raise RecordingError(msg)
+                raise RecordingError(f"where: no column {name!r}{nearest(name, names)}")
         read = {name: names.index(name) for name in sorted(expression.names)}
         verdicts: dict[tuple[str, ...], bool] = {}
         for position, row in enumerate(self.rows):
@@ -81,8 +79,9 @@ class Content:
             values = "; ".join(
                 f"{name} is {some([row[at] for row in self.rows])}" for name, at in read.items()
             )
-            msg = f"none of its {len(self.rows)} rows meets where: {expression.source} ({values})"
-            raise RecordingError(msg)
+            raise RecordingError(
+                f"none of its {len(self.rows)} rows meets where: {expression.source} ({values})"
+            )
 
 
 def _text(path: Path) -> str:
@@ -115,8 +114,7 @@ def _parse(text: str) -> Content:
                 rows.append(row)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        msg = f"line {reader.line_num}: not valid CSV: {error}"
-        raise RecordingError(msg) from None
+        raise RecordingError(f"line {reader.line_num}: not valid CSV: {error}") from None
     content = Content(header, rows, lines)
     problem = next(content.problems(), None)
     if problem is not None:

@@ -49,8 +49,7 @@ _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
 
 def _power(base: Any, exponent: Any) -> Any:
     if abs(exponent) > MAX_EXPONENT:
-        msg = f"exponent {exponent} is larger than {MAX_EXPONENT}"
-        raise ValueError(msg)
+        raise ValueError(f"exponent {exponent} is larger than {MAX_EXPONENT}")
     return base**exponent
 
 
@@ -91,18 +90,15 @@ class Expression:
     def parse(cls, source: str) -> Expression:
         """Parse ``source``; raise :class:`ExpressionError` naming the part that is not allowed."""
         if len(source) > MAX_LENGTH:
-            msg = f"expression is longer than {MAX_LENGTH} characters"
-            raise ExpressionError(msg)
+            raise ExpressionError(f"expression is longer than {MAX_LENGTH} characters")
         try:
             tree = ast.parse(source.strip(), mode="eval")
             names: set[str] = set()
             evaluate = _compile(tree.body, names)
         except SyntaxError as error:
-            msg = f"cannot parse {source!r}: {error.msg}"
-            raise ExpressionError(msg) from None
+            raise ExpressionError(f"cannot parse {source!r}: {error.msg}") from None
         except (RecursionError, MemoryError, ValueError) as error:
-            msg = f"cannot parse {source!r}: {error}"
-            raise ExpressionError(msg) from None
+            raise ExpressionError(f"cannot parse {source!r}: {error}") from None
         return cls(source=source.strip(), names=frozenset(names), _evaluate=evaluate)
 
     def __call__(self, scope: Scope) -> bool:
@@ -118,8 +114,9 @@ class Expression:
             return self._evaluate(scope)
         except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             values = ", ".join(f"{name}={scope.get(name)!r}" for name in sorted(self.names))
-            msg = f"cannot evaluate {self.source!r} for {values}: {error}"
-            raise ExpressionError(msg, self.source) from None
+            raise ExpressionError(
+                f"cannot evaluate {self.source!r} for {values}: {error}", self.source
+            ) from None
 
 
 def satisfied(constraints: Iterable[Expression], scope: Scope) -> bool:
@@ -160,11 +157,10 @@ def _compile(node: ast.expr, names: set[str]) -> Evaluator:
             arguments = [_compile(arg, names) for arg in args]
             return lambda scope: function(*(argument(scope) for argument in arguments))
     described = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-    msg = (
+    raise ExpressionError(
         f"{described!r} is not allowed in an expression; use parameters, constants, "
         f"arithmetic, comparisons, and/or/not, and {', '.join(sorted(FUNCTIONS))}"
     )
-    raise ExpressionError(msg)
 
 
 def _boolean(op: ast.boolop, parts: list[Evaluator]) -> Evaluator:
@@ -179,12 +175,10 @@ def _arithmetic(apply: Callable[[Any, Any], Any], left: Evaluator, right: Evalua
         # Numbers only: "x" * 10**9 or "%s" % … must not get through.
         for operand in (a, b):
             if not isinstance(operand, bool | int | float):
-                msg = f"{operand!r} is not a number"
-                raise TypeError(msg)
+                raise TypeError(f"{operand!r} is not a number")
         result = apply(a, b)
         if isinstance(result, complex) or abs(result) > MAX_MAGNITUDE:
-            msg = f"{a} and {b} give a number that is out of range"
-            raise ValueError(msg)
+            raise ValueError(f"{a} and {b} give a number that is out of range")
         return result
 
     return evaluate
@@ -195,8 +189,7 @@ def _comparison(
 ) -> Evaluator:
     for op in ops:
         if type(op) not in _COMPARISONS:
-            msg = "'is' is not allowed in an expression; use == or !="
-            raise ExpressionError(msg)
+            raise ExpressionError("'is' is not allowed in an expression; use == or !=")
     operands = [_compile(part, names) for part in (left, *rest)]
     compare = [_COMPARISONS[type(op)] for op in ops]
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.space.categorical import Categorical
@@ -40,9 +40,12 @@ class Range(Parameter):
     step: float | None = None
     n: int | None = None
 
+    _kind: ClassVar = "number"
+
     @property
-    def _is_fine(self) -> bool:
-        return self.size is None or self.size > MAX_LISTED
+    def _by_index(self) -> bool:
+        """Whether samplers search indices, not numbers; they would list very many of them."""
+        return self.size is not None and self.size <= MAX_LISTED
 
     def recognize(self, value: Any, text: str) -> int:  # noqa: ARG002 - for choices
         number = number_of(value)
@@ -89,26 +92,20 @@ class Range(Parameter):
     def search_distribution(self) -> BaseDistribution:
         from optuna.distributions import IntDistribution
 
-        if self.size is None or self._is_fine:
-            return Range.distribution(self)
-        return IntDistribution(0, self.size - 1)
+        return IntDistribution(0, (self.size or 1) - 1) if self._by_index else self.distribution()
 
     def to_search(self, value: Any) -> Any:
         number = self.low if value is None else value
-        return number if self._is_fine else self.index(number)
+        return self.index(number) if self._by_index else number
 
     def from_search(self, internal: Any) -> Any:
         if self.size is None:
             return float(internal)
-        return self.value(self.nearest_index(internal) if self._is_fine else int(internal))
+        return self.value(int(internal) if self._by_index else self.nearest_index(internal))
 
     def expected(self, instead: Any) -> str:  # noqa: ARG002 - for choices
         step = "" if self.step in (None, 1) else f" in steps of {self.step}"
         return f"a {self._kind} from {self.low} to {self.high}{step}"
-
-    @property
-    def _kind(self) -> str:
-        return "number"
 
     def summary(self) -> str:
         return f"{self.low} to {self.high}"
@@ -127,6 +124,9 @@ class Integer(Range):
     low: int
     high: int
     step: int = 1
+
+    _kind: ClassVar = "whole number"
+    _by_index: ClassVar = False
 
     @property
     def size(self) -> int:
@@ -160,23 +160,13 @@ class Integer(Range):
         return IntDistribution(self.low, last, log=self.log, step=self.step)
 
     def search_distribution(self) -> BaseDistribution:
-        return super().search_distribution() if self._is_fine else self.distribution()
-
-    def to_search(self, value: Any) -> Any:
-        return self.low if value is None else value
-
-    def from_search(self, internal: Any) -> int:
-        return self.value(self.nearest_index(internal))
+        return Range.distribution(self) if self.size > MAX_LISTED else self.distribution()
 
     def grid(self) -> Parameter:
         return self if self.n is None else _choices(self, self._on_steps(self.n))
 
     def recorded(self, numbers: Iterable[float]) -> Parameter:  # noqa: ARG002 - for real numbers
         return replace(self, n=None)
-
-    @property
-    def _kind(self) -> str:
-        return "whole number"
 
     def document(self) -> dict[str, Any]:
         return {"integer": [self.low, self.high], "log": self.log, "step": self.step}
@@ -242,11 +232,10 @@ class Continuous(Range):
         if self.n is not None:
             return _choices(self, _spaced(self.low, self.high, self.n, log=self.log))
         if self.size is None:
-            msg = (
+            raise SpecError(
                 f"parameter {self.name!r} is continuous: a grid needs 'step' or 'n' "
                 "(the number of points) in it, or choose the strategy auto, bayesian or random"
             )
-            raise SpecError(msg)
         return self if self.step is not None else _choices(self, [self.low])
 
     def recorded(self, numbers: Iterable[float]) -> Parameter:

@@ -184,8 +184,7 @@ def _dependency_order(parameters: Sequence[Parameter]) -> tuple[int, ...]:
             return
         if at in visiting:
             names = " -> ".join(parameters[i].name for i in (*visiting[visiting.index(at) :], at))
-            msg = f"parameters depend on each other in a circle: {names}"
-            raise SpecError(msg)
+            raise SpecError(f"parameters depend on each other in a circle: {names}")
         visiting.append(at)
         when = parameters[at].when
         for name in sorted(when.names) if when is not None else ():

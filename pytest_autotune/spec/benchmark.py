@@ -75,8 +75,9 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
     task = block.get("task")
     endpoint = block.get("endpoint") or _ENDPOINT_OF_TASK.get(str(task).lower(), "chat")
     if "num_concurrency" in block and "request_rate" in block:
-        msg = f"{at('request_rate')}: give num_concurrency (closed loop) or request_rate (open)"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{at('request_rate')}: give num_concurrency (closed loop) or request_rate (open)"
+        )
     closed = _levels(block.get("num_concurrency", ()), slo, at("num_concurrency"))
     opened = _levels(block.get("request_rate", ()), slo, at("request_rate"))
     if not isinstance(closed, LevelSearch):
@@ -128,8 +129,7 @@ def _scenario(text: str, where: str) -> Scenario:
     try:
         return Scenario.parse(text)
     except ValueError as error:
-        msg = f"{where}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{where}: {error}") from None
 
 
 def _levels(declared: Any, slo: SLO, where: str) -> tuple[float, ...] | LevelSearch:
@@ -137,12 +137,10 @@ def _levels(declared: Any, slo: SLO, where: str) -> tuple[float, ...] | LevelSea
         return tuple(dict.fromkeys(sorted(declared)))
     low, high = declared.get("low", 1), declared["high"]
     if low > high:
-        msg = f"{where}: low {shown(low)} is above high {shown(high)}"
-        raise SpecError(msg)
+        raise SpecError(f"{where}: low {shown(low)} is above high {shown(high)}")
     if not any(MEASURED.search(name) for bound in slo.bounds for name in bound.metrics):
-        msg = (
+        raise SpecError(
             f"{where}: a search for the highest level that meets the SLO needs an SLO on "
             "something that a load test measures, such as ttft or error_rate"
         )
-        raise SpecError(msg)
     return LevelSearch(low=low, high=high)

@@ -98,8 +98,7 @@ def _parameters(
         where = origin.at(*path)
         key = identifier(name)
         if key in seen:
-            msg = f"{where}: {name!r} is already a parameter, declared at {seen[key]}"
-            raise SpecError(msg)
+            raise SpecError(f"{where}: {name!r} is already a parameter, declared at {seen[key]}")
         seen[key] = where
         parameter = _parameter(name, declared, where)
         if parameter.size == 0:
@@ -135,14 +134,13 @@ def _parameter(name: str, declared: Any, where: str) -> Parameter:
         return Categorical(name=name, choices=_distinct(values), when=when)
     low, high, log = declared["low"], declared["high"], declared.get("log", False)
     if low > high:
-        msg = f"{where}: low {shown(low)} is above high {shown(high)}"
-        raise SpecError(msg)
+        raise SpecError(f"{where}: low {shown(low)} is above high {shown(high)}")
     if log and low <= 0:
-        msg = f"{where}/low: {shown(low)} must be greater than 0 where log is true"
-        raise SpecError(msg)
+        raise SpecError(f"{where}/low: {shown(low)} must be greater than 0 where log is true")
     if "step" in declared and (high - low) / declared["step"] > _MAX_STEPS:
-        msg = f"{where}/step: {shown(declared['step'])} makes more than {_MAX_STEPS:.0e} values"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{where}/step: {shown(declared['step'])} makes more than {_MAX_STEPS:.0e} values"
+        )
     n = whole(declared["n"]) if "n" in declared else None
     if kind == "integer":
         low, high, step = map(whole, (low, high, declared.get("step", 1)))
@@ -159,8 +157,7 @@ def _expression(source: str, where: str) -> Expression:
     try:
         return Expression.parse(source)
     except ExpressionError as error:
-        msg = f"{where}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{where}: {error}") from None
 
 
 def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origin: Origin) -> Space:
@@ -176,21 +173,20 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
     for expression, where in placed:
         for name in sorted(expression.names):
             if name not in known:
-                msg = (
+                raise SpecError(
                     f"{where}: unknown name {name!r} in {expression.source!r}{nearest(name, known)}"
                 )
-                raise SpecError(msg)
     clash = next((p.name for p in parameters if p.name in {*MACHINE, *FUNCTIONS}), None)
     if clash is not None:
-        msg = f"{origin.at('parameters', clash)}: {clash!r} has a meaning in constraints; rename it"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{origin.at('parameters', clash)}: {clash!r} has a meaning in constraints; rename it"
+        )
     try:
         return Space(
             parameters=parameters, constraints=constraints, variables=dict.fromkeys(MACHINE)
         )
     except SpecError as error:
-        msg = f"{origin.at('parameters')}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{origin.at('parameters')}: {error}") from None
 
 
 def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
@@ -214,14 +210,12 @@ def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
     try:
         Objective.parse(fields.get("objective", Optimization().objective))
     except OptionError as error:
-        msg = f"{origin.at('optimization', 'objective')}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{origin.at('optimization', 'objective')}: {error}") from None
     if "timeout" in fields:
         try:
             fields["timeout"] = parse_duration(fields["timeout"])
         except OptionError as error:
-            msg = f"{origin.at('optimization', 'timeout')}: {error}"
-            raise SpecError(msg) from None
+            raise SpecError(f"{origin.at('optimization', 'timeout')}: {error}") from None
     return Optimization(**fields)
 
 
@@ -248,8 +242,9 @@ def _distinct_bounds(bounds: Sequence[Bound], origin: Origin) -> tuple[Bound, ..
     for bound in bounds:
         key = bound.metrics[-1], bound.upper
         if key in seen:
-            msg = f"{origin.at('slo')}: {bound.label} is bounded twice in the same direction"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{origin.at('slo')}: {bound.label} is bounded twice in the same direction"
+            )
         seen.add(key)
     return tuple(bounds)
 

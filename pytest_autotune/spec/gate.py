@@ -50,8 +50,9 @@ def _share(value: float | str, where: str) -> float:
     """Return ``3%`` as 0.03; a plain number is a share already."""
     share = float(value.rstrip().rstrip("% ")) / 100 if isinstance(value, str) else float(value)
     if not 0 < share < 1:
-        msg = f"{where}: {value!r} is not between 0 and 1: write a share such as 0.03, or '3%'"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{where}: {value!r} is not between 0 and 1: write a share such as 0.03, or '3%'"
+        )
     return share
 
 
@@ -74,9 +75,8 @@ def _metric(name: str, slo: SLO, where: str) -> Objective:
     elif name.endswith(("throughput", "throughput_per_gpu", "_per_s", "goodput", "success_rate")):
         maximize = True
     else:
-        msg = (
+        raise SpecError(
             f"{where}: whether more or less of {name!r} is better is not known: write "
             f"'minimize:{name}' or 'maximize:{name}'"
         )
-        raise SpecError(msg)
     return Objective.parse(f"maximize:{name}") if maximize else lower

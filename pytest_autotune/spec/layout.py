@@ -127,11 +127,10 @@ def check_engine(spec: ServerSpec | None, document: Mapping[str, Any]) -> None:
     if spec is None or spec.backend == "url":
         return
     if spec.preset is None and quantized:
-        msg = (
+        raise SpecError(
             f"{spec.origin.at('quant_config')}: what it means depends on the engine; "
             f"name it by server.preset ({', '.join(names())})"
         )
-        raise SpecError(msg)
     if spec.preset is None:
         return
     for block, name, value in _mapped_values(document):
@@ -141,11 +140,10 @@ def check_engine(spec: ServerSpec | None, document: Mapping[str, Any]) -> None:
             continue
         entry = spec.preset.mapped(name, value)
         if entry.unsupported:
-            msg = (
+            raise SpecError(
                 f"{spec.origin.at(block, name)}: {spec.preset.title} cannot do {name} = "
                 f"{shown(value)}: {entry.unsupported}"
             )
-            raise SpecError(msg)
 
 
 def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -204,14 +202,14 @@ def quant_parts(preset: Preset, name: str, where: str) -> Mapping[str, str]:
     """Return the parts of a named quantization; raise :class:`SpecError` if it is unknown."""
     parts = preset.quant_presets.get(name)
     if parts is None:
-        msg = (
+        raise SpecError(
             f"{where}: unknown quantization {name!r}{did_you_mean(name, preset.quant_presets)}; "
             f"known for {preset.title}: {', '.join(preset.quant_presets)}"
         )
-        raise SpecError(msg)
     for part, value in parts.items():
         entry = preset.quantized(part, value)
         if entry.unsupported:
-            msg = f"{where}: {preset.title} cannot do {name!r}: {part} {value}: {entry.unsupported}"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{where}: {preset.title} cannot do {name!r}: {part} {value}: {entry.unsupported}"
+            )
     return parts

@@ -33,8 +33,7 @@ def find_spec_file(rootdir: Path) -> Path | None:
         found.append(pyproject)
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
-        msg = f"{rootdir}: found {names}; keep the specs of a repository in one file"
-        raise SpecError(msg)
+        raise SpecError(f"{rootdir}: found {names}; keep the specs of a repository in one file")
     return found[0] if found else None
 
 
@@ -46,23 +45,20 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     path = find_spec_file(rootdir)
     if path is None:
         wanted = f"the spec {name!r}" if name else "a spec"
-        msg = (
+        raise SpecError(
             f"{rootdir}: no autotune.yaml, autotune.toml, autotune.json or [tool.autotune] "
             f"to take {wanted} from; write one, or give the marker spec='FILE' or inline keys"
         )
-        raise SpecError(msg)
     documents, prefix = _named_documents(path)
     if name is None:
         if len(documents) != 1:
-            msg = (
+            raise SpecError(
                 f"{path.name}: holds {len(documents)} specs ({', '.join(sorted(documents))}); "
                 "name one in the marker: pytest.mark.autotune('NAME')"
             )
-            raise SpecError(msg)
         name = next(iter(documents))
     if name not in documents:
-        msg = f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}"
-        raise SpecError(msg)
+        raise SpecError(f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}")
     origin = Origin(
         file=path.name, pointer=f"{prefix}{json_pointer(name)}", folder=str(path.parent)
     )
@@ -100,8 +96,7 @@ def load_inline(
     try:
         plain = _plain(document)
     except RecursionError:
-        msg = f"{shown_as}: nested too deep"
-        raise SpecError(msg) from None
+        raise SpecError(f"{shown_as}: nested too deep") from None
     return build_spec(name, validate(plain, origin), origin)
 
 
@@ -120,14 +115,14 @@ def _named_documents(path: Path) -> tuple[Mapping[str, Any], str]:
     else:
         document, prefix = _read(path, path.name), ""
     if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
-        msg = f"{path.name}: {prefix or '/'}: {shown(document)} is not a mapping of names to specs"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{path.name}: {prefix or '/'}: {shown(document)} is not a mapping of names to specs"
+        )
     if "parameters" in document and "optimization" in document:
-        msg = (
+        raise SpecError(
             f"{path.name}: {prefix or '/'}: this is one spec, but a mapping of names to specs is "
             "expected; put it under a name, or point at it with pytest.mark.autotune(spec='FILE')"
         )
-        raise SpecError(msg)
     return document, prefix
 
 
@@ -141,22 +136,18 @@ def _read(path: Path, shown_as: str) -> Any:
     kind = _KIND.get(path.suffix)
     if kind is None:
         suffix = path.suffix or "suffixless"
-        msg = f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json"
-        raise SpecError(msg)
+        raise SpecError(f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json")
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        msg = f"{shown_as}: no such file"
-        raise SpecError(msg) from None
+        raise SpecError(f"{shown_as}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"{shown_as}: cannot be read: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{shown_as}: cannot be read: {error}") from None
     try:
         return _parse(kind, text)
     except (ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
-        msg = f"{shown_as}: not valid {kind}: {problem}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{shown_as}: not valid {kind}: {problem}") from None
 
 
 def _parse(kind: str, text: str) -> Any:
@@ -180,7 +171,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            msg = f"key {key!r} appears twice"
-            raise ValueError(msg)
+            raise ValueError(f"key {key!r} appears twice")
         result[key] = value
     return result

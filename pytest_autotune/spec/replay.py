@@ -32,6 +32,5 @@ def read_replay(document: Mapping[str, Any], origin: Origin) -> ReplaySpec | Non
         try:
             Expression.parse(replay.where)
         except ExpressionError as error:
-            msg = f"{origin.at('replay', 'where')}: {error}"
-            raise SpecError(msg) from None
+            raise SpecError(f"{origin.at('replay', 'where')}: {error}") from None
     return replay

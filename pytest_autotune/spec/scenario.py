@@ -69,17 +69,16 @@ class Scenario:
         """Parse a scenario; raise ValueError saying what is allowed."""
         match = _SCENARIO.match(text)
         if match is None:
-            msg = f"{text!r} is no traffic scenario; known: {FORMS}"
-            raise ValueError(msg)
+            raise ValueError(f"{text!r} is no traffic scenario; known: {FORMS}")
         kind = match[1]
         first = float(match[2]), float(match[3])
         second = (float(match[4]), float(match[5])) if match[4] is not None else None
         if max(*first, *(second or (0.0,))) > _MAX_TOKENS:
-            msg = f"{text!r} asks for more than {_MAX_TOKENS} tokens"
-            raise ValueError(msg)
+            raise ValueError(f"{text!r} asks for more than {_MAX_TOKENS} tokens")
         if (kind == "D") == (second is not None) and kind != "U":
-            msg = f"{text!r} has {'too many' if second else 'too few'} parts; known: {FORMS}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{text!r} has {'too many' if second else 'too few'} parts; known: {FORMS}"
+            )
         name = "".join(text.split())
         if kind == "D":
             return cls(name, _fixed(first[0], text), _fixed(first[1], text))
@@ -99,21 +98,20 @@ class Scenario:
 
 def _fixed(value: float, text: str) -> Lengths:
     if value < 1 or value != int(value):
-        msg = f"{text!r} needs whole numbers of tokens, at least 1"
-        raise ValueError(msg)
+        raise ValueError(f"{text!r} needs whole numbers of tokens, at least 1")
     return Lengths("fixed", value)
 
 
 def _normal(pair: tuple[float, float], text: str) -> Lengths:
     if pair[0] < 1:
-        msg = f"{text!r} needs a mean of at least 1 token"
-        raise ValueError(msg)
+        raise ValueError(f"{text!r} needs a mean of at least 1 token")
     return Lengths("normal", *pair)
 
 
 def _uniform(pair: tuple[float, float], text: str) -> Lengths:
     least, most = pair
     if least < 1 or most < least or least != int(least) or most != int(most):
-        msg = f"{text!r} needs whole numbers of tokens, the least (from 1) before the most"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{text!r} needs whole numbers of tokens, the least (from 1) before the most"
+        )
     return Lengths("uniform", *pair)

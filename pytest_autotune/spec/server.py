@@ -142,8 +142,7 @@ def _preset(block: Mapping[str, Any], runtime: str | None, origin: Origin) -> Pr
     try:
         return load(name, Path(origin.folder))
     except PresetError as error:
-        msg = f"{where}: {error}{did_you_mean(name, names())}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{where}: {error}{did_you_mean(name, names())}") from None
 
 
 def _backend(
@@ -163,22 +162,20 @@ def _backend(
         return "process"
     if preset is not None:
         return "docker" if preset.image is not None else "process"
-    msg = (
+    raise SpecError(
         f"{origin.at('server')}: says neither what to run nor where it runs; give 'image' (and "
         "'command'), 'command' alone for a local process, 'url', or a 'preset'"
     )
-    raise SpecError(msg)
 
 
 def _refuse_misplaced(block: Mapping[str, Any], backend: Backend, origin: Origin) -> None:
     for other, keys in _ONLY.items():
         for key in keys:
             if other != backend and key in block:
-                msg = (
+                raise SpecError(
                     f"{origin.at('server', key)}: applies to the backend {other!r} only, and "
                     f"this one is {backend!r}"
                 )
-                raise SpecError(msg)
 
 
 def _from_preset(preset: Preset, backend: Backend, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,31 +200,29 @@ def _from_preset(preset: Preset, backend: Backend, document: Mapping[str, Any]) 
 
 def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
     if spec.backend == "docker" and not spec.image:
-        msg = f"{spec.at()}: the docker backend needs an 'image'"
-        raise SpecError(msg)
+        raise SpecError(f"{spec.at()}: the docker backend needs an 'image'")
     if spec.backend == "process" and not spec.command:
-        msg = f"{spec.at()}: the process backend needs a 'command', as a list of arguments"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{spec.at()}: the process backend needs a 'command', as a list of arguments"
+        )
     if spec.backend == "url" and not str(spec.url or "").startswith(("http://", "https://")):
-        msg = f"{spec.at('url')}: {shown(spec.url)} is not an http:// or https:// address"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{spec.at('url')}: {shown(spec.url)} is not an http:// or https:// address"
+        )
     for key in ("shm_size", "memory"):
         size = getattr(spec, key)
         if size is not None and not _SIZE.match(str(size)):
-            msg = f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g"
-            raise SpecError(msg)
+            raise SpecError(f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g")
     parameters = {identifier(name) for name in document.get("parameters", {})}
     clash = sorted(parameters & _RESERVED) if spec.backend != "url" else []
     if clash:
-        msg = (
+        raise SpecError(
             f"{spec.origin.at('parameters', clash[0])}: {clash[0]!r} has a meaning in "
             "server.command; rename it"
         )
-        raise SpecError(msg)
     wants_model = any("{model}" in part for part in spec.command) and "model" not in parameters
     if wants_model and spec.model is None and spec.explicit:
-        msg = f"{spec.at('command')}: uses {{model}}, but model.id_or_path is not given"
-        raise SpecError(msg)
+        raise SpecError(f"{spec.at('command')}: uses {{model}}, but model.id_or_path is not given")
     known = {identifier(name) for name in _parameter_names(document)}
     for name in spec.flags:
         if identifier(name) not in known:

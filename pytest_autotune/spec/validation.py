@@ -44,8 +44,7 @@ def validate(document: object, origin: Origin) -> Mapping[str, Any]:
     plain_problem = next(_not_json(document, ()), None)
     if plain_problem is not None:
         path, problem = plain_problem
-        msg = f"{origin.at(*path)}: {problem}"
-        raise SpecError(msg)
+        raise SpecError(f"{origin.at(*path)}: {problem}")
     errors = sorted(
         _leaves(_validator().iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
     )

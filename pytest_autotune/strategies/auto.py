@@ -25,7 +25,7 @@ from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandida
 from pytest_autotune.strategies.encoding import Encoding
 from pytest_autotune.strategies.gaussian_process import Hyperparameters, Kernel, Posterior, fit
 from pytest_autotune.strategies.observations import Observations
-from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.start import Start
 from pytest_autotune.strategies.threads import one_thread
 from pytest_autotune.strategies.unseen import first_unseen, random_unseen
@@ -49,7 +49,7 @@ _LEAST_DEVIATION: Final = 0.1
 _BLOCK: Final = 256
 
 
-class AutoStrategy:
+class AutoStrategy(Strategy):
     """Bayesian optimization over valid points; see the module."""
 
     def __init__(self, context: StrategyContext) -> None:
@@ -62,10 +62,6 @@ class AutoStrategy:
         self._seed = context.seed
         self._models = _Models(self._encoding, self._read)
         self._candidates: PoolCandidates | SampledCandidates | None = None
-
-    def plan(self) -> None:
-        """Nothing is known beforehand."""
-        return
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return the most promising unseen point."""

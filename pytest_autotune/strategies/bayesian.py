@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.space.parameters import Point
-from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen
 
 _CONSTRAINT: Final = "slo"
@@ -29,7 +29,7 @@ _N_START: Final = 10
 _NO_SCORE: Final = 0.0
 
 
-class BayesianStrategy:
+class BayesianStrategy(Strategy):
     """Tree-structured Parzen estimator with Optuna 5's defaults (multivariate, constant liar).
 
     Hard SLO violations reach it as constraints; crashed trials tell it nothing but are never
@@ -41,10 +41,6 @@ class BayesianStrategy:
         self._initial = context.optimization.n_initial_random or _N_START
         self._hints = context.hints
         self._mirror = _Mirror(context)
-
-    def plan(self) -> None:
-        """Nothing is known beforehand."""
-        return
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return the valid, unseen point nearest to TPE's proposal."""

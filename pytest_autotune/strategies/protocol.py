@@ -1,15 +1,12 @@
 """The protocol of search strategies, for those that are built in and for plugins.
 
 A strategy decides which point of the space the next trial measures. To add one, write a class with
-the two methods of :class:`Strategy` and return an instance of it from the hook
-``pytest_autotune_make_strategy``:
+the two methods of :class:`Strategy`, or derive it from that and write the second, and return an
+instance from the hook ``pytest_autotune_make_strategy``:
 
-    class Halving:
+    class Halving(Strategy):
         def __init__(self, context: StrategyContext) -> None:
             self.space = context.space
-
-        def plan(self) -> None:
-            return None
 
         def propose(self, history: History, seed: Sequence[int]) -> Point | None:
             ...
@@ -77,6 +74,7 @@ class Strategy(Protocol):
 
         The answer must depend on the context only: every worker has to collect the same tests.
         """
+        return None
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return a valid point that ``history`` has not seen, or None if there is none left.

@@ -7,19 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_autotune.space.parameters import Point
-from pytest_autotune.strategies.protocol import History, StrategyContext
+from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen
 
 
-class RandomStrategy:
+class RandomStrategy(Strategy):
     """Draws valid points uniformly, none twice."""
 
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
-
-    def plan(self) -> None:
-        """Nothing is known beforehand."""
-        return
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return a random unseen point."""

@@ -37,8 +37,7 @@ def make_strategy(
         module, _, attribute = BUILT_IN[name].partition(":")
         strategy: Strategy = getattr(import_module(module), attribute)(context)
         return strategy
-    msg = (
+    raise OptionError(
         f"unknown strategy {name!r}{did_you_mean(name, BUILT_IN)}; "
         f"built in: {', '.join(sorted(BUILT_IN))}; no installed plugin offers it either"
     )
-    raise OptionError(msg)

@@ -50,8 +50,7 @@ def fit_to_machine(spec: Spec, gpus: str | None = None) -> Spec:
     reason = f"the tests need {needed.source} GPUs, and there are {there} to use"
     if not needed.names:
         if not isinstance(needed.value({}), int | float) or needed.value({}) > there:
-            msg = f"{spec.origin.at()}: {reason}"
-            raise SpecError(msg)
+            raise SpecError(f"{spec.origin.at()}: {reason}")
         return spec
     require = Expression.parse(f"({needed.source}) <= {there}")
     return _restricted(spec, EngineRule(where=spec.origin.at(), require=require, reason=reason))
@@ -72,8 +71,7 @@ def _fit_server(spec: Spec) -> Spec:
     rule = spec.layout.within(limit)
     if rule is None:
         if spec.layout.gpus({}) > limit:
-            msg = f"{server.at()}: {reason}{hint}"
-            raise SpecError(msg)
+            raise SpecError(f"{server.at()}: {reason}{hint}")
         return spec
     require = Expression.parse(rule)
     return _restricted(spec, EngineRule(where=server.at(), require=require, reason=reason), hint)
@@ -87,19 +85,17 @@ def _require_points(spec: Spec) -> None:
     try:
         empty = is_empty(space)
     except ExpressionError as error:
-        msg = f"{place_of(error, space, spec.origin)}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{place_of(error, space, spec.origin)}: {error}") from None
     if empty:
         used = {
             k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
         }
         given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
         found = "" if space.pool is not None else " was found that"
-        msg = (
+        raise SpecError(
             f"{spec.origin.at('constraints')}: no combination of the parameters{found} satisfies "
             f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
         )
-        raise SpecError(msg)
 
 
 def _restricted(spec: Spec, rule: EngineRule, hint: str = "") -> Spec:
@@ -114,11 +110,11 @@ def _restricted(spec: Spec, rule: EngineRule, hint: str = "") -> Spec:
     try:
         empty = is_empty(allowed)
     except ExpressionError as error:
-        msg = f"{rule.where}: {error} ({rule.reason})"
-        raise SpecError(msg) from None
+        raise SpecError(f"{rule.where}: {error} ({rule.reason})") from None
     if empty:
-        msg = f"{rule.where}: no combination of the parameters is left: {rule.reason}{hint}"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{rule.where}: no combination of the parameters is left: {rule.reason}{hint}"
+        )
     if allowed.pool is not None and len(allowed.pool) == len(space.pool or ()):
         return spec
     notice = f"combinations are left out, as {rule.reason}"

@@ -17,8 +17,9 @@ def expand_host_variables(text: str, where: str) -> str:
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if found is None:
-            msg = f"{where}: the environment has no variable {match[1]}; set it, or drop it here"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{where}: the environment has no variable {match[1]}; set it, or drop it here"
+            )
         return found
 
     return _HOST_VARIABLE.sub(value, text)
