@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu.visible import Device
+from pytest_autotune.system.files import replace_file
 
 #: Where the locks are. All users of a machine must mean the same folder, so not ``TMPDIR``.
 FOLDER_VARIABLE: Final = "AUTOTUNE_GPU_LOCKS"
@@ -335,10 +336,7 @@ def _created(path: Path, mode: int) -> int:
 
 def _publish(target: Path, document: Mapping[str, Any]) -> None:
     """Write a file that others will read, in one step."""
-    draft = target.with_suffix(f".{uuid.uuid4().hex}")
-    with os.fdopen(_created(draft, _OPEN_TO_READERS), "w", encoding="utf-8") as file:
-        json.dump(document, file)
-    draft.replace(target)
+    replace_file(target, json.dumps(document).encode(), mode=_OPEN_TO_READERS)
 
 
 def _remove(ticket: Path) -> None:

@@ -20,6 +20,7 @@ from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
 from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
 from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.system.files import replace_file
 from pytest_autotune.text.places import Origin
 
 if TYPE_CHECKING:
@@ -88,10 +89,7 @@ def publish_collection(
         "scopes": scopes,
         "errors": list(errors),
     }
-    target = context.scratch / _COLLECTION
-    draft = target.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(document), "utf-8")
-    draft.replace(target)
+    replace_file(context.scratch / _COLLECTION, json.dumps(document).encode())
 
 
 def read_collection(context: RunContext) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Writing files that others read meanwhile."""
+"""Write a file that other processes may read at the same time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace_file(target: Path, content: bytes) -> None:
-    """Put ``content`` in the place of ``target``, whole or not at all, and keep its mode.
+def replace_file(target: Path, content: bytes, mode: int | None = None) -> None:
+    """Replace ``target`` by a file with ``content``, whole or not at all.
 
-    Raises OSError.
+    It has the permissions ``mode``, by default those of ``target``. Raises OSError.
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with partial.open("xb") as file:
-            if target.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            if mode is None and target.exists():
+                mode = stat.S_IMODE(target.stat().st_mode)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
-            # Renamed before its content is on disk, it could be empty after a power cut.
+            # Without this, the file could be empty after a power cut.
             os.fsync(file.fileno())
         partial.replace(target)
     except BaseException:

@@ -25,9 +25,9 @@ CLOCKS = "application clocks 1980/2619 MHz, power limit 700 W, persistence on"
 _SETUP = """
 import os
 from pytest_autotune.study import environment
-from pytest_autotune.gpu import pool
+from pytest_autotune.gpu import visible as gpus
 def found(visible=None):
-    for kept in (environment._gpus, pool._visible_gpus, inventory, driver_version):
+    for kept in (environment._gpus, gpus._visible_gpus, inventory, driver_version):
         kept.cache_clear()
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
