@@ -49,6 +49,10 @@ class TrialLostError(AutotuneError):
     """Another process took the trial over, so this process's result does not count."""
 
 
+class OutOfTime(AutotuneError):
+    """The time was up before a launch had ended."""
+
+
 class SLOViolation(AutotuneError):
     """The trial is infeasible: at least one hard service level objective is broken.
 

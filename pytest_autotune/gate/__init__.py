@@ -1,1 +1,1 @@
-"""The gate: pinned configurations, and whether they got slower."""
+"""The gate: pinned configurations, and checks that they did not become slower."""

@@ -1,4 +1,4 @@
-"""Which metrics of a study are compared."""
+"""The compared metrics of a study."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MEAN: Final = "mean_"
 
 
 def gated_metrics(plan: Plan, reported: Mapping[str, float]) -> list[GatedMetric]:
-    """Return what to compare, under the names that were ``reported``.
+    """Return the metrics to compare, under the names that were ``reported``.
 
-    By default that is the objective; of a timed callable its median, as a mean is at the mercy
-    of a few slow calls. Raises :class:`UserError` for one that was not reported.
+    The default is the objective. For a timed callable it is the median, as a few slow calls spoil
+    a mean. Raises :class:`UserError` for a metric that was not reported.
     """
     objectives: Iterable[Objective] = plan.spec.gate.metrics or (plan.objective,)
     found = []

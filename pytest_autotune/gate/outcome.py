@@ -1,4 +1,4 @@
-"""What the gate found of one study, as it travels from a worker to the terminal and the log."""
+"""The outcome of the gate for one study, which a report carries from a worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, MetricResult, Verdict
 
-#: ``skipped``: there was nothing to compare with. ``failed``: it did not even run.
+#: ``skipped``: there was nothing to compare with. ``failed``: it did not run.
 Judgement: TypeAlias = Literal[
     "passed", "improved", "regressed", "inconclusive", "skipped", "failed"
 ]
@@ -18,12 +18,12 @@ Mode: TypeAlias = Literal["revision", "baseline", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOutcome:
-    """The gate's answer for one study.
+    """The outcome of the gate for one study.
 
-    ``against`` says in words what was compared with, ``parameters`` are pinned now, ``changed``
-    are those pinned in the old revision where they are others. ``pairs`` is the number of
-    launches of each side. ``remaining`` is a guess of how many more seconds would decide.
-    ``reason`` is why there is no verdict, or why it failed; ``details`` what a launch said.
+    ``against`` describes the revision or the baseline. ``parameters`` are pinned now, ``changed``
+    are those of the old revision if they differ. ``pairs`` is the number of launches of each side.
+    ``remaining`` estimates the further seconds that would decide. ``reason`` explains a failure or
+    a missing verdict; ``details`` are the output of a launch.
     """
 
     study: str
@@ -43,7 +43,7 @@ class GateOutcome:
 
     @classmethod
     def of(cls, comparison: Comparison, **known: Any) -> GateOutcome:
-        """Return the outcome that a comparison has, with what else is ``known``."""
+        """Return the outcome of a comparison, with further fields that are ``known``."""
         reasons = [result.reason for result in comparison.results if result.reason]
         if comparison.stopped:
             reasons.append(comparison.stopped)
@@ -60,17 +60,17 @@ class GateOutcome:
         )
 
     def with_notes(self, notes: Sequence[str]) -> GateOutcome:
-        """Return it with further notes."""
+        """Return the outcome with further notes."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
     @property
     def fails(self) -> bool:
-        """Whether it makes the run fail, strict or not."""
+        """True if it makes the run fail, strict or not."""
         return self.judgement in {"regressed", "failed"}
 
     @property
     def undecided(self) -> bool:
-        """Whether it makes a strict run fail."""
+        """True if it makes a strict run fail."""
         return self.judgement in {"inconclusive", "skipped"}
 
     def document(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class GateOutcome:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> GateOutcome:
-        """Return what :meth:`document` was made of."""
+        """Return the outcome of a :meth:`document`."""
         results = tuple(_result(entry) for entry in document["results"])
         return cls(**{**document, "results": results})
 

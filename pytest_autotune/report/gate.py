@@ -1,4 +1,4 @@
-"""The gate's answer in words: a headline, and the lines below it."""
+"""The outcome of the gate as text: a headline, and the lines below it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ratio_text(result: MetricResult) -> str:
 
 
 def _shown_ratio(result: MetricResult) -> tuple[float, float, float]:
-    """Return new ÷ old; what is kept is how many times worse it got."""
+    """Return new ÷ old. A result has the factor by which it got worse."""
     low, ratio, high = result.low, result.ratio, result.high
     if not result.metric.maximize:
         return low, ratio, high
@@ -73,7 +73,7 @@ def result_text(result: MetricResult, tolerance: float) -> str:
 
 
 def headline(outcome: GateOutcome) -> str:
-    """Return the answer in one line, as a failing test's message begins."""
+    """Return the outcome in one line, which begins a failing test's message."""
     if outcome.results:
         worst = min(outcome.results, key=lambda r: r.verdict.value != outcome.judgement)
         text = f"{outcome.judgement}: {result_text(worst, outcome.tolerance)}"

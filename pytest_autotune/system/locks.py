@@ -1,7 +1,7 @@
-"""Who may change a study, and who is still alive.
+"""Locks that protect a study, and show which processes are alive.
 
-Both questions are answered by locks that the operating system (or the database server) gives
-up on any death of their holder, so that a killed run never leaves anything to wait for.
+The operating system or the database server releases them on any death of their holder. So a killed
+run leaves nothing to wait for.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Coordinator(Protocol):
         """Announce that ``process`` (a unique name) is alive, until it dies or releases."""
 
     def is_alive(self, process: str) -> bool:
-        """Tell whether ``process`` still holds its announcement."""
+        """Return whether ``process`` is alive and has not released its announcement."""
 
     def release(self) -> None:
-        """Give up what this process holds."""
+        """Release all locks of this process."""
 
 
 class FileCoordinator:
-    """Locks in a directory that all processes can reach, by :mod:`filelock`."""
+    """File locks in a directory that all processes can reach."""
 
     def __init__(self, directory: Path) -> None:
         from filelock import FileLock
@@ -51,7 +51,7 @@ class FileCoordinator:
     @contextmanager
     def mutex(self) -> Iterator[None]:
         """Hold the study for a short, exclusive section; re-entrant within the process."""
-        # Counted here, as the lock's own re-entrance is not free and this is taken often.
+        # Counted here, as the lock's own re-entrance costs time.
         if self._depth == 0:
             self._lock.acquire()
         self._depth += 1
@@ -72,7 +72,7 @@ class FileCoordinator:
             self._held[process] = lock
 
     def is_alive(self, process: str) -> bool:
-        """Tell whether somebody holds the lock of ``process``."""
+        """Return whether a process holds the lock of ``process``."""
         from filelock import FileLock, Timeout
 
         if process in self._held:
@@ -88,7 +88,7 @@ class FileCoordinator:
         return False
 
     def release(self) -> None:
-        """Give up all announcements of this process."""
+        """Release all announcements of this process."""
         for process, lock in self._held.items():
             self._path(process).unlink(missing_ok=True)
             lock.release()
@@ -98,18 +98,18 @@ class FileCoordinator:
         return self._owners / f"{process}.lock"
 
 
-#: MySQL waits forever for a negative number of seconds, MariaDB not at all; this suits both.
+#: For a negative number of seconds MySQL waits forever, MariaDB not at all.
 _MYSQL: Final = (
     "SELECT GET_LOCK(:name, 4294967)",
     "SELECT RELEASE_LOCK(:name)",
     "SELECT IS_FREE_LOCK(:name)",
 )
-#: Per SQL dialect: take, give back, and test-if-free a named lock of the connection.
+#: By SQL dialect: statements that take, release and test a named lock of the connection.
 _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "postgresql": (
         "SELECT pg_advisory_lock(:key)",
         "SELECT pg_advisory_unlock(:key)",
-        # Free exactly if it can be taken; given back in the same breath.
+        # It is free if it can be taken, and then released again.
         "SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_advisory_unlock(:key) ELSE false END",
     ),
     "mysql": _MYSQL,
@@ -120,7 +120,7 @@ _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
 class DatabaseCoordinator:
     """Advisory locks of the database that holds the study.
 
-    They belong to one connection, and the server drops them with it.
+    They belong to one connection. The server releases them with it.
     """
 
     dialects: Final = frozenset(_STATEMENTS)
@@ -155,7 +155,7 @@ class DatabaseCoordinator:
             self._held.append(process)
 
     def is_alive(self, process: str) -> bool:
-        """Tell whether some connection holds the lock of ``process``."""
+        """Return whether a connection holds the lock of ``process``."""
         return process in self._held or not self._execute(self._free, process)
 
     def release(self) -> None:

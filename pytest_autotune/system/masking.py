@@ -1,8 +1,8 @@
-"""Keep secrets out of everything that is shown or stored.
+"""Mask secrets in everything that is shown or stored.
 
-A secret is the value of an environment variable whose name says so (``HF_TOKEN``,
-``OPENAI_API_KEY``, ``DB_PASSWORD``), or that a spec lists. What is masked is the value, wherever
-it turns up, also in the forms that URLs, JSON and Python give it.
+A secret is the value of an environment variable with a telling name (``HF_TOKEN``,
+``OPENAI_API_KEY``, ``DB_PASSWORD``), or of one that a spec lists. The value is masked everywhere,
+also in the forms that it has in URLs, JSON and Python.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SECRET_WORDS: Final = frozenset(
 )
 #: PWD and OLDPWD are the working directory, the second is a socket's path.
 _HARMLESS_NAMES: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
-#: Values that would mask half of any text, unless a spec lists the name.
+#: Shorter values would mask half of any text. A spec can list their names.
 _MIN_LENGTH: Final = 4
 _MIN_LINE: Final = 12
 #: Nothing but a reference, as a secret may well have braces in it.
@@ -46,7 +46,7 @@ _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "t
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether a variable's name says that its value is a secret."""
+    """Return whether the value of a variable with this name is a secret."""
     if name in _HARMLESS_NAMES:
         return False
     words = re.split(r"[_\-.]|(?<=[a-z])(?=[A-Z])", name)
@@ -59,8 +59,8 @@ def is_secret_name(name: str) -> bool:
 def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec's ``server`` and ``benchmark`` with the values of secrets masked.
 
-    So they are stored nowhere, and a new one makes no new study. A reference (``${HF_TOKEN}``)
-    is no secret.
+    So secrets are not stored, and a new secret makes no new study. A reference
+    (``${HF_TOKEN}``) is no secret.
     """
     return _masked(document, _listed(document))
 
@@ -98,7 +98,7 @@ def _is_secret(name: str, value: Any, listed: frozenset[str]) -> bool:
 
 
 class Masker:
-    """Replaces known secrets in text; grows as specs name more of them."""
+    """Replaces known secrets in text. Specs add to them."""
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
@@ -123,7 +123,7 @@ class Masker:
             self._forms.update(_forms(value))
 
     def _compile(self) -> None:
-        """Renew the pattern if there is anything new: every trial teaches what it knows."""
+        """Renew the pattern if there are new secrets. Every trial calls this."""
         if len(self._forms) > self._compiled:
             self._compiled = len(self._forms)
             longest_first = sorted(self._forms, key=len, reverse=True)
@@ -150,12 +150,12 @@ def _forms(value: str) -> Iterator[str]:
             yield from _base64(_bytes(plain))
     lines = value.split("\n")
     if len(lines) > 1:
-        # A key file is logged line by line.
+        # Logs show a key file line by line.
         yield from (line.strip() for line in lines if len(line.strip()) >= _MIN_LINE)
 
 
 def _bytes(text: str) -> bytes:
-    """Return what a variable's text was made from; it need not have been UTF-8."""
+    """Return the bytes of a variable's text, which need not have been UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -163,10 +163,10 @@ def _bytes(text: str) -> bytes:
 
 
 def _base64(value: bytes) -> Iterator[str]:
-    """Yield what base64 makes of ``value`` wherever it stands in a longer text.
+    """Yield the base64 forms of ``value`` within a longer text.
 
-    As in HTTP's basic authentication, behind a user's name: three bytes are four characters, so
-    there are three ways, and those at both ends that mix with what is beside them are left out.
+    HTTP's basic authentication has one, behind a user's name. Three bytes become four characters,
+    so there are three forms. Characters at the ends that depend on the neighbours are left out.
     """
     for shift in range(3):
         encoded = base64.b64encode(b"\0" * shift + value).decode()

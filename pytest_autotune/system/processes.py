@@ -1,4 +1,4 @@
-"""This machine's processes: who descends from whom, and what they have used."""
+"""The processes of this machine: their descendants and their processor time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROC: Final = Path("/proc")
 
 
 def family(pid: int) -> frozenset[int]:
-    """Return a process and all that descend from it; only itself where /proc is not there."""
+    """Return a process and its descendants; only itself on systems without /proc."""
     children: dict[int, list[int]] = {}
     for child, fields in _stats():
         children.setdefault(int(fields[1]), []).append(child)
@@ -27,10 +27,10 @@ def family(pid: int) -> frozenset[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process and all that descend from it, ended ones too."""
+    """Return the processor time of a process and its descendants, ended ones included."""
     ours = family(pid)
     tick = os.sysconf("SC_CLK_TCK")
-    # Of user and system, its own and of the children it has waited for.
+    # Of user and system, its own and that of children it has waited for.
     return sum(sum(map(int, fields[11:15])) for child, fields in _stats() if child in ours) / tick
 
 

@@ -1,4 +1,4 @@
-"""TOML, on every Python."""
+"""TOML on every supported Python."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return what a TOML document says; raise ValueError where it is none."""
+    """Return the content of a TOML document; raise ValueError if it is not valid."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -9,9 +9,10 @@ from typing import Final
 
 import pytest
 
+from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.compare import baseline
 from pytest_autotune.gate.compare.baseline import LAUNCHES, compare_with_baseline, spread
-from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, OutOfTime, Verdict
+from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, Verdict
 from pytest_autotune.spec.gate import GateSpec
 
 RULE: Final = GateSpec(tolerance=0.03)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.compare import comparison
 from pytest_autotune.gate.compare.comparison import (
     Comparison,
     GatedMetric,
     MetricResult,
-    OutOfTime,
     Side,
     Verdict,
     compare,

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 import pytest_autotune
-from pytest_autotune.gate.compare.comparison import OutOfTime
+from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.launch import launcher as launch
 from pytest_autotune.gate.launch.launcher import Checkout, Launcher, LaunchFailed, LaunchResult
 

@@ -1,8 +1,7 @@
-"""Compare with what was stored when the configuration was locked, as far as that can be told.
+"""Compare with the baseline that was stored when the configuration was locked.
 
-Two measurements of one thing on different days differ by more than the noise within each. How
-much, is learnt from earlier sessions on the same machine; where it is much, nothing is called a
-regression.
+Measurements on different days differ by more than the noise within each of them. Earlier sessions
+on the same machine show by how much. If that is much, nothing is called a regression.
 """
 
 from __future__ import annotations
@@ -15,27 +14,27 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
+from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.compare.comparison import (
     Comparison,
     GatedMetric,
     MetricResult,
-    OutOfTime,
     Verdict,
 )
 from pytest_autotune.spec.gate import GateSpec
 
-#: Sessions that must be known, the one that locked included, before they tell how they differ.
+#: The number of sessions that show how much sessions differ, the one that locked included.
 LEAST_SESSIONS: Final = 3
-#: Where sessions differ by more than this, a stored baseline says nothing of a regression.
+#: If sessions differ by more than this, a stored baseline cannot show a regression.
 MAX_SPREAD: Final = 0.01
-#: Launches of a measurement; a suspected regression is measured again by as many.
+#: Launches of a measurement. A suspected regression takes as many again.
 LAUNCHES: Final = 5
 _REST_SECONDS: Final = 2.0
 _TIME_UP: Final = "the time was up"
 
 
 def spread(sessions: Sequence[float]) -> float:
-    """Return by which share the largest of the sessions' medians exceeds the smallest."""
+    """Return the share by which the largest of the sessions' medians exceeds the smallest."""
     return max(sessions) / min(sessions) - 1 if sessions and min(sessions) > 0 else float("inf")
 
 
@@ -50,16 +49,16 @@ def compare_with_baseline(  # noqa: PLR0913 - what a comparison is
     rest: float = _REST_SECONDS,
     deadline: float | None = None,
 ) -> Comparison:
-    """Launch a few times, and again where a metric seems to have got worse.
+    """Launch a few times, and again if a metric seems worse.
 
-    ``baseline`` is the locked median of every metric, ``sessions`` the medians of earlier ones,
-    of which the locked one is the first. ``rest`` is how many seconds to wait before measuring
-    again, ``deadline`` is on the monotonic clock. What ``launch`` raises is left to the caller.
+    ``baseline`` is the locked median of every metric. ``sessions`` are the medians of earlier
+    sessions, the locked one first. ``rest`` is the pause in seconds before measuring again,
+    ``deadline`` is on the monotonic clock. Errors of ``launch`` are left to the caller.
     """
     began = time.monotonic()
 
     def measured(start: int) -> list[Mapping[str, float]]:
-        """Launch as often as there is time for."""
+        """Launch as often as the time allows."""
         found: list[Mapping[str, float]] = []
         with suppress(OutOfTime):
             while len(found) < LAUNCHES and (deadline is None or time.monotonic() < deadline):
@@ -72,7 +71,7 @@ def compare_with_baseline(  # noqa: PLR0913 - what a comparison is
     first = {metric.name: _slowdown(metric, rounds[0], baseline) for metric in metrics}
     suspected = any(value > 1 + rule.tolerance for value in first.values())
     if suspected and len(rounds[0]) == LAUNCHES:
-        # What slowed everything down may be over by then.
+        # A disturbance of the machine may be over by then.
         time.sleep(rest)
         again = measured(seed + LAUNCHES)
         rounds += [again] if again else []
@@ -111,7 +110,7 @@ def _judge(
     old = baseline[metric.name]
     each = [metric.slowdown(old, found[metric.name]) for launches in rounds for found in launches]
     per_round = [_slowdown(metric, launches, baseline) for launches in rounds]
-    # The most favourable of them: a suspicion must be confirmed.
+    # The best round counts, as a suspicion must be confirmed.
     least, noise = min(per_round), spread(sessions)
     known = len(sessions) >= LEAST_SESSIONS
     ratio, low, high = median(per_round), min(each), max(each)
@@ -157,7 +156,7 @@ def _judge(
 def _notes(
     results: Sequence[MetricResult], first: Mapping[str, float], rule: GateSpec
 ) -> tuple[str, ...]:
-    """Say of what seemed worse at first and was not that it was so."""
+    """Return notes on metrics that seemed worse in the first round only."""
     return tuple(
         f"{result.metric.name} seemed worse by {100 * (first[result.metric.name] - 1):.1f} % at "
         "first, and was not when measured again"

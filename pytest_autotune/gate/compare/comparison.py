@@ -1,4 +1,4 @@
-"""Launch the old and the new revision in turn until it is decided which way it goes."""
+"""Launch the old and the new revision in pairs until the comparison is decided."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
-from pytest_autotune.errors import AutotuneError
+from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.compare.sequential import Design, bounds
 from pytest_autotune.spec.gate import GateSpec
 
 Side: TypeAlias = Literal["old", "new"]
-#: Launches one side with a seed, and returns what it measured.
+#: Launches one side with a seed, and returns its metrics.
 Launch: TypeAlias = Callable[[Side, int], Mapping[str, float]]
 
 
 class Verdict(str, enum.Enum):
-    """What the gate says of a metric, or of a study."""
+    """The verdict of the gate on a metric, or on a study."""
 
     PASSED = "passed"
     IMPROVED = "improved"
@@ -29,19 +29,15 @@ class Verdict(str, enum.Enum):
     INCONCLUSIVE = "inconclusive"
 
 
-class OutOfTime(AutotuneError):
-    """The time was up before a launch had ended."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedMetric:
-    """A metric that is compared, and which way it is better."""
+    """A compared metric, and its better direction."""
 
     name: str
     maximize: bool = False
 
     def slowdown(self, old: float, new: float) -> float:
-        """Return how many times worse ``new`` is; infinite or NaN where that has no meaning."""
+        """Return the factor by which ``new`` is worse, NaN without a ratio."""
         if self.maximize:
             old, new = new, old
         if old > 0 and new > 0 and math.isfinite(old) and math.isfinite(new):
@@ -51,10 +47,11 @@ class GatedMetric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """How a metric compares. ``ratio``, ``low`` and ``high`` are how many times worse it got.
+    """The comparison of a metric.
 
-    ``old`` and ``new`` are medians over the launches, in the metric's own unit. ``remaining`` is
-    a guess of how many more pairs would decide, None where it is decided or nobody can tell.
+    ``ratio``, ``low`` and ``high`` are factors by which it got worse.
+    ``old`` and ``new`` are medians over the launches, in the metric's own unit. ``remaining``
+    estimates the number of further pairs that would decide, None if it is decided or unknown.
     """
 
     metric: GatedMetric
@@ -71,9 +68,9 @@ class MetricResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The end of a comparison. ``pairs`` were launched, in ``seconds``.
+    """The result of a comparison of so many ``pairs``, which took ``seconds``.
 
-    ``stopped`` says why it ended undecided, where it did.
+    ``stopped`` is the reason for which it ended undecided, empty if it did not.
     """
 
     results: Sequence[MetricResult]
@@ -94,7 +91,7 @@ class Comparison:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """How much longer it would take to be decided, as far as one can tell."""
+        """An estimate of the time until it would be decided, None without one."""
         guesses = [result.remaining for result in self.results if result.remaining is not None]
         if not guesses or not self.pairs:
             return None
@@ -110,11 +107,11 @@ def compare(  # noqa: PLR0913 - what a comparison is
     deadline: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
-    """Launch pairs until every metric has passed, one has regressed, or it has to end.
+    """Launch pairs until every metric has passed, one has regressed, or there are no more.
 
-    Both launches of a pair get the same seed, another for each pair. ``deadline`` is on the
-    monotonic clock; ``progress`` is told how many pairs there are. What ``launch`` raises, but for
-    :class:`OutOfTime`, is left to the caller. Raises KeyError for a metric that a launch lacks.
+    Both launches of a pair get the same seed, each pair another. ``deadline`` is on the monotonic
+    clock; ``progress`` is called with the number of pairs. Errors of ``launch`` are left to the
+    caller, except :class:`.OutOfTime`. Raises KeyError for a metric that a launch lacks.
     """
     began = time.monotonic()
     design = design_for(rule, len(metrics))
@@ -151,8 +148,8 @@ def compare(  # noqa: PLR0913 - what a comparison is
 def design_for(rule: GateSpec, metrics: int) -> Design:
     """Return the design for each of so many metrics.
 
-    One of them suffices for a regression, so each gets its part of the error (Bonferroni); all
-    must pass, which takes no correction.
+    One metric suffices for a regression, so each gets its part of the error (Bonferroni). All
+    metrics must pass, which needs no correction.
     """
     return Design(
         alpha=rule.alpha / max(metrics, 1), beta=1 - rule.power, max_pairs=rule.max_launches
@@ -160,17 +157,17 @@ def design_for(rule: GateSpec, metrics: int) -> Design:
 
 
 def _is_decided(results: Sequence[MetricResult]) -> bool:
-    """Tell whether further pairs can change nothing; what once had no ratio never will."""
+    """Return whether further pairs change nothing. A metric without a ratio never has one."""
     undecided = [r for r in results if r.verdict is Verdict.INCONCLUSIVE and not r.reason]
     return not undecided or any(r.verdict is Verdict.REGRESSED for r in results)
 
 
 def _orders(pairs: int, seed: int) -> Iterator[tuple[Side, Side]]:
-    """Yield who goes first: by chance, as often either of them, and whatever went before.
+    """Yield the order of each pair, by the toss of a coin.
 
-    Were the order balanced within every two pairs, a disturbance that lasts from one into the
-    next would make both err the same way, and the test more often than it says: at up to 5 % for
-    1 % with a neighbour that is busy at a steady beat.
+    An order that is balanced over every two pairs would be wrong: a disturbance that lasts from one
+    pair into the next affects both in the same way. With a neighbour that is busy at a steady beat,
+    the error was up to 5 % instead of 1 %.
     """
     generator = random.Random(f"order/{seed}")  # noqa: S311 - no secret
     for _ in range(pairs):
@@ -180,7 +177,7 @@ def _orders(pairs: int, seed: int) -> Iterator[tuple[Side, Side]]:
 def judge(
     metric: GatedMetric, pairs: Sequence[tuple[float, float]], rule: GateSpec, design: Design
 ) -> MetricResult:
-    """Return what the pairs of an (old, new) value so far say of ``metric``."""
+    """Return the result of ``metric`` after these pairs of an (old, new) value."""
     old, new = (median(values) for values in zip(*pairs, strict=True))
     slowdowns = [metric.slowdown(*pair) for pair in pairs]
     common: dict[str, Any] = {
@@ -214,7 +211,7 @@ def judge(
 
 
 def _remaining(distance: float, width: float, pairs: int, design: Design) -> int | None:
-    """Guess how many more pairs would decide, as an interval narrows with their square root."""
+    """Estimate the number of further pairs: the interval narrows with their square root."""
     if not math.isfinite(width):
         return max(design.least_pairs - pairs, 1)
     if distance == 0:

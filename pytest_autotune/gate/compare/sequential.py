@@ -1,15 +1,15 @@
-"""A paired test that may be looked at after every pair, and stopped as soon as it is decided.
+"""A paired test that may be evaluated after every pair, and stopped as soon as it is decided.
 
-Each pair of launches gives one number: the logarithm of how many times slower the new one was.
-Wilcoxon's signed rank test asks whether their median lies above the tolerance; the mirrored test
-whether it lies below. Both assume only that, where they lie is aside, either sign of a deviation
-is as likely as the other, which tossing a coin for the order of each pair makes true whatever
-else the machine does. At every look the test has the same nominal level (as in Pocock's design;
-Jennison and Turnbull, *Group Sequential Methods*, 2000, chapter 2), chosen such that the error over
-all looks together is what was asked for. As the joint distribution of the signed ranks does not
-depend on that of the data, the level can be found by simulation, once and for all. (That is so
-where large deviations may come at any time. Were each larger than all before it, 1.5 % would be
-called where 1 % was asked for.)
+Each pair of launches gives one number: the logarithm of the factor by which the new one was slower.
+Wilcoxon's signed rank test asks whether their median lies above the tolerance. The mirrored test
+asks whether it lies below. Both assume that deviations from the median have either sign with the
+same probability. A coin that decides the order of each pair ensures that.
+
+At every look the test has the same nominal level, as in Pocock's design (Jennison and Turnbull,
+*Group Sequential Methods*, 2000, chapter 2). It is chosen for the error over all looks together.
+The joint distribution of the signed ranks does not depend on that of the data, so simulation finds
+the level. This assumes that large deviations come at any time: if each were larger than all before
+it, the error would be 1.5 % instead of 1 %.
 """
 
 from __future__ import annotations
@@ -19,27 +19,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
-#: The error that is found by simulating so many paths is known to about 2 % of itself at 1 %.
+#: With so many simulated paths, an error of 1 % is known to about 2 % of itself.
 _PATHS: Final = 200_000
 _CHUNK: Final = 20_000
 _SEED: Final = 20_000_301
-#: So many standard errors of the simulation are taken off, to stay on the safe side.
+#: The standard errors of the simulation that are subtracted for safety.
 _CAUTION: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """A sequential comparison, before it begins.
+    """The design of a sequential comparison.
 
-    ``alpha`` is how often a slowdown of no more than the tolerance may be called a regression,
-    ``beta`` how often one of more may be passed, each over all looks together. ``max_pairs``
-    ends it undecided.
+    ``alpha`` is the probability to call a slowdown within the tolerance a regression. ``beta`` is
+    that to pass a larger one. Both are over all looks together. ``max_pairs`` ends it undecided.
     """
 
     alpha: float = 0.01
@@ -48,33 +46,33 @@ class Design:
 
     @property
     def least_pairs(self) -> int:
-        """How many pairs there must be before it can be decided either way."""
+        """The number of pairs before which it cannot be decided either way."""
         level = max(nominal_level(error, self.max_pairs) for error in (self.alpha, self.beta))
         return math.ceil(-math.log2(level)) if level > 0 else self.max_pairs + 1
 
     @property
     def confidence(self) -> float:
-        """How sure ``low`` and ``high`` of :class:`Bounds` are, over all looks together."""
+        """The confidence of ``low`` and ``high`` of :class:`Bounds`, over all looks together."""
         return 1 - 2 * self.beta
 
     @property
     def can_decide(self) -> bool:
-        """Whether ``max_pairs`` are enough to call a regression at all."""
+        """True if ``max_pairs`` are enough to call a regression."""
         return nominal_level(self.alpha, self.max_pairs) > 0
 
     @property
     def can_pass(self) -> bool:
-        """Whether ``max_pairs`` are enough to pass anything at all."""
+        """True if ``max_pairs`` are enough to pass anything."""
         return nominal_level(self.beta, self.max_pairs) > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What is known of the median of some numbers, in their unit.
+    """An estimate of the median of some numbers and bounds of it, in their unit.
 
-    It is below ``low`` with an error of at most the design's ``beta``, and as often above
-    ``high``; below ``surely_above`` with one of at most ``alpha``: each over all looks together.
-    Infinite while there are too few numbers.
+    The median lies below ``low`` with a probability of at most the design's ``beta``, and so above
+    ``high``. It lies below ``surely_above`` with one of at most ``alpha``. Each is over all looks
+    together. Bounds are infinite while there are too few numbers.
     """
 
     estimate: float
@@ -84,11 +82,11 @@ class Bounds:
 
 
 def bounds(values: Sequence[float], design: Design) -> Bounds:
-    """Return what ``values``, at least one, say at this look.
+    """Return the estimate and the bounds for ``values``, at least one, at this look.
 
     The estimate is that of Hodges and Lehmann: the median of the means of all pairs, each value
-    with itself included. The bounds are the means that the test's critical values point at, so
-    that a bound is beyond the tolerance exactly if the test says so.
+    with itself included. The critical values of the test select the bounds among these means. So a
+    bound lies beyond the tolerance exactly if the test rejects.
     """
     means = sorted((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
     count, total = len(values), len(means)
@@ -105,7 +103,7 @@ def bounds(values: Sequence[float], design: Design) -> Bounds:
 
 @cache
 def _tail(count: int) -> tuple[float, ...]:
-    """Return how likely a signed rank sum of ``count`` of at least 0, at least 1, and so on is."""
+    """Return the probabilities of a signed rank sum of at least 0, at least 1, and so on."""
     chances = [1.0]
     for rank in range(1, count + 1):
         grown = [0.0] * (len(chances) + rank)
@@ -124,7 +122,7 @@ def _tail(count: int) -> tuple[float, ...]:
 def critical(count: int, level: float) -> int | None:
     """Return the least signed rank sum of ``count`` that a one-sided test at ``level`` rejects.
 
-    None where there is none, as there are too few.
+    None if ``count`` is too small for any.
     """
     return next((value for value, chance in enumerate(_tail(count)) if chance <= level), None)
 
@@ -135,8 +133,6 @@ def nominal_level(error: float, max_pairs: int) -> float:
 
     Looks are taken after each of ``max_pairs`` pairs. 0 where no level is low enough.
     """
-    import numpy as np
-
     if max_pairs < 1:
         return 0.0
     least = _least_chances(max_pairs)
@@ -149,8 +145,6 @@ def nominal_level(error: float, max_pairs: int) -> float:
 @cache
 def _least_chances(max_pairs: int) -> npt.NDArray[np.float64]:
     """Return the least p-value of every simulated path without a difference, in rising order."""
-    import numpy as np
-
     generator = np.random.default_rng(_SEED)
     tails = [np.array(_tail(count)) for count in range(max_pairs + 1)]
     found = []

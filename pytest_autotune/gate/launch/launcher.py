@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import pytest_autotune
-from pytest_autotune.errors import AutotuneError
-from pytest_autotune.gate.compare.comparison import OutOfTime
+from pytest_autotune.errors import AutotuneError, OutOfTime
 from pytest_autotune.gate.revision.imports import strays
 from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity

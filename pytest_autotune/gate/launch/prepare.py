@@ -1,4 +1,4 @@
-"""Make a fresh checkout ready to run, as the spec says how."""
+"""Make a fresh checkout ready to run, by a command of the spec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TAIL: Final = 30
 
 
 class PreparationFailed(AutotuneError):
-    """The old revision cannot be made ready; ``details`` are the end of what was said."""
+    """The old revision cannot be made ready; ``details`` are the end of the output."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)

@@ -1,1 +1,1 @@
-"""The lock file: pinned configurations and what was measured of them."""
+"""The lock file: pinned configurations and their metrics."""

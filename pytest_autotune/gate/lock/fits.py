@@ -1,4 +1,4 @@
-"""Whether what is pinned was locked for the spec that there is."""
+"""Check that an entry of the lock file was locked for the present spec."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
     key: Mapping[str, Any],
     space: Space,
 ) -> tuple[str, ...]:
-    """Raise :class:`LockError` where ``entry`` was not locked for this spec.
+    """Raise :class:`LockError` if ``entry`` was not locked for this spec.
 
     ``where`` names the lock file, ``objective`` is its name and ``key`` the plan's. Returns a
-    sentence for everything that changed since and does no harm.
+    sentence for every harmless change since then.
     """
     origin = Origin(file=where, pointer=json_pointer("studies", entry.study))
     digests = digests_of(key)
@@ -41,7 +41,7 @@ def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
         problems.append(
             f"{origin.at('objective')}: locked for {entry.objective!r}, not {objective!r}"
         )
-    # What was chosen for something else need not be in this space.
+    # The parameters of another spec need not be in this space.
     problems = problems or list(_point_problems(entry.parameters, space, origin))
     if problems:
         raise LockError(_advised(problems))
@@ -66,14 +66,14 @@ def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
 
 
 def _advised(problems: list[str]) -> str:
-    """Return the problems and what to do about them."""
+    """Return the problems, with advice."""
     if len(problems) > MAX_ERRORS:
         problems = [*problems[:MAX_ERRORS], f"… and {len(problems) - MAX_ERRORS} more"]
     return f"{problems[0]}; {_ADVICE}" if len(problems) == 1 else "\n".join([*problems, _ADVICE])
 
 
 def _point_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:
-    """Yield why ``point`` is not in ``space``; conditions are held against known values only."""
+    """Yield the reasons for which ``point`` is not in ``space``. Unknown values are ignored."""
     simple = [*_name_problems(point, space, origin), *_value_problems(point, space, origin)]
     if simple:
         yield from simple
@@ -119,7 +119,7 @@ def _condition_problems(
             where = origin.at("parameters", name)
             yield f"{where}: {name!r} is only for {when.source} (here {values})"
     for constraint in space.constraints:
-        # One that reads a parameter which does not exist here has nothing to say.
+        # A constraint on a parameter that does not exist here does not count.
         if all(name in scope for name in constraint.names) and not constraint(scope):
             values = _values(constraint.names, scope)
             yield f"{origin.at('parameters')}: breaks the constraint {constraint.source} ({values})"

@@ -1,6 +1,6 @@
 """The lock file: the best configuration of every study, committed next to the tests.
 
-People read it in a diff, so it always has the same order, and only lines of changed entries change.
+People read it in a diff. So its order is always the same, and only changed entries change.
 It is checked against its schema before it is used.
 """
 

@@ -1,8 +1,8 @@
 """Pin the best configuration of a study, after measuring it and its rivals again.
 
-The best of many trials is partly the luckiest, and its figure is too good. So those that came
-close to it are launched anew, in turn, with seeds that the search did not use, and what is pinned
-is the best of these, with the figures that it had then.
+The best of many trials is partly the luckiest, and its figure is too good. So the trials that came
+close to it are launched again, in turn, with seeds that the search did not use. The best of these
+is pinned, with its new figures.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters
 
-#: So many configurations are measured again, each of them so often.
+#: The number of configurations that are measured again, and of launches of each.
 CONTENDERS: Final = 3
 LAUNCHES: Final = 3
-#: The launches of the search's winner use seeds from here on; the search itself used none of them.
+#: The first seed of these launches. The search used none of them.
 _FIRST_SEED: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locking:
-    """What became of one study's entry, in words. ``failed`` where the run is to fail for it."""
+    """The outcome for the entry of one study, in words. If ``failed``, the run fails."""
 
     study: str
     text: str
@@ -69,7 +69,7 @@ class _Contender:
 
     @property
     def score(self) -> float | None:
-        """The median score, lower is better; None where it does not hold."""
+        """The median score, lower is better; None if it does not hold."""
         scores = [launched.score for launched in self.launches if launched.score is not None]
         feasible = [launched.outcome is Outcome.FEASIBLE for launched in self.launches]
         if self.trouble or not scores or sum(feasible) * 2 <= len(feasible):
@@ -79,10 +79,10 @@ class _Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinning:
-    """Pins what studies found.
+    """Pins the best configurations of studies.
 
-    ``launcher`` makes what launches a configuration; ``force`` replaces whatever is pinned;
-    ``commit`` names what is checked out; ``say`` is told what takes time.
+    ``launcher`` returns the launcher of a configuration. ``force`` replaces any entry. ``commit``
+    names the commit that is checked out. ``say`` is called before work that takes long.
     """
 
     launcher: Callable[[Point], Launcher]
@@ -93,7 +93,7 @@ class Pinning:
     def lock(self, summaries: Sequence[Summary], lock: LockFile, path: Path) -> list[Locking]:
         """Pin the best configuration of every study that ended, and write the file at ``path``.
 
-        Entries of other studies stay as they are in ``lock``. Raises :class:`LockError` where
+        Entries of other studies stay as they are in ``lock``. Raises :class:`LockError` if
         the file cannot be written.
         """
         entries = dict(lock.entries)
@@ -132,7 +132,7 @@ class Pinning:
         try:
             entry = _entry(plan, label, winner, self.commit)
         except UserError as error:
-            # Of this study; others are pinned all the same.
+            # The other studies are pinned all the same.
             return Locking(study=label, text=f"not pinned: {error}", failed=True, notes=notes), None
         same = None if old is None else point_key(old.parameters)
         beaten = any(point_key(c.params) == same and c is not winner for c in holding)
@@ -151,9 +151,9 @@ class Pinning:
     def _kept(
         self, plan: Plan, old: LockEntry | None, new: LockEntry, *, beaten: bool
     ) -> Locking | None:
-        """Return why the old entry stays, None where the new one replaces it.
+        """Return the reason for which the old entry stays, None if the new one replaces it.
 
-        What was ``beaten`` just now is not the better for a figure of another day.
+        If the old one was ``beaten`` just now, its better figure of another day does not count.
         """
         if old is None:
             return None
@@ -163,7 +163,7 @@ class Pinning:
             return Locking(study=new.study, text=text)
         elsewhere = bool(foreign(old, new))
         if self.force or not (elsewhere or (_fits(old, plan) and not beaten)):
-            # However good it was, what does not fit the spec can be run by nobody.
+            # An entry that does not fit the spec cannot be run, however good it was.
             return None
         why = refusal(old, new, tolerance=tolerance)
         if why is None:
@@ -173,7 +173,7 @@ class Pinning:
 
 
 def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> list[_Contender]:
-    """Return the winner, those that came close to it, and what is pinned already."""
+    """Return the winner, the trials that came close to it, and the pinned configuration."""
     found = [_Contender(params=best.params, origin="winner")]
     feasible = sorted((r for r in summary.trials if r.rank[0] == 0), key=lambda r: r.rank)
     for record in feasible:
@@ -187,7 +187,7 @@ def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> l
 
 
 def _fits(entry: LockEntry, plan: Plan) -> bool:
-    """Tell whether an entry is of this spec: what is not could not be gated either."""
+    """Return whether an entry fits the spec, so that it could be gated."""
     try:
         check_fits(
             entry,
@@ -205,9 +205,9 @@ def _fits(entry: LockEntry, plan: Plan) -> bool:
 def _worth_it(
     winner: _Contender, holding: Sequence[_Contender], old: LockEntry, tolerance: float
 ) -> _Contender:
-    """Return what is pinned already, unless the winner is better by more than the tolerance.
+    """Return the pinned configuration, unless the winner is better by more than the tolerance.
 
-    Else equals would take turns in the lock file, as chance has it.
+    Otherwise equals would replace each other in the lock file by chance.
     """
     key = point_key(old.parameters)
     pinned = next((each for each in holding if point_key(each.params) == key), None)

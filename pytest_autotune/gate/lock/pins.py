@@ -1,4 +1,4 @@
-"""Which configuration the lock file pins for a study, and what it is held against there."""
+"""The pins of the gate: configurations of the lock file, with the SLO that they must meet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMAND: Final = "pytest --autotune --autotune-lock"
 
 
 class LockPins:
-    """Pins what the lock file says; remembers what was asked for and what was found."""
+    """The pins of a lock file. Remembers the studies that have one, and those that have none."""
 
     brief = False
     missing = f"not pinned in {LOCK_NAME}: {_COMMAND} pins it"
@@ -30,10 +30,10 @@ class LockPins:
         self.unpinned: list[str] = []
 
     def find(self, nodeid: str, plan: Plan) -> Pin | None:
-        """Return what is pinned for a study.
+        """Return the pin of a study, None without one.
 
-        Raises :class:`LockError` where that was locked for another spec, and
-        :class:`SpecError` for a gate that can decide nothing.
+        Raises :class:`LockError` if it was locked for another spec, and :class:`SpecError` for a
+        gate that can decide nothing.
         """
         entry = self._lock.entries.get(plan.label)
         if entry is None:
@@ -50,7 +50,7 @@ class LockPins:
         )
         slo, excused = hardened(plan.spec.slo, entry, plan.spec.gate.tolerance)
         self.found[nodeid] = entry
-        # What breaks its SLO fails, whatever a search does with candidates that do.
+        # A pinned configuration that breaks its SLO fails, even if a search only marks it.
         plan = replace(plan, spec=replace(plan.spec, slo=slo), xfail=False)
         return Pin(params=entry.parameters, plan=plan, notes=(*notes, *excused))
 
@@ -81,10 +81,10 @@ def _check_rule(plan: Plan) -> None:
 
 
 def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[str]]:
-    """Return the SLO with every bound hard, and sentences on bounds that are not held as they are.
+    """Return the SLO with every bound hard, and sentences on bounds that are relaxed.
 
-    What a bound was missed by already when it was locked is allowed, and the tolerance on top:
-    nobody promised better. Where levels are filtered by the SLO it decides itself what counts.
+    A bound that was missed when it was locked may be missed by as much, and the tolerance on top.
+    An SLO that selects levels stays as it is.
     """
     if slo.levels != "all":
         return slo, []

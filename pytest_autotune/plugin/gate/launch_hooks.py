@@ -72,7 +72,7 @@ class LaunchHooks:
         self._errors += errors
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember what could not be imported."""
+        """Remember modules that could not be imported."""
         if report.failed:
             self._uncollected.append(str(report.longrepr))
 

@@ -1,4 +1,4 @@
-"""``--autotune-lock`` in a pytest run: reads the lock file before, and writes it after."""
+"""``--autotune-lock`` in a pytest run: reads the lock file at the start, writes it at the end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Locker:
-    """Pins what a run found, once it is over."""
+    """Pins the best configurations of a run at its end."""
 
     def __init__(self, config: pytest.Config, settings: Settings, context: RunContext) -> None:
-        """Read the lock file, so that a broken one is known before hours of tuning.
+        """Read the lock file, so that errors in it appear before hours of tuning.
 
         Raises :class:`LockError`.
         """
@@ -36,7 +36,7 @@ class Locker:
         self._lock = read_lock_file(self._path) if there else LockFile(self._path, {})
 
     def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
-        """Pin the best of each study; raises :class:`LockError` where that cannot be written."""
+        """Pin the best of each study; raises :class:`LockError` if that fails."""
         harness = harness_of(self._config)
         commit = describe(self._config.rootpath)
         pinning = Pinning(

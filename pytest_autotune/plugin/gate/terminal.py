@@ -11,7 +11,6 @@ from typing import Final
 import pytest
 
 from pytest_autotune.gate.history import results as history
-from pytest_autotune.gate.history.rendering import render
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.gate.revision.repository import Commit, describe
@@ -28,6 +27,8 @@ _STATUS: Final = ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True}))
 
 def show_history(config: pytest.Config) -> int:
     """Print the history of the gate; return the exit status."""
+    from pytest_autotune.gate.history.rendering import render  # loads NumPy
+
     # Only a configured run has a cache. pytest does the same for --help.
     config._do_configure()  # noqa: SLF001
     try:
