@@ -224,17 +224,13 @@ def test_numbers_beside_a_nan_are_judged_by_themselves() -> None:
         (np.zeros(7), "(7,)"),
         (0.0, "()"),
         (np.zeros((6, 1)), "(6, 1)"),
+        (np.zeros(0), "(0,)"),
     ],
 )
 def test_another_shape_is_wrong_even_if_it_could_be_broadcast(result: Any, shape: str) -> None:
     with pytest.raises(WrongResultError) as raised:
         assert_matches(returning(result), returning(np.zeros(6)), constant(), seed=5)
     assert message_of(raised) == f"wrong shape: {shape}, and the reference has (6,) (seed=5)"
-
-
-def test_an_empty_result_is_not_right_for_one_that_is_not() -> None:
-    with pytest.raises(WrongResultError, match="wrong shape"):
-        assert_matches(returning(np.zeros(0)), returning(np.zeros(3)), constant())
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(1, 2), (2, 1), (3, 2)])
@@ -252,11 +248,27 @@ def test_it_is_an_assertion_that_fails() -> None:
     assert issubclass(WrongResultError, AssertionError)
 
 
-def test_a_kernel_that_returns_nothing_cannot_be_compared() -> None:
-    with pytest.raises(BenchmarkError, match="returns nothing cannot be compared; return what it"):
-        assert_matches(returning(None), same, vectors())
-    with pytest.raises(BenchmarkError, match="returns nothing"):
-        assert_matches(lambda a: a, returning(None), vectors())
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [(None, "returns nothing cannot be compared; return what it"), ({"y": 1}, "not a mapping")],
+)
+def test_results_that_are_no_arrays_are_refused(result: Any, message: str) -> None:
+    for kernel, reference in ((returning(result), same), (same, returning(result))):
+        with pytest.raises(BenchmarkError, match=message):
+            assert_matches(kernel, reference, vectors())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (np.array([2**53 + 1, 5]), np.array([2**53 + 1, 5], dtype="uint64")),
+        (np.array([1, 2]), np.array([1.0, 2.0])),
+    ],
+)
+def test_whole_numbers_are_held_against_numbers_of_other_types(ours: Array, theirs: Array) -> None:
+    assert assert_matches(returning(ours), returning(theirs), constant()) == 0.0
+    with pytest.raises(WrongResultError, match="1 of 2"):
+        assert_matches(returning(ours - np.array([1, 0])), returning(theirs), constant())
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
@@ -266,22 +278,6 @@ def test_whole_numbers_that_no_double_can_hold_are_told_apart(dtype: str) -> Non
     with pytest.raises(WrongResultError, match="1 of 2 elements") as raised:
         assert_matches(returning(value - np.array([0, 1], dtype)), returning(value), constant())
     assert str(2**62 + 1) in message_of(raised)
-
-
-def test_whole_numbers_of_another_type_are_equal_or_not() -> None:
-    signed, unsigned = np.array([2**53 + 1, 5]), np.array([2**53 + 1, 5], dtype="uint64")
-    assert assert_matches(returning(signed), returning(unsigned), constant()) == 0.0
-    with pytest.raises(WrongResultError, match="1 of 2"):
-        assert_matches(returning(signed - 1 + np.array([0, 1])), returning(unsigned), constant())
-
-
-def test_whole_numbers_are_held_against_a_reference_in_doubles() -> None:
-    assert (
-        assert_matches(returning(np.array([1, 2])), returning(np.array([1.0, 2.0])), constant())
-        == 0.0
-    )
-    with pytest.raises(WrongResultError, match="1 of 2"):
-        assert_matches(returning(np.array([1, 3])), returning(np.array([1.0, 2.0])), constant())
 
 
 def test_a_failure_names_the_shapes_of_the_inputs_that_are_arrays() -> None:
@@ -393,20 +389,14 @@ def test_a_sum_that_overflows_in_the_kernel_only_is_wrong() -> None:
 # Inputs
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "complex64"])
 def test_the_reference_gets_doubles_and_the_kernel_what_was_made(dtype: str) -> None:
     seen: list[tuple[str, Any]] = []
     kernel = noting(seen, lambda a: ("kernel", a.dtype))
     reference = noting(seen, lambda a: ("reference", a.dtype))
     assert_matches(kernel, reference, lambda rng: (np.ones(3, dtype),), rounds=1, tolerance=0)
-    assert seen == [("reference", np.dtype("float64")), ("kernel", np.dtype(dtype))]
-
-
-def test_complex_inputs_are_doubled_too() -> None:
-    seen: list[Any] = []
-    reference = noting(seen, lambda a: a.dtype)
-    assert_matches(same, reference, lambda rng: (np.ones(3, "complex64"),), rounds=1)
-    assert seen == [np.dtype("complex128")]
+    doubles = "complex128" if dtype == "complex64" else "float64"
+    assert seen == [("reference", np.dtype(doubles)), ("kernel", np.dtype(dtype))]
 
 
 @pytest.mark.parametrize("value", [np.arange(3), np.ones(3, bool), 5, 2.5, "text", None])
@@ -551,7 +541,13 @@ class Slow:
 
 @pytest.mark.parametrize(
     ("seconds", "compiled"),
-    [((5.0, 0.5, 0.25), 4.75), ((5.0, 6.0), 0.0), ((0.5, 0.5, 0.5), 0.0), ((3.0, 1.0), 2.0)],
+    [
+        ((5.0, 0.5, 0.25), 4.75),
+        ((5.0, 6.0), 0.0),
+        ((0.5, 0.5, 0.5), 0.0),
+        ((3.0, 1.0), 2.0),
+        ((5.0,), 0.0),
+    ],
 )
 def test_what_the_first_call_took_longer_counts_as_compilation(
     seconds: tuple[float, ...], compiled: float, monkeypatch: pytest.MonkeyPatch
@@ -560,15 +556,6 @@ def test_what_the_first_call_took_longer_counts_as_compilation(
     monkeypatch.setattr(correctness, "time", kernel)
     assert_matches(kernel, same, vectors(), rounds=len(seconds))
     assert compilation.take() == pytest.approx(compiled)
-    assert compilation.take() == 0.0
-
-
-def test_a_single_call_does_not_tell_what_of_it_was_compilation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    kernel = Slow(5.0)
-    monkeypatch.setattr(correctness, "time", kernel)
-    assert_matches(kernel, same, vectors(), rounds=1)
     assert compilation.take() == 0.0
 
 
@@ -704,10 +691,3 @@ def test_every_failure_names_its_seed(result: Any) -> None:
     # By their number, their shape and their values.
     with pytest.raises(WrongResultError, match=r"seed=41"):
         assert_matches(returning(result), returning(np.ones(2)), vectors(), seed=41)
-
-
-def test_a_mapping_of_results_is_refused() -> None:
-    with pytest.raises(BenchmarkError, match="not a mapping"):
-        assert_matches(lambda x: {"y": x}, lambda x: x, lambda rng: (rng.random(5),))
-    with pytest.raises(BenchmarkError, match="not a mapping"):
-        assert_matches(lambda x: x, lambda x: {"y": x}, lambda rng: (rng.random(5),))

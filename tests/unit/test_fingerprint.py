@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from fake_nvml import Asked, FakeNvml, need_library
+from fake_nvml import Asked, FakeNvml
 
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt
 from pytest_autotune.study import environment
@@ -45,12 +45,6 @@ def none() -> Iterator[None]:
     yield
     adopt(None)
     environment._libraries.cache_clear()
-
-
-@pytest.fixture
-def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
-    pytest.importorskip("pynvml")
-    return FakeNvml(need_library(tmp_path_factory), tmp_path)
 
 
 @pytest.fixture

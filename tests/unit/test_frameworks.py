@@ -234,9 +234,13 @@ def test_without_arrays_it_is_who_has_a_device_in_use(
     assert found(values) == "host"
     install("torch", used=False)
     install("cupy", used=False)
+    assert device_in_use() is None
     assert found(values) == "host"
     install("cupy", used=True)
     assert found(values) == "cupy"
+    device = device_in_use()
+    assert device is not None
+    assert device.name == "cupy"
     install("torch", used=True)
     assert found(values) == "torch"
 
@@ -246,16 +250,6 @@ def test_numba_is_in_use_where_it_is_imported_and_has_a_device(install: Install)
     assert found([]) == "host"
     install("numba.cuda")
     assert found([]) == "numba"
-
-
-def test_a_device_in_use_is_found_without_looking_at_arrays(install: Install) -> None:
-    assert device_in_use() is None
-    install("torch", used=False)
-    assert device_in_use() is None
-    install("cupy", used=True)
-    device = device_in_use()
-    assert device is not None
-    assert device.name == "cupy"
 
 
 def test_a_framework_without_a_device_is_not_in_use(install: Install) -> None:
@@ -269,22 +263,19 @@ def test_a_framework_without_a_device_is_not_in_use(install: Install) -> None:
 # Explicit backends
 
 
-@pytest.mark.parametrize("name", ["torch", "cupy", "numba"])
-def test_a_backend_can_be_named_whatever_the_arrays_say(name: str, install: Install) -> None:
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("torch", "torch"), ("cupy", "cupy"), ("numba", "numba"), ("jax", "host"), ("host", "host")],
+)
+def test_a_backend_can_be_named_whatever_the_arrays_say(
+    name: str, place: str, install: Install
+) -> None:
+    install("torch", used=True)
     install("numba.cuda" if name == "numba" else name)
-    for values in ([], [NUMPY_ARRAY], [CPU_TENSOR]):
-        assert found(values, name) == name
-
-
-def test_the_host_can_be_named_whatever_the_arrays_say(install: Install) -> None:
-    install("torch", used=True)
-    assert found([CUDA_TENSOR], "host") == "host"
-
-
-def test_jax_is_timed_on_the_host(install: Install) -> None:
-    install("jax")
-    install("torch", used=True)
-    assert found([JAX_ARRAY], "jax") == "host"
+    for values in ([], [NUMPY_ARRAY], [CPU_TENSOR], [JAX_ARRAY]):
+        assert found(values, name) == place
+    if place == "host":
+        assert found([CUDA_TENSOR], name) == "host"
 
 
 @pytest.mark.parametrize("name", ["Torch", "cuda", "", "triton", None])
@@ -607,24 +598,25 @@ def test_the_peak_of_memory_is_told_where_it_is_known() -> None:
     assert NumbaDevice(make_mock()).peak_memory() is None
 
 
-def test_a_flush_of_torch_overwrites_so_many_bytes() -> None:
+@pytest.mark.parametrize(
+    ("adapter", "elements", "options", "overwrite"),
+    [
+        # Of four bytes each.
+        (TorchDevice, 1024, {"dtype": "int32", "device": "cuda"}, call.empty().zero_()),
+        (CupyDevice, 4096, {"dtype": "uint8"}, call.empty().fill(0)),
+    ],
+)
+def test_a_flush_overwrites_so_many_bytes(
+    adapter: Callable[[Any], Any], elements: int, options: dict[str, str], overwrite: Any
+) -> None:
     mock = make_mock()
-    flush = TorchDevice(mock).flusher(4096)
-    # Of four bytes each.
-    mock.empty.assert_called_once_with(1024, dtype=mock.int32, device="cuda")
+    mock.int32, mock.uint8 = "int32", "uint8"
+    flush = adapter(mock).flusher(4096)
+    mock.empty.assert_called_once_with(elements, **options)
     mock.reset_mock()
     flush()
     flush()
-    assert mock.mock_calls == [call.empty().zero_()] * 2
-
-
-def test_a_flush_of_cupy_overwrites_so_many_bytes() -> None:
-    mock = make_mock()
-    flush = CupyDevice(mock).flusher(4096)
-    mock.empty.assert_called_once_with(4096, dtype=mock.uint8)
-    mock.reset_mock()
-    flush()
-    assert mock.mock_calls == [call.empty().fill(0)]
+    assert mock.mock_calls == [overwrite] * 2
 
 
 def test_a_flush_of_numba_overwrites_so_many_bytes_without_waiting_for_it() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_nvml import Asked, FakeNvml, need_library
+from fake_nvml import Asked, FakeNvml
 
 from pytest_autotune.gpu import inventory as module
 from pytest_autotune.gpu.inventory import Inventory, driver_version, inventory
@@ -87,12 +87,6 @@ esac
         tool.chmod(0o755)
 
     return install
-
-
-@pytest.fixture
-def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
-    pytest.importorskip("pynvml")
-    return FakeNvml(need_library(tmp_path_factory), tmp_path)
 
 
 def ask(fake: FakeNvml) -> Inventory:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -41,18 +40,6 @@ def shared() -> Iterator[Scripted]:
     """One server for all tests that need no flags of their own."""
     with serve() as server:
         yield server
-
-
-@pytest.fixture
-def server(shared: Scripted) -> Scripted:
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(serve(*arguments))
 
 
 @pytest.fixture

@@ -66,18 +66,6 @@ class Watcher:
 Make: TypeAlias = Callable[..., tuple[LoadTest, Watcher]]
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Scripted]:
-    with serve("--ttft", "0.01") as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Scripted) -> Scripted:
-    shared.reset()
-    return shared
-
-
 @pytest.fixture
 def make(server: Scripted) -> Iterator[Make]:
     """Make load tests whose watch sees what is given, and further keys of a spec."""

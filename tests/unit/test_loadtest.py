@@ -12,7 +12,7 @@ import pytest
 from builders import make_bound, make_plan, make_record, make_slo, make_spec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scripted import Scripted, refusing_port, serve
+from scripted import Scripted, refusing_port
 
 from pytest_autotune.errors import InvalidMeasurementError, LoadTestError, SLOViolation, SpecError
 from pytest_autotune.load import level_meter
@@ -38,24 +38,6 @@ LOAD: Mapping[str, Any] = {
     "warmup_requests": 0,
 }
 SLOW = {"scripted": {"ttft": 0.03}}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Scripted]:
-    with serve("--ttft", "0.01") as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: Scripted) -> Scripted:
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(serve(*arguments))
 
 
 @pytest.fixture

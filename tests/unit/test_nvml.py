@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_nvml import Asked, FakeNvml, need_library
+from fake_nvml import Asked, FakeNvml
 
 from pytest_autotune.gpu import nvml
 from pytest_autotune.gpu.nvml import NvmlUnavailable
@@ -22,12 +22,6 @@ def uuid(index: int) -> str:
 
 def instance(index: int, number: int) -> str:
     return f"MIG-00000000-0000-0000-0000-{index:011d}{number}"
-
-
-@pytest.fixture
-def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
-    pytest.importorskip("pynvml")
-    return FakeNvml(need_library(tmp_path_factory), tmp_path)
 
 
 @pytest.fixture

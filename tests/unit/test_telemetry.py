@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_nvml import Asked, FakeNvml, need_library
+from fake_nvml import Asked, FakeNvml
 
 from pytest_autotune.gpu.readings import Process
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
@@ -53,12 +53,6 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         return self._asked.ask(f"watch.{name}")
-
-
-@pytest.fixture
-def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
-    pytest.importorskip("pynvml")
-    return FakeNvml(need_library(tmp_path_factory), tmp_path)
 
 
 @pytest.fixture
