@@ -196,6 +196,12 @@ def feasible(score: Callable[[Point], float]) -> Judge:
     return lambda point: (Outcome.FEASIBLE, score(point), 0.0)
 
 
+def points_of(space: Space) -> list[Point]:
+    pool = space.pool
+    assert pool is not None
+    return [pool.point(row) for row in range(len(pool))]
+
+
 def in_space(space: Space, point: Point) -> bool:
     """Tell whether ``point`` is valid and every value is one that its parameter can take."""
     known = {parameter.name: parameter for parameter in space.parameters}

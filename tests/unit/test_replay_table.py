@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import GEMM, STRATEGIES, in_space, make_spec, search, strategy_for
+from builders import GEMM, STRATEGIES, in_space, make_spec, points_of, search, strategy_for
 
 from pytest_autotune.errors import RecordingError, UserError
 from pytest_autotune.replay.table import Recording
@@ -20,7 +20,6 @@ from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.ranges import Integer, Listed
-from pytest_autotune.space.space import Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History
@@ -47,11 +46,6 @@ def spec_of(parameters: Any, *constraints: str, **keys: Any) -> Spec:
     return load_inline("study", document, "inline")
 
 
-def points(space: Space) -> list[Point]:
-    assert space.pool is not None
-    return [space.pool.point(row) for row in range(len(space.pool))]
-
-
 def test_the_space_is_what_was_recorded_in_the_specs_own_values(record: Write) -> None:
     recording = record(
         "flag,a,step,x,name,cost\n"
@@ -75,7 +69,7 @@ def test_the_space_is_what_was_recorded_in_the_specs_own_values(record: Write) -
         {"flag": True, "a": 3, "step": 0.0, "x": 0.5, "name": [1, 2]},
         {"flag": False, "a": 2, "step": 0.6, "x": 0.125, "name": "two"},
     ]
-    assert points(restricted) == found
+    assert points_of(restricted) == found
     assert [type(p["a"]) for p in found] == [int, int, int]
     assert all(in_space(restricted, point) for point in found)
     assert not restricted.is_valid({**found[0], "x": 0.5})
@@ -114,8 +108,8 @@ def test_cells_match_by_number_boolean_json_or_text(
 ) -> None:
     recording = record(f"a,cost\n{cell},1\n")
     restricted = recording.restrict(spec_of({"a": choices}).space)
-    assert points(restricted) == [{"a": choices[index]}]
-    assert type(points(restricted)[0]["a"]) is type(choices[index])
+    assert points_of(restricted) == [{"a": choices[index]}]
+    assert type(points_of(restricted)[0]["a"]) is type(choices[index])
 
 
 @pytest.mark.parametrize("cell", ["2", "true", "x", "-1", "1.5", "nan", "inf", "1_0"])
@@ -131,7 +125,7 @@ def test_inactive_parameters_are_empty_cells(record: Write) -> None:
     ).space
     recording = record("a,b,cost\n1,,1\n2,4,2\n2,,3\n1,3,4\n")
     restricted = recording.restrict(space)
-    assert points(restricted) == [{"a": 1}, {"a": 2, "b": 4}]
+    assert points_of(restricted) == [{"a": 1}, {"a": 2, "b": 4}]
     assert recording.result({"b": 4, "a": 2}).metrics == {"cost": 2.0}
     with pytest.raises(RecordingError, match=r"none of the 1 rows .* exactly those that exist"):
         record("a,b,cost\n1,3,4\n").restrict(space)
@@ -141,7 +135,7 @@ def test_constraints_hold_and_what_is_about_the_machine_does_not_count(record: W
     text = "a,b,cost\n1,1,1\n1,2,2\n2,2,3\n"
     space = spec_of({"a": [1, 2], "b": [1, 2]}, "a < b", "a * b <= gpus").space
     restricted = record(text).restrict(space)
-    assert points(restricted) == [{"a": 1, "b": 2}]
+    assert points_of(restricted) == [{"a": 1, "b": 2}]
     assert restricted.document()["variables"] == {}
 
 
@@ -154,7 +148,7 @@ def test_columns_are_told_apart_by_name(record: Write) -> None:
     restricted = recording.restrict(
         spec_of({"tp-size": [1], "valid": [True, False], "concurrency": [4]}).space
     )
-    (point,) = points(restricted)
+    (point,) = points_of(restricted)
     assert point == {"tp-size": 1, "valid": False, "concurrency": 4}
     recorded = recording.result(point)
     metrics = {"valid": 7.0, "mean_e2e_latency": 0.5, "p99_e2e_latency": 0.75, "metric_x": 2.0}
@@ -259,7 +253,7 @@ def test_a_table_of_a_space_too_large_to_walk_is_read_at_once(record: Write) -> 
     restricted = recording.restrict(space)
     assert restricted.pool is not None
     assert len(restricted.pool) == 100
-    for point in points(restricted)[::10]:
+    for point in points_of(restricted)[::10]:
         assert restricted.is_valid(point)
         assert recording.result(point).metrics == {"cost": point["p0"]}
 
@@ -291,7 +285,7 @@ def test_gemm_points_are_found_again(record: Write) -> None:
     text = ",".join(full.names) + ",time\n"
     text += "".join(",".join(str(value) for value in p.values()) + ",1\n" for p in some)
     restricted = record(text).restrict(spec_of(**GEMM_KEYS).space)
-    assert points(restricted) == some
+    assert points_of(restricted) == some
 
 
 GEMM_KEYS: Any = {"parameters": GEMM["parameters"]}

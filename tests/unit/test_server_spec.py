@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from builders import TASK_FILE, document, make_spec
+from builders import TASK_FILE, document, make_spec, points_of
 
 from pytest_autotune.engines import presets
 from pytest_autotune.engines.presets import PARALLEL, QUANTIZED, Preset, PresetError, canonical_name
 from pytest_autotune.errors import LaunchError, SpecError
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.space.expressions import Expression
-from pytest_autotune.space.space import Space
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.study import machine
@@ -62,11 +61,6 @@ def refusal(folder: Path | None = None, **keys: Any) -> str:
     with pytest.raises(SpecError) as caught:
         load(folder, **keys)
     return str(caught.value)
-
-
-def points(space: Space) -> list[dict[str, Any]]:
-    assert space.pool is not None
-    return [dict(space.pool.point(row)) for row in range(len(space.pool))]
 
 
 def launch_of(
@@ -155,84 +149,57 @@ def test_an_image_of_ones_own_wins_over_the_presets_and_its_tag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"server": {}}, "task.json: /server: says neither what to run nor where it runs"),
+    ("message", "keys"),
+    {
+        "/server: says neither what to run nor where it runs": {"server": {}},
+        "/server: the docker backend needs an 'image'": {"server": {"backend": "docker"}},
+        "/server: the process backend needs a 'command'": {"server": {"backend": "process"}},
+        "/server: the process backend needs a 'command', as a list": {"server": {"command": []}},
+        "/server/url: null is not an http://": {"server": {"backend": "url"}},
+        '/server/url: "host:1" is not an http://': {"server": {"url": "host:1"}},
+        '/server/shm_size: "big" is not a size such as 512m or 8g': {
+            "server": {"image": "x", "shm_size": "big"}
+        },
+        '/server/memory: "-1g" is not a size': {"server": {"image": "x", "memory": "-1g"}},
+        "/server/volumes: applies to the backend 'docker' only, and this one is 'process'": {
+            "server": {"command": ["a"], "volumes": ["/x:/x"]}
+        },
+        "/server/working_directory: applies to the backend 'process' only": {
+            "server": {"image": "x", "working_directory": "."}
+        },
+        "/server/image: applies to the backend 'docker' only": {
+            "server": {"image": "x", "backend": "process", "command": ["a"]}
+        },
+        "/server/url: applies to the backend 'url' only": {
+            "server": {"url": "http://x", "backend": "docker", "image": "y"}
+        },
+        "/server/command: uses {model}, but model.id_or_path is not given": {
+            "server": {"command": ["run", "{model}"]}
+        },
+        "/server/flags/max-seq: there is no parameter 'max-seq' (did you mean 'max_seqs'?)": {
+            "server": process(flags={"max-seq": "-s"}),
+            "parameters": {"max_seqs": [1]},
+        },
         (
-            {"server": {"backend": "docker"}},
-            "task.json: /server: the docker backend needs an 'image'",
-        ),
+            "/server/preset: unknown preset 'vlm'; known: llama.cpp, sglang, tensorrt-llm, "
+            "vllm, or the path of a .json file (did you mean 'vllm'?)"
+        ): {"server": {"preset": "vlm"}},
+        "/server/comand: unknown key 'comand' (did you": {"server": {"comand": []}},
+        '/server/image: "" is empty': {"server": {"image": ""}},
+        "/server/command: ": {"server": {"command": "vllm serve"}},
+        "/server/gpus: -1 is ": {"server": {"image": "x", "gpus": -1}},
         (
-            {"server": {"backend": "process"}},
-            "task.json: /server: the process backend needs a 'command'",
-        ),
-        ({"server": {"command": []}}, "task.json: /server: the process backend needs a 'command'"),
-        ({"server": {"backend": "url"}}, "task.json: /server/url: null is not an http://"),
-        ({"server": {"url": "host:1"}}, 'task.json: /server/url: "host:1" is not an http://'),
-        (
-            {"server": {"image": "x", "shm_size": "big"}},
-            'task.json: /server/shm_size: "big" is not a size such as 512m or 8g',
-        ),
-        (
-            {"server": {"image": "x", "memory": "-1g"}},
-            'task.json: /server/memory: "-1g" is not a size',
-        ),
-        (
-            {"server": {"command": ["a"], "volumes": ["/x:/x"]}},
-            (
-                "task.json: /server/volumes: applies to the backend 'docker' only, and this one is "
-                "'process'"
-            ),
-        ),
-        (
-            {"server": {"image": "x", "working_directory": "."}},
-            "task.json: /server/working_directory: applies to the backend 'process' only",
-        ),
-        (
-            {"server": {"image": "x", "backend": "process", "command": ["a"]}},
-            "task.json: /server/image: applies to the backend 'docker' only",
-        ),
-        (
-            {"server": {"url": "http://x", "backend": "docker", "image": "y"}},
-            "task.json: /server/url: applies to the backend 'url' only",
-        ),
-        (
-            {"server": {"command": ["run", "{model}"]}},
-            "task.json: /server/command: uses {model}, but model.id_or_path is not given",
-        ),
-        (
-            {"server": {"preset": "vllm"}},
-            "task.json: /server/command: uses {model}, but model.id_or_path is not given",
-        ),
-        (
-            {"server": process(flags={"max-seq": "-s"}), "parameters": {"max_seqs": [1]}},
-            (
-                "task.json: /server/flags/max-seq: there is no parameter 'max-seq' "
-                "(did you mean 'max_seqs'?)"
-            ),
-        ),
-        (
-            {"server": {"preset": "vlm"}},
-            (
-                "task.json: /server/preset: unknown preset 'vlm'; known: llama.cpp, sglang, "
-                "tensorrt-llm, vllm, or the path of a .json file (did you mean 'vllm'?)"
-            ),
-        ),
-        ({"server": {"comand": []}}, "task.json: /server/comand: unknown key 'comand' (did you"),
-        ({"server": {"image": ""}}, 'task.json: /server/image: "" is empty'),
-        ({"server": {"command": "vllm serve"}}, "task.json: /server/command: "),
-        ({"server": {"image": "x", "gpus": -1}}, "task.json: /server/gpus: -1 is "),
-        (
-            {"server": process(), "quant_config": "default"},
-            (
-                "task.json: /quant_config: what it means depends on the engine; name it by "
-                "server.preset (llama.cpp, sglang, tensorrt-llm, vllm)"
-            ),
-        ),
-    ],
+            "/quant_config: what it means depends on the engine; name it by server.preset "
+            "(llama.cpp, sglang, tensorrt-llm, vllm)"
+        ): {"server": process(), "quant_config": "default"},
+    }.items(),
 )
 def test_a_mistake_is_named_with_its_place(keys: dict[str, Any], message: str) -> None:
-    assert refusal(**keys).startswith(message)
+    assert refusal(**keys).startswith(f"task.json: {message}")
+
+
+def test_a_preset_may_need_a_model() -> None:
+    assert ": /server/command: uses {model}, but model" in refusal(server={"preset": "vllm"})
 
 
 @pytest.mark.parametrize("size", ["512m", "8g", "1.5G", "64MB", "100", "2 gb", "1T", "7k", "9B"])
@@ -241,37 +208,34 @@ def test_sizes_are_those_that_docker_knows(size: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
-    [
+    ("message", "keys"),
+    {
+        "/parallel_config/dp: llama.cpp cannot do dp = 2: llama.cpp serves one copy": {
+            "parallel_config": {"dp": [1, 2]},
+            "server": {"preset": "llama.cpp"},
+        },
+        '/quant_config/gemm_dtype: vLLM cannot do gemm_dtype = "int8": ': {
+            "quant_config": {"gemm_dtype": ["auto", "int8"]},
+            "server": {"preset": "vllm"},
+        },
+        '/quant_config/gemm_dtype: vLLM cannot do gemm_dtype = "fp9": known: auto': {
+            "quant_config": {"gemm_dtype": "fp9"},
+            "server": {"preset": "vllm"},
+        },
         (
-            {"parallel_config": {"dp": [1, 2]}, "server": {"preset": "llama.cpp"}},
-            "task.json: /parallel_config/dp: llama.cpp cannot do dp = 2: llama.cpp serves one copy",
-        ),
-        (
-            {"quant_config": {"gemm_dtype": ["auto", "int8"]}, "server": {"preset": "vllm"}},
-            'task.json: /quant_config/gemm_dtype: vLLM cannot do gemm_dtype = "int8": ',
-        ),
-        (
-            {"quant_config": {"gemm_dtype": "fp9"}, "server": {"preset": "vllm"}},
-            'task.json: /quant_config/gemm_dtype: vLLM cannot do gemm_dtype = "fp9": known: auto',
-        ),
-        (
-            {"quant_config": ["default", "dynamic-fb8"], "server": {"preset": "vllm"}},
-            (
-                "task.json: /quant_config: unknown quantization 'dynamic-fb8' (did you mean "
-                "'dynamic-fp8'?); known for vLLM: default, "
-            ),
-        ),
-        (
-            {"quant_config": "bf16-stable", "server": {"preset": "tensorrt-llm"}},
-            "task.json: /quant_config: TensorRT-LLM cannot do 'bf16-stable': gemm_dtype bfloat16: ",
-        ),
-    ],
+            "/quant_config: unknown quantization 'dynamic-fb8' (did you mean "
+            "'dynamic-fp8'?); known for vLLM: default, "
+        ): {"quant_config": ["default", "dynamic-fb8"], "server": {"preset": "vllm"}},
+        "/quant_config: TensorRT-LLM cannot do 'bf16-stable': gemm_dtype bfloat16: ": {
+            "quant_config": "bf16-stable",
+            "server": {"preset": "tensorrt-llm"},
+        },
+    }.items(),
 )
 def test_what_an_engine_cannot_do_is_refused_with_the_reason(
     keys: dict[str, Any], message: str
 ) -> None:
-    assert refusal(model=MODEL, **keys).startswith(message)
+    assert refusal(model=MODEL, **keys).startswith(f"task.json: {message}")
 
 
 def test_somebody_elses_server_is_not_asked_what_it_can_do() -> None:
@@ -736,7 +700,7 @@ def test_parts_that_contradict_each_other_are_refused_or_not_searched() -> None:
     assert "SGLang has one --quantization for gemm_dtype fp8 and moe_dtype mxfp4" in refused
     searched = {"gemm_dtype": ["auto", "fp8"], "moe_dtype": ["auto", "fp8", "mxfp4"]}
     spec = load(quant_config=searched, **keys)
-    left = {tuple(point.values()) for point in points(spec.space)}
+    left = {tuple(point.values()) for point in points_of(spec.space)}
     assert left == {
         ("auto", "auto"), ("auto", "fp8"), ("auto", "mxfp4"), ("fp8", "auto"), ("fp8", "fp8"),
     }  # fmt: skip
@@ -779,7 +743,7 @@ def test_layouts_that_an_engine_forbids_are_not_searched(
     name: str, layout: dict[str, Any], left: set[tuple[int, int]]
 ) -> None:
     spec = load(server={"preset": name}, model=MODEL, parallel_config=layout)
-    assert {tuple(point.values()) for point in points(spec.space)} == left
+    assert {tuple(point.values()) for point in points_of(spec.space)} == left
     assert any("combinations are left out" in notice for notice in spec.notices)
 
 
@@ -790,13 +754,13 @@ def test_a_layout_named_by_the_engines_own_flags_obeys_its_rules() -> None:
         parameters={"tp-size": [1, 2]},
         parallel_config={"dp": [1, 2]},
     )
-    assert {tuple(p.values()) for p in points(spec.space)} == {(1, 1), (2, 1), (2, 2)}
-    assert [spec.layout.gpus(point) for point in points(spec.space)] == [1, 2, 2]
+    assert {tuple(p.values()) for p in points_of(spec.space)} == {(1, 1), (2, 1), (2, 2)}
+    assert [spec.layout.gpus(point) for point in points_of(spec.space)] == [1, 2, 2]
 
 
 def test_an_empty_list_of_a_layout_is_dropped() -> None:
     spec = load(server={"preset": "sglang"}, model=MODEL, parallel_config={"tp": [1, 2], "dp": []})
-    assert len(points(spec.space)) == 2
+    assert len(points_of(spec.space)) == 2
 
 
 @pytest.mark.parametrize(
@@ -833,7 +797,7 @@ def test_fixed_flags_obey_the_rules_of_an_engine() -> None:
     server = {"preset": "sglang", "arguments": {"tp-size": 3}}
     assert "dp must divide tp" in refusal(server=server, model=MODEL, parallel_config={"dp": 2})
     spec = load(server=server, model=MODEL, parallel_config={"dp": [1, 2, 3]})
-    assert [point["dp"] for point in points(spec.space)] == [1, 3]
+    assert [point["dp"] for point in points_of(spec.space)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -855,7 +819,7 @@ def test_a_plain_parameter_that_an_engine_cannot_do_is_no_crash(
     except SpecError:
         return
     assert spec.server is not None
-    for point in points(spec.space):
+    for point in points_of(spec.space):
         make_launch(spec.server, point, spec.layout)
 
 
@@ -863,7 +827,7 @@ def test_a_whole_number_stays_one_however_it_is_written() -> None:
     # JSON counts 2.0 as an integer, engines do not.
     spec = load(server={"preset": "vllm"}, model=MODEL, parallel_config={"tp": [2.0]})
     assert spec.server is not None
-    (point,) = points(spec.space)
+    (point,) = points_of(spec.space)
     assert make_launch(spec.server, point, spec.layout).argv[-1] == "2"
 
 
@@ -928,7 +892,7 @@ def test_a_rule_of_a_preset_restricts_the_search(write: Write) -> None:
         model=MODEL,
         parallel_config={"tp": [1, 2], "dp": [1, 2]},
     )
-    assert len(points(spec.space)) == 3
+    assert len(points_of(spec.space)) == 3
 
 
 def test_a_small_condition_is_obeyed(write: Write) -> None:
@@ -1048,7 +1012,7 @@ def test_layouts_that_need_more_gpus_than_there_are_are_left_out(
     monkeypatch: pytest.MonkeyPatch, visible: int, left: list[int]
 ) -> None:
     spec = fitted(visible, monkeypatch, parallel_config={"tp": [1, 2, 4]})
-    assert [point["tp"] for point in points(spec.space)] == left
+    assert [point["tp"] for point in points_of(spec.space)] == left
     said = [notice for notice in spec.notices if f"there are {visible} to use" in notice]
     assert bool(said) == (len(left) < 3)
 
@@ -1056,13 +1020,13 @@ def test_layouts_that_need_more_gpus_than_there_are_are_left_out(
 def test_all_parts_of_a_layout_count(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = {"tp": [1, 2, 4], "pp": [1, 2], "dp": [1, 2]}
     spec = fitted(4, monkeypatch, parallel_config=layout)
-    assert all(p["tp"] * p["pp"] * p["dp"] <= 4 for p in points(spec.space))
-    assert len(points(spec.space)) == 8
+    assert all(p["tp"] * p["pp"] * p["dp"] <= 4 for p in points_of(spec.space))
+    assert len(points_of(spec.space)) == 8
 
 
 def test_a_layout_named_by_flags_must_fit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = fitted(2, monkeypatch, parameters={"tensor-parallel-size": [1, 2, 4]})
-    assert [point["tensor-parallel-size"] for point in points(spec.space)] == [1, 2]
+    assert [point["tensor-parallel-size"] for point in points_of(spec.space)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -1103,7 +1067,7 @@ def test_what_needs_no_gpus_of_ours_fits_anywhere(
     monkeypatch: pytest.MonkeyPatch, server: dict[str, Any]
 ) -> None:
     spec = fitted(0, monkeypatch, server=server, parameters={"x": [1, 2]})
-    assert len(points(spec.space)) == 2
+    assert len(points_of(spec.space)) == 2
     assert not spec.notices
 
 
@@ -1127,7 +1091,7 @@ def test_the_gpus_of_another_machine_are_not_counted(monkeypatch: pytest.MonkeyP
     spec = load(server={"preset": "vllm"}, model=MODEL, parallel_config={"tp": [1, 8]})
     for host, left in (("tcp://far:2375", 2), ("ssh://far", 2)):
         monkeypatch.setenv("DOCKER_HOST", host)
-        assert len(points(fit_to_machine(spec).space)) == left
+        assert len(points_of(fit_to_machine(spec).space)) == left
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/docker.sock")
     with pytest.raises(SpecError):
         fit_to_machine(spec)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import GEMM, MIXED, in_space, make_space, make_spec
+from builders import GEMM, MIXED, in_space, make_space, make_spec, points_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.errors import SpecError
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.listing import Listing
@@ -26,12 +25,6 @@ from pytest_autotune.space.ranges import Continuous, Integer, Listed
 from pytest_autotune.space.sampling import draw, example
 from pytest_autotune.space.space import MAX_POOL, Space
 from pytest_autotune.text.values import canonical, label
-
-
-def points_of(space: Space) -> list[Point]:
-    pool = space.pool
-    assert pool is not None
-    return [pool.point(row) for row in range(len(pool))]
 
 
 def brute_force(
@@ -109,7 +102,7 @@ def test_the_order_is_that_of_declaration_even_where_a_condition_looks_ahead() -
     assert list(points_of(space)[1]) == ["b", "a"]
 
 
-def test_fault_8_duplicates_in_a_list_are_one_value() -> None:
+def test_duplicates_in_a_list_are_one_value() -> None:
     space = make_space({"a": [1, 2, 1, 2, 2], "b": {"type": "choice", "values": ["x", "x"]}})
     assert points_of(space) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
 
@@ -202,13 +195,6 @@ def test_constraints_may_use_names_with_dashes_and_variables() -> None:
     constraints = (Expression.parse("tp_size <= gpus"),)
     space = Space(parameters=parameters, constraints=constraints, variables={"gpus": 2})
     assert points_of(space) == [{"tp-size": 1}, {"tp-size": 2}]
-
-
-def test_circular_conditions_are_refused() -> None:
-    first = Categorical(name="a", choices=(1,), when=Expression.parse("b == 1"))
-    second = Categorical(name="b", choices=(1,), when=Expression.parse("a == 1"))
-    with pytest.raises(SpecError, match="in a circle: a -> b -> a"):
-        Space(parameters=(first, second))
 
 
 def test_a_space_without_parameters_has_one_point() -> None:
@@ -347,7 +333,7 @@ def test_what_a_parameter_cannot_take_has_no_index(parameter: Parameter, value: 
         parameter.index(value)
 
 
-def test_fault_3_a_logarithmic_range_is_drawn_evenly_in_the_logarithm() -> None:
+def test_a_logarithmic_range_is_drawn_evenly_in_the_logarithm() -> None:
     rng = np.random.default_rng(0)
     for parameter in (
         Continuous(name="p", low=1.0, high=10_000.0, log=True),
@@ -394,7 +380,7 @@ json_values = st.recursive(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(value=json_values)
-def test_fault_3_the_identity_of_a_value_survives_json(value: Any) -> None:
+def test_the_identity_of_a_value_survives_json(value: Any) -> None:
     assert canonical(json.loads(json.dumps(value))) == canonical(value)
 
 

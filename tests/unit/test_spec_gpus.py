@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from builders import make_spec
+from builders import make_spec, points_of
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
@@ -268,13 +268,8 @@ def fitted(monkeypatch: pytest.MonkeyPatch, visible: int, gpus: str | None, **ke
     return fit_to_machine(spec(**keys), gpus)
 
 
-def points(found: Spec) -> list[Mapping[str, Any]]:
-    assert found.space.pool is not None
-    return [dict(found.space.pool.point(row)) for row in range(len(found.space.pool))]
-
-
 def sizes(found: Spec) -> list[int]:
-    return sorted({point["tp"] for point in points(found)})
+    return sorted({point["tp"] for point in points_of(found.space)})
 
 
 @pytest.mark.parametrize(
@@ -341,7 +336,7 @@ def test_a_need_by_a_conditional_parameter_leaves_out_what_is_too_large(
         "tp": {"type": "choice", "values": [1, 2, 4], "when": "multi"},
     }
     found = fitted(monkeypatch, 2, "tp if multi else 1", parameters=parameters)
-    left = points(found)
+    left = points_of(found.space)
     assert sorted(point["tp"] for point in left if point["multi"]) == [1, 2]
     assert [point for point in left if not point["multi"]] == [{"multi": False}]
 

@@ -104,7 +104,7 @@ def squared(centre: float, name: str = "x") -> Callable[[Point], float]:
 
 @by_strategy
 @by_space
-def test_fault_9_every_strategy_takes_every_kind_of_parameter(name: str, kind: str) -> None:
+def test_every_strategy_takes_every_kind_of_parameter(name: str, kind: str) -> None:
     space = space_of(kind)
     records = search(strategy_for(name, space, limit=25, n_initial_random=5), 25, varied)
     size = len(space.pool) if space.pool is not None else 25
@@ -114,14 +114,14 @@ def test_fault_9_every_strategy_takes_every_kind_of_parameter(name: str, kind: s
 
 
 @by_strategy
-def test_fault_13_a_small_space_is_exhausted_and_never_repeated(name: str) -> None:
+def test_a_small_space_is_exhausted_and_never_repeated(name: str) -> None:
     space = make_space({"a": [1, 2], "b": [1, 2]})
     records = search(strategy_for(name, space, limit=20, n_initial_random=2), 20, varied)
     assert len({record.key for record in records}) == len(records) == 4
 
 
 @by_strategy
-def test_fault_13_a_small_space_that_cannot_be_listed_is_exhausted_too(name: str) -> None:
+def test_a_small_space_that_cannot_be_listed_is_exhausted_too(name: str) -> None:
     fixed = {f"p{at}": [at] for at in range(70)}
     space = make_space({**fixed, "a": [1, 2]})
     assert space.pool is None
@@ -138,7 +138,7 @@ def test_a_space_of_one_point_gives_one_trial(name: str, parameters: dict[str, A
 
 @by_strategy
 @by_space
-def test_fault_10_what_is_running_is_not_proposed_again(name: str, kind: str) -> None:
+def test_what_is_running_is_not_proposed_again(name: str, kind: str) -> None:
     space = space_of(kind)
     strategy = strategy_for(name, space, limit=40, n_initial_random=2)
     records = list(search(strategy, 6, feasible(lambda point: 1.0)))
@@ -151,7 +151,7 @@ def test_fault_10_what_is_running_is_not_proposed_again(name: str, kind: str) ->
 
 
 @by_strategy
-def test_fault_10_a_space_that_is_all_running_has_nothing_left(name: str) -> None:
+def test_a_space_that_is_all_running_has_nothing_left(name: str) -> None:
     space = make_space({"a": [1, 2], "b": [1, 2]})
     running = [
         make_record(number, {"a": a, "b": b}, Outcome.RUNNING, None)
@@ -164,7 +164,7 @@ def test_fault_10_a_space_that_is_all_running_has_nothing_left(name: str) -> Non
 
 @by_strategy
 @by_space
-def test_fault_4_the_same_history_and_seed_give_the_same_trials(name: str, kind: str) -> None:
+def test_the_same_history_and_seed_give_the_same_trials(name: str, kind: str) -> None:
     first, second = (
         search(strategy_for(name, space_of(kind), n_initial_random=3), 10, varied, seed=7)
         for _ in range(2)
@@ -222,7 +222,7 @@ def test_asking_twice_gives_the_same_answer() -> None:
 
 @by_strategy
 @pytest.mark.parametrize("kind", ["mixed", "gemm"])
-def test_fault_4_the_process_wide_random_generators_are_left_alone(name: str, kind: str) -> None:
+def test_the_process_wide_random_generators_are_left_alone(name: str, kind: str) -> None:
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     before = random.getstate(), json.dumps(str(np.random.get_state()))  # noqa: NPY002
@@ -251,7 +251,7 @@ def gemm_time(point: Point) -> float:
     )  # fmt: skip
 
 
-def test_fault_2_bayesian_search_takes_a_hundred_valid_new_points_at_one_proposal_each(
+def test_bayesian_search_takes_a_hundred_valid_new_points_at_one_proposal_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
@@ -314,7 +314,7 @@ SQUARE = {
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fault_1_infeasible_trials_steer_the_search_away(seed: int) -> None:
+def test_infeasible_trials_steer_the_search_away(seed: int) -> None:
     space = make_space(SQUARE)
 
     def judge(point: Point) -> tuple[Outcome, float | None, float]:
@@ -436,7 +436,7 @@ def test_a_grid_that_fits_is_the_whole_product_in_declaration_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_fault_8_a_truncated_grid_is_spread_over_every_value(seed: int) -> None:
+def test_a_truncated_grid_is_spread_over_every_value(seed: int) -> None:
     points = plan_of(make_space(WIDE_GRID), 6, seed)
     assert len({point_key(point) for point in points}) == 6
     for name, values in WIDE_GRID.items():
@@ -445,7 +445,7 @@ def test_fault_8_a_truncated_grid_is_spread_over_every_value(seed: int) -> None:
         assert max(counts.values()) - min(counts.values()) <= 2
 
 
-def test_fault_8_a_truncated_grid_is_seeded_and_reproducible() -> None:
+def test_a_truncated_grid_is_seeded_and_reproducible() -> None:
     space = make_space(WIDE_GRID)
     assert plan_of(space, 6, 1) == plan_of(make_space(WIDE_GRID), 6, 1)
     assert len({json.dumps(plan_of(space, 6, seed)) for seed in range(10)}) > 5
@@ -459,7 +459,7 @@ def test_a_truncated_grid_keeps_the_order_of_the_whole_one() -> None:
 
 
 @pytest.mark.parametrize("limit", [3, 17, 64])
-def test_fault_8_a_truncated_grid_of_a_constrained_space_is_valid_and_spread(limit: int) -> None:
+def test_a_truncated_grid_of_a_constrained_space_is_valid_and_spread(limit: int) -> None:
     space = space_of("gemm")
     points = plan_of(space, limit)
     assert len({point_key(point) for point in points}) == limit
@@ -469,7 +469,7 @@ def test_fault_8_a_truncated_grid_of_a_constrained_space_is_valid_and_spread(lim
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fault_8_a_truncated_grid_of_a_space_too_large_to_list_is_spread(seed: int) -> None:
+def test_a_truncated_grid_of_a_space_too_large_to_list_is_spread(seed: int) -> None:
     space = make_space({name: {"type": "integer", "low": 0, "high": 99} for name in "abcd"})
     assert space.pool is None
     points = plan_of(space, 50, seed)
@@ -481,7 +481,7 @@ def test_fault_8_a_truncated_grid_of_a_space_too_large_to_list_is_spread(seed: i
         assert values[-1] > 90
 
 
-def test_fault_8_duplicate_values_do_not_make_duplicate_points() -> None:
+def test_duplicate_values_do_not_make_duplicate_points() -> None:
     points = plan_of(make_space({"a": [1, 1, 2], "b": [0.5, 0.5]}), 10)
     assert points == [{"a": 1, "b": 0.5}, {"a": 2, "b": 0.5}]
 
@@ -523,9 +523,7 @@ def test_a_grid_asks_for_a_step_or_a_number_of_points() -> None:
         ({"type": "continuous", "low": 2, "high": 2}, [2.0]),
     ],
 )
-def test_fault_9_a_grid_lists_every_kind_of_range(
-    parameter: dict[str, Any], values: list[float]
-) -> None:
+def test_a_grid_lists_every_kind_of_range(parameter: dict[str, Any], values: list[float]) -> None:
     assert [point["x"] for point in plan_of(make_space({"x": parameter}), 1000)] == values
 
 
@@ -539,7 +537,7 @@ def test_a_grid_of_a_narrow_range_stays_in_it_and_repeats_nothing(low: float, hi
     assert all(low <= value <= high for value in values)
 
 
-def test_fault_9_a_misspelt_strategy_is_an_error_naming_the_nearest() -> None:
+def test_a_misspelt_strategy_is_an_error_naming_the_nearest() -> None:
     with pytest.raises(OptionError) as caught:
         strategy_for("baysian", space_of("task"))
     message = str(caught.value)
@@ -575,14 +573,14 @@ def nearest(space: Space, wanted: Point, *seen: Point) -> Point | None:
     return nearest_unseen(space, wanted, history, np.random.default_rng(0))
 
 
-def test_fault_2_a_proposal_that_is_valid_and_new_is_taken_as_it_is() -> None:
+def test_a_proposal_that_is_valid_and_new_is_taken_as_it_is() -> None:
     space = make_space({"a": [1, 2, 3], "b": ["x", "y"]})
     assert nearest(space, {"a": 2, "b": "y"}) == {"a": 2, "b": "y"}
     smooth = make_space({"x": {"type": "continuous", "low": 0, "high": 1}})
     assert nearest(smooth, {"x": 0.25}) == {"x": 0.25}
 
 
-def test_fault_2_a_proposal_that_was_seen_moves_to_its_neighbour() -> None:
+def test_a_proposal_that_was_seen_moves_to_its_neighbour() -> None:
     space = make_space({"a": {"type": "integer", "low": 0, "high": 100}, "b": ["x", "y"]})
     seen = [{"a": 50, "b": "x"}, {"a": 51, "b": "x"}]
     assert nearest(space, {"a": 50, "b": "x"}, *seen) == {"a": 49, "b": "x"}
