@@ -128,7 +128,9 @@ class Judge:
         theirs = (old.entries or {}).get(plan.label)
         params: Mapping[str, Any] = entry.parameters
         if theirs is None and old.entries is not None:
-            notes.append("the old revision pins nothing for this study: it was run with the same")
+            notes.append(
+                "the old revision pins nothing for this study: it was run with the same parameters"
+            )
         if theirs is not None:
             if theirs.digests["workload"] != digests_of(plan.key())["workload"]:
                 reason = "the model or the benchmark changed, so their figures do not compare"
@@ -200,8 +202,8 @@ class Judge:
         seen = min(map(len, sessions.values()))
         if seen < LEAST_SESSIONS:
             notes.append(
-                f"{seen} of the {LEAST_SESSIONS} sessions were seen that are needed to know how "
-                "much they differ on this machine; pytest's cache keeps them"
+                f"{seen} of the {LEAST_SESSIONS} sessions were seen that show how much sessions on "
+                "this machine differ; pytest's cache keeps them"
             )
         return GateOutcome.of(comparison, **known)
 

@@ -104,7 +104,7 @@ def gate_lines(outcome: GateOutcome) -> Iterator[Line]:
     if outcome.remaining is not None and outcome.judgement == "inconclusive":
         yield Line(
             "",
-            f"about {duration(outcome.remaining)} more would decide it, if it is as it looks "
+            f"about {duration(outcome.remaining)} more would probably decide it "
             "(gate.max_launches)",
             tone,
         )

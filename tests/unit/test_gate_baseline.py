@@ -151,7 +151,9 @@ def test_a_regression_lies_beyond_the_tolerance_and_what_sessions_differ_by(
 ) -> None:
     found = compared(twice(ratio, ratio), QUIET)
     assert found.verdict.value == verdict
-    reason = "that is within what sessions differ by (0.5 %)" if verdict == "inconclusive" else ""
+    reason = (
+        "sessions on this machine differ by as much (0.5 %)" if verdict == "inconclusive" else ""
+    )
     assert found.results[0].reason == reason
 
 

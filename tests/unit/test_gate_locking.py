@@ -348,7 +348,7 @@ def test_what_is_worse_replaces_nothing_unless_forced(locks: Locks) -> None:
     found = only(locks.pin(Fake({1: 1.2}), summary(trial(1, 1.0))))
     assert (found.changed, found.failed) == (False, False)
     assert found.text == (
-        f"{LOCK_NAME} stays as it is: what is locked is better: cost was 1 and is 1.2 now, "
+        f"{LOCK_NAME} stays as it is: the locked figure is better: cost was 1 and is 1.2 now, "
         "20 % worse (up to 3 % is tolerated); --autotune-lock-force replaces it"
     )
     assert locks.entry.median == 1.0

@@ -249,7 +249,7 @@ def test_what_is_inconclusive_says_why_and_how_much_longer_it_would_take() -> No
         ("pinned", "tile=8 kernel=a"),
         ("against", 'main = 1a2b3c "Faster", 9 pairs of launches in 5.2 s'),
         ("because", "27 launches of each were not enough"),
-        ("", "about 1 min 15 s more would decide it, if it is as it looks (gate.max_launches)"),
+        ("", "about 1 min 15 s more would probably decide it (gate.max_launches)"),
     ]
     assert {line.tone for line in gate_lines(found)} == {"note", "plain"}
     assert "more would decide" not in str(lines(replace(found, remaining=None)))

@@ -1037,12 +1037,12 @@ def test_a_better_or_equal_entry_replaces() -> None:
 
 def test_a_worse_entry_does_not() -> None:
     assert refusal(locked(0.25), locked(0.28), tolerance=0.03) == (
-        "what is locked is better: latency was 250 ms and is 280 ms now, 12 % worse "
+        "the locked figure is better: latency was 250 ms and is 280 ms now, 12 % worse "
         "(up to 3 % is tolerated)"
     )
     rate = {"metric": "rate", "maximize": True}
     assert refusal(locked(1000.0, **rate), locked(969.0, **rate), tolerance=0.03) == (
-        "what is locked is better: rate was 1000 and is 969 now, 3.1 % worse "
+        "the locked figure is better: rate was 1000 and is 969 now, 3.1 % worse "
         "(up to 3 % is tolerated)"
     )
 

@@ -137,7 +137,7 @@ def _judge(
             verdict = Verdict.REGRESSED
         else:
             verdict = Verdict.INCONCLUSIVE
-            reason = f"that is within what sessions differ by ({100 * noise:.2g} %)"
+            reason = f"sessions on this machine differ by as much ({100 * noise:.2g} %)"
     elif known and noise <= MAX_SPREAD and max(per_round) * (1 + noise) < 1 / (1 + rule.tolerance):
         verdict = Verdict.IMPROVED
     return MetricResult(

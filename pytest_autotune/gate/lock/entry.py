@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pytest_autotune.errors import UserError
@@ -37,12 +37,8 @@ class LockedMetric:
 
     def document(self) -> dict[str, Any]:
         """Return plain JSON types, rounded."""
-        return {
-            "median": _rounded(self.median),
-            "low": _rounded(self.low),
-            "high": _rounded(self.high),
-            "launches": self.launches,
-        }
+        figures = {name: _rounded(getattr(self, name)) for name in ("median", "low", "high")}
+        return {**figures, "launches": self.launches}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> LockedMetric:
@@ -69,10 +65,8 @@ class LockedBound:
     def document(self) -> dict[str, Any]:
         """Return plain JSON types. Measured values are rounded, the limit is exact."""
         return {
-            "label": self.label,
-            "metric": self.metric,
+            **asdict(self),
             "limit": float(self.limit),
-            "upper": self.upper,
             "actual": None if self.actual is None else _rounded(self.actual),
             "margin": None if self.margin is None else _rounded(self.margin),
         }
@@ -183,7 +177,7 @@ def refusal(old: LockEntry | None, new: LockEntry, *, tolerance: float) -> str |
         return None
     amount = f"{100 * worse:.3g} % " if math.isfinite(worse) else ""
     return (
-        f"what is locked is better: {old.metric} was {quantity(old.metric, old.median)} and is "
+        f"the locked figure is better: {old.metric} was {quantity(old.metric, old.median)} and is "
         f"{quantity(new.metric, new.median)} now, {amount}worse "
         f"(up to {100 * tolerance:.3g} % is tolerated)"
     )

@@ -182,7 +182,7 @@ def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> l
             found.append(_Contender(params=record.params, origin=f"trial {record.number}"))
     keys = {point_key(contender.params) for contender in found}
     if old is not None and _fits(old, summary.plan) and point_key(old.parameters) not in keys:
-        found.append(_Contender(params=old.parameters, origin="what was pinned"))
+        found.append(_Contender(params=old.parameters, origin="the pinned configuration"))
     return found
 
 

@@ -104,6 +104,6 @@ def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[st
 
 def _excuse(bound: Bound, missed: float, allowed: float) -> str:
     return (
-        f"SLO {bound.label}: was missed by {100 * missed:.3g} % when this was locked, and is held "
-        f"to no more than {100 * allowed:.3g} %"
+        f"SLO {bound.label}: was missed by {100 * missed:.3g} % when this was locked; up to "
+        f"{100 * allowed:.3g} % is allowed now"
     )

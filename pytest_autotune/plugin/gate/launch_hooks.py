@@ -26,7 +26,7 @@ class LaunchPins:
     """Pins the parameters of the job for any study."""
 
     brief = True
-    missing = "only what is pinned is launched"
+    missing = "a launch runs pinned parameters only"
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._job = job
