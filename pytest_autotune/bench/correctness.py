@@ -63,16 +63,16 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
     inputs again.
     """
     if rounds < 1:
-        msg = f"rounds={rounds!r}: one at least is needed"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(f"rounds={rounds!r}: one at least is needed")
     worst = 0.0
     times: list[float] = []
     for number in range(rounds):
         used = secrets.randbits(32) if seed is None else seed + number
         arguments = inputs(np.random.default_rng(used))
         if not isinstance(arguments, tuple):
-            msg = f"inputs must return a tuple of arguments, not {type(arguments).__name__}"
-            raise BenchmarkError(msg)
+            raise BenchmarkError(
+                f"inputs must return a tuple of arguments, not {type(arguments).__name__}"
+            )
         made = [str(tuple(value.shape)) for value in arguments if hasattr(value, "shape")]
         shapes = f", inputs {' '.join(made)}" if made else ""
         # First, as a kernel may write to what it gets.
@@ -84,8 +84,7 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
         times.append(time.perf_counter() - begin)
         if len(actual) != len(expected):
             counts = f"the kernel returns {len(actual)} arrays, the reference {len(expected)}"
-            msg = f"{counts} (seed={used}{shapes})"
-            raise WrongResultError(msg)
+            raise WrongResultError(f"{counts} (seed={used}{shapes})")
         for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
             which = f"result {index}, " if len(actual) > 1 else ""
             where = f"{which}seed={used}{shapes}"
@@ -98,8 +97,9 @@ def _compare(actual: object, expected: object, tolerance: float | None, where: s
     kind = _dtype(actual)
     ours, theirs = as_numpy(actual), as_numpy(expected)
     if ours.shape != theirs.shape:
-        msg = f"wrong shape: {ours.shape}, and the reference has {theirs.shape} ({where})"
-        raise WrongResultError(msg)
+        raise WrongResultError(
+            f"wrong shape: {ours.shape}, and the reference has {theirs.shape} ({where})"
+        )
     if not ours.size:
         return 0.0
     allowed = tolerance
@@ -107,8 +107,7 @@ def _compare(actual: object, expected: object, tolerance: float | None, where: s
         if kind in TOLERANCES:
             allowed = TOLERANCES[kind]
         elif np.issubdtype(ours.dtype, np.inexact):
-            msg = f"there is no default tolerance for {kind}; give tolerance="
-            raise BenchmarkError(msg)
+            raise BenchmarkError(f"there is no default tolerance for {kind}; give tolerance=")
         else:
             allowed = 0.0
     if ours.dtype.kind in "biu" and theirs.dtype.kind in "biu":
@@ -154,11 +153,11 @@ def _report(ours: AnyArray, theirs: AnyArray, errors: AnyArray, allowed: float, 
 
 def _outputs(result: object) -> Sequence[object]:
     if result is None:
-        msg = "a kernel that returns nothing cannot be compared; return what it wrote"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            "a kernel that returns nothing cannot be compared; return what it wrote"
+        )
     if isinstance(result, Mapping):
-        msg = "results are arrays, or a list or tuple of arrays, not a mapping"
-        raise BenchmarkError(msg)
+        raise BenchmarkError("results are arrays, or a list or tuple of arrays, not a mapping")
     return result if isinstance(result, list | tuple) else (result,)
 
 

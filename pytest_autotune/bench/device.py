@@ -216,11 +216,10 @@ def _captured(work: Work, device: TimedDevice, calls: int) -> Callable[[], None]
     try:
         return device.capture(work.bound(calls))
     except RuntimeError as error:  # what PyTorch's and CuPy's CUDA errors are
-        msg = (
+        raise BenchmarkError(
             f"graph=True: {device.name} cannot capture the calls ({error}); what waits for the "
             "device, or copies to the host, cannot be part of a graph"
-        )
-        raise BenchmarkError(msg) from None
+        ) from None
 
 
 def _nothing() -> None:

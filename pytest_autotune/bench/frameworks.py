@@ -144,8 +144,9 @@ class NumbaDevice(TimedDevice):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Refuse: Numba has no graphs."""
         del work
-        msg = "graph=True needs PyTorch, Triton or CuPy: Numba cannot capture CUDA graphs"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            "graph=True needs PyTorch, Triton or CuPy: Numba cannot capture CUDA graphs"
+        )
 
     def reset_peak_memory(self) -> None:
         """Do nothing: Numba keeps no such figure."""
@@ -159,11 +160,9 @@ def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | No
     Raises :class:`BenchmarkError` for a backend that is not there.
     """
     if backend not in FRAMEWORKS:
-        msg = f"unknown backend {backend!r}; known: {', '.join(FRAMEWORKS)}"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(f"unknown backend {backend!r}; known: {', '.join(FRAMEWORKS)}")
     if backend == "jax" and "jax" not in sys.modules:
-        msg = "backend 'jax': jax is not imported, so no kernel of it can have run"
-        raise BenchmarkError(msg)
+        raise BenchmarkError("backend 'jax': jax is not imported, so no kernel of it can have run")
     if backend in {"host", "jax"}:
         return None
     if backend != "auto":
@@ -209,11 +208,10 @@ def _refuse_elsewhere(framework: Framework, indices: set[int]) -> None:
         return
     if indices != {current}:
         listed = ", ".join(map(str, sorted(indices)))
-        msg = (
+        raise BenchmarkError(
             f"the arrays are on device {listed} of {framework}, and the current one is {current}: "
             "make theirs the current one, or where they are several, time by backend='host'"
         )
-        raise BenchmarkError(msg)
 
 
 def tells(values: Iterable[object]) -> bool:
@@ -256,11 +254,11 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
 def _named(backend: Framework, values: Iterable[object]) -> TimedDevice:
     module = "numba.cuda" if backend == "numba" else backend
     if module not in sys.modules:
-        msg = f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
+        )
     if not _has_device(backend):
-        msg = f"backend {backend!r}: {module} finds no device"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(f"backend {backend!r}: {module} finds no device")
     indices = _places(values).get(backend)
     if indices:
         _refuse_elsewhere(backend, indices)

@@ -136,8 +136,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     goal = _goal(width, confidence, max_time)
     for name, value in (("flop", flop), ("bytes_moved", bytes_moved)):
         if value is not None and not value > 0:
-            msg = f"{name}={value!r}: give the work of one call, a positive number"
-            raise BenchmarkError(msg)
+            raise BenchmarkError(f"{name}={value!r}: give the work of one call, a positive number")
     peaks = Peaks() if peak is None or peak == "measured" else stated_peaks(peak)
     work = Work.of(function, arguments, inputs)
     device, wait, first = _first_call(work, backend)
@@ -231,8 +230,9 @@ def _timers(
 ) -> _Timers:
     if device is None:
         if graph:
-            msg = "graph=True: the function used no GPU that could capture a CUDA graph"
-            raise BenchmarkError(msg)
+            raise BenchmarkError(
+                "graph=True: the function used no GPU that could capture a CUDA graph"
+            )
         host = HostTimer(work, wait=wait, cold_cache=bool(cold_cache))
         # The first call may have been long for compiling only.
         if host.batch(1)[0] < _ROUND_SECONDS:

@@ -35,12 +35,12 @@ class Peaks:
 def stated_peaks(peak: object) -> Peaks:
     """Read ``{"tflop_per_s": …, "gb_per_s": …}``; raise :class:`BenchmarkError`."""
     if not isinstance(peak, Mapping) or not set(peak) <= set(_KEYS) or not peak:
-        msg = f"peak={peak!r}: give 'measured', or a mapping with {' and '.join(_KEYS)}"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            f"peak={peak!r}: give 'measured', or a mapping with {' and '.join(_KEYS)}"
+        )
     for key, value in peak.items():
         if not isinstance(value, int | float) or not value > 0:
-            msg = f"peak[{key!r}]={value!r} is not a positive number"
-            raise BenchmarkError(msg)
+            raise BenchmarkError(f"peak[{key!r}]={value!r} is not a positive number")
     tflop, gigabytes = peak.get("tflop_per_s"), peak.get("gb_per_s")
     return Peaks(
         flop_rate=None if tflop is None else tflop * 1e12,
@@ -57,8 +57,9 @@ def measured_peaks(device: TimedDevice | None) -> Peaks:
     if device is None:
         return _host_peaks()
     if device.name != "torch":
-        msg = f"peak='measured' needs PyTorch or the host, not {device.name}; state the peak"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            f"peak='measured' needs PyTorch or the host, not {device.name}; state the peak"
+        )
     import torch
 
     return _torch_peaks(torch, torch.cuda.current_device())

@@ -42,15 +42,14 @@ class Work:
         if inputs is None:
             return cls(function, [arguments])
         if arguments:
-            msg = "give either arguments or inputs=, not both"
-            raise BenchmarkError(msg)
+            raise BenchmarkError("give either arguments or inputs=, not both")
         if not callable(inputs) and not isinstance(inputs, Iterable):
-            msg = f"inputs={inputs!r}: give tuples of arguments, or a function that makes one"
-            raise BenchmarkError(msg)
+            raise BenchmarkError(
+                f"inputs={inputs!r}: give tuples of arguments, or a function that makes one"
+            )
         sets = _made(inputs) if callable(inputs) else [_tuple(entry) for entry in inputs]
         if not sets:
-            msg = "inputs= is empty; give at least one tuple of arguments"
-            raise BenchmarkError(msg)
+            raise BenchmarkError("inputs= is empty; give at least one tuple of arguments")
         return cls(function, sets)
 
     def apart(self) -> list[Work]:
@@ -100,37 +99,34 @@ class Work:
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            msg = (
+            raise BenchmarkError(
                 "the function returns an awaitable, so calling it does not run it; give a "
                 "function that waits for it, such as lambda: loop.run_until_complete(work())"
             )
-            raise BenchmarkError(msg)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            msg = (
+            raise BenchmarkError(
                 "the function returns a generator, so calling it does not run it; give a "
                 "function that consumes it, such as lambda: list(work())"
             )
-            raise BenchmarkError(msg)
         return result
 
 
 def _refuse(function: object) -> None:
     if not callable(function):
-        msg = f"{function!r} is not callable; give the function, not the result of calling it"
-        raise BenchmarkError(msg)
+        raise BenchmarkError(
+            f"{function!r} is not callable; give the function, not the result of calling it"
+        )
     name = getattr(function, "__name__", repr(function))
     if inspect.iscoroutinefunction(function):
-        msg = (
+        raise BenchmarkError(
             f"{name} is a coroutine function, so calling it does not run it; give a function "
             f"that runs it, such as lambda: loop.run_until_complete({name}())"
         )
-        raise BenchmarkError(msg)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        msg = (
+        raise BenchmarkError(
             f"{name} is a generator function, so calling it does not run it; give a function "
             f"that consumes it, such as lambda: list({name}())"
         )
-        raise BenchmarkError(msg)
 
 
 def _made(make: Callable[[], Arguments]) -> list[Arguments]:
@@ -149,5 +145,4 @@ def _made(make: Callable[[], Arguments]) -> list[Arguments]:
 def _tuple(arguments: object) -> Arguments:
     if isinstance(arguments, tuple):
         return arguments
-    msg = f"inputs are tuples of arguments, and {type(arguments).__name__} is none"
-    raise BenchmarkError(msg)
+    raise BenchmarkError(f"inputs are tuples of arguments, and {type(arguments).__name__} is none")

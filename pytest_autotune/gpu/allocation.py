@@ -88,8 +88,7 @@ class Allocator:
         if gpus.refusal and need != NONE:
             raise LeaseError(gpus.refusal)
         if need.required and not gpus.devices:
-            msg = f"the fixture 'gpu' needs one, and there is no GPU: {gpus.problem}"
-            raise LeaseError(msg)
+            raise LeaseError(f"the fixture 'gpu' needs one, and there is no GPU: {gpus.problem}")
 
     def fits(self, need: Need) -> bool:
         """Return whether the current lease, if there is one, fits ``need``."""
@@ -141,17 +140,17 @@ class Allocator:
         if need.named:
             named = gpus.named(need.named)
             if named is None:
-                msg = (
+                raise LeaseError(
                     f"GPUs {', '.join(need.named)} are asked for, and there are: "
                     f"{', '.join(device.visible for device in gpus.devices)}"
                 )
-                raise LeaseError(msg)
             return named, len(named)
         usable: Sequence[Device] = gpus.devices
         count = len(usable) if need.count is None else need.count
         if count > 1 and sum(str(device.uuid).startswith("MIG-") for device in usable) > 1:
-            msg = f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
-            raise TooFewGpusError(msg)
+            raise TooFewGpusError(
+                f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
+            )
         if self._seen is not None:
             # Code of this process uses the first devices it sees, and CUDA sees what was visible
             # when it started.
@@ -160,15 +159,15 @@ class Allocator:
             order = known if seen is None else entries(seen)
             usable = [known[name] for name in order if name in known][:count]
             if len(usable) < count:
-                msg = (
+                raise TooFewGpusError(
                     f"the trial needs {count} GPUs, but CUDA was started in this process when "
                     f"{len(usable)} were visible ({VISIBLE}={seen}), which cannot be changed; "
                     "run such trials alone, or in processes of their own"
                 )
-                raise TooFewGpusError(msg)
             return usable, count
         if count > len(usable):
-            msg = f"the trial needs {count} GPUs, and there are {len(usable)} to use"
-            raise TooFewGpusError(msg)
+            raise TooFewGpusError(
+                f"the trial needs {count} GPUs, and there are {len(usable)} to use"
+            )
         first = self._share or ()
         return (*first, *(device for device in usable if device not in first)), count

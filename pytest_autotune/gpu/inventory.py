@@ -93,8 +93,9 @@ def _query_tool() -> tuple[Gpu, ...]:
     # The tool mixes warnings in, as of a corrupted inforom.
     found = [gpu for line in answer.splitlines() if (gpu := _parse(line))]
     if not found and answer:
-        msg = f"nvidia-smi answered what is no list of devices: {answer.splitlines()[0]!r}"
-        raise _NoAnswer(msg)
+        raise _NoAnswer(
+            f"nvidia-smi answered what is no list of devices: {answer.splitlines()[0]!r}"
+        )
     if not found:
         return ()
     instances = _mig({gpu.uuid: gpu.name for gpu in found})
@@ -148,11 +149,9 @@ def _ask_tool(*arguments: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        msg = f"nvidia-smi did not answer within {_TIMEOUT:g} s"
-        raise _NoAnswer(msg) from None
+        raise _NoAnswer(f"nvidia-smi did not answer within {_TIMEOUT:g} s") from None
     except OSError as error:
-        msg = f"nvidia-smi cannot be run ({error.strerror})"
-        raise _NoAnswer(msg) from None
+        raise _NoAnswer(f"nvidia-smi cannot be run ({error.strerror})") from None
     said = done.stdout.strip()
     if done.returncode == _NOT_FOUND or said == _NO_DEVICES:
         return ""

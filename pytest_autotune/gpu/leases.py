@@ -90,11 +90,10 @@ class Desk:
             for path in (self._folder, self._line):
                 _make_shared(path)
         except OSError as error:
-            msg = (
+            raise LeaseError(
                 f"GPU leases: cannot use the folder {self._folder}: {error.strerror}; "
                 f"make it writable for all who use the GPUs, or name another by {FOLDER_VARIABLE}"
-            )
-            raise LeaseError(msg) from None
+            ) from None
 
     def acquire(
         self,
@@ -127,11 +126,10 @@ class Desk:
                     on_others += now - last
                 last = now
                 if on_others > timeout:
-                    msg = (
+                    raise LeaseError(
                         f"no {_gpus(count)} came free within {timeout:g} s "
                         f"(--autotune-gpu-timeout): {self.describe(candidates)}"
                     )
-                    raise LeaseError(msg)
                 if not told:
                     on_wait(f"waiting for {_gpus(count)}: {self.describe(candidates)}")
                     told = True
@@ -160,8 +158,9 @@ class Desk:
 
     def _lock(self, path: Path) -> BaseFileLock:
         if path.is_symlink():
-            msg = f"GPU leases: {path} is a symbolic link, which nobody should have made; remove it"
-            raise LeaseError(msg)
+            raise LeaseError(
+                f"GPU leases: {path} is a symbolic link, which nobody should have made; remove it"
+            )
         # Made before it is locked, as the process's umask would keep others out.
         with suppress(FileExistsError):
             os.close(_created(path, _OPEN_TO_ALL))
@@ -185,16 +184,16 @@ class Desk:
             with self._lock(path).acquire(timeout=_MUTEX_SECONDS):
                 yield
         except Timeout:
-            msg = (
+            raise LeaseError(
                 f"GPU leases: {path} has been locked for {_MUTEX_SECONDS:g} s, which takes "
                 "milliseconds as a rule; is a process that holds it stopped? ('fuser' names it)"
-            )
-            raise LeaseError(msg) from None
+            ) from None
         except PermissionError as error:
             raise _somebodys(path, error) from None
         except OSError as error:
-            msg = f"GPU leases: {error.filename or self._folder}: {error.strerror}"
-            raise LeaseError(msg) from None
+            raise LeaseError(
+                f"GPU leases: {error.filename or self._folder}: {error.strerror}"
+            ) from None
 
     def _path(self, device_key: str) -> Path:
         return self._folder / f"{_UNUSABLE.sub('_', device_key)}.lock"

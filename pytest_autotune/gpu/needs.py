@@ -25,18 +25,17 @@ def marked_gpus(value: object, spec: Spec, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
     if not isinstance(value, str):
-        msg = f"{where}: gpus={value!r} is neither a whole number nor an expression"
-        raise SpecError(msg)
+        raise SpecError(f"{where}: gpus={value!r} is neither a whole number nor an expression")
     try:
         expression = Expression.parse(value)
     except ExpressionError as error:
-        msg = f"{where}: gpus: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{where}: gpus: {error}") from None
     known = [identifier(name) for name in spec.space.names]
     for name in sorted(expression.names):
         if name not in known:
-            msg = f"{where}: gpus: unknown name {name!r} in {value!r}{nearest(name, known)}"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{where}: gpus: unknown name {name!r} in {value!r}{nearest(name, known)}"
+            )
     _count(expression.source, spec, example(spec.space))
     return expression.source
 
@@ -87,11 +86,10 @@ def _count(marked: str, spec: Spec, params: Mapping[str, Any]) -> int:
     value = Expression.parse(marked).value(scope)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value != int(value) or value < 0:
-        msg = (
+        raise SpecError(
             f"{spec.origin.at()}: gpus={marked!r} gives {value!r} for this trial, which is no "
             "number of GPUs"
         )
-        raise SpecError(msg)
     return int(value)
 
 

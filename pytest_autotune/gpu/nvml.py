@@ -76,8 +76,9 @@ class _Library:
         try:
             import pynvml
         except ImportError:
-            msg = "nvidia-ml-py is not installed; pip install 'pytest-autotune[gpu]'"
-            raise NvmlUnavailable(msg) from None
+            raise NvmlUnavailable(
+                "nvidia-ml-py is not installed; pip install 'pytest-autotune[gpu]'"
+            ) from None
         with self._lock:
             if not self._tried:
                 try:
@@ -135,8 +136,7 @@ class _Handle:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
             if error.value in {_INVALID_ARGUMENT, _NOT_FOUND}:
-                msg = f"no NVIDIA device has the UUID {uuid}"
-                raise NvmlUnavailable(msg) from None
+                raise NvmlUnavailable(f"no NVIDIA device has the UUID {uuid}") from None
             raise
         if not uuid.startswith("MIG-"):
             return cls(pynvml, handle)

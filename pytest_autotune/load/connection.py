@@ -146,14 +146,12 @@ class Connection(asyncio.Protocol):
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
             if len(data) - at > _MAX_HEAD:
-                msg = "the header of the answer has no end"
-                raise ValueError(msg)
+                raise ValueError("the header of the answer has no end")
             return -1
         status, *lines = data[at:end].decode("latin-1").split("\r\n")
         version, code, *_ = status.split(" ", 2)
         if not version.startswith("HTTP/1."):
-            msg = f"not HTTP/1: {status[:60]!r}"
-            raise ValueError(msg)
+            raise ValueError(f"not HTTP/1: {status[:60]!r}")
         self._status = int(code)
         headers: dict[str, str] = {}
         for line in lines:
@@ -200,8 +198,7 @@ class Connection(asyncio.Protocol):
         if len(data) - at < 2:  # noqa: PLR2004 - the line's end
             return -1
         if data[at : at + 2] != b"\r\n":
-            msg = "a chunk is longer than it says"
-            raise ValueError(msg)
+            raise ValueError("a chunk is longer than it says")
         self._read = self._read_chunk_size
         return at + 2
 
@@ -344,8 +341,7 @@ def _size(text: bytes, base: int) -> int:
     """Return a length; raise ValueError for anything else, a negative number included."""
     size = int(text, base)
     if size < 0:
-        msg = f"a length of {size}"
-        raise ValueError(msg)
+        raise ValueError(f"a length of {size}")
     return size
 
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from pytest_autotune.bench.measure import Watch, Watched
 from pytest_autotune.load.adapters import run_installed
-from pytest_autotune.load.bounds import further_percentiles, goodput_limits, limits
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.levels import searched
+from pytest_autotune.load.limits import further_percentiles, goodput_limits, limits
 from pytest_autotune.load.results import LevelResult
 from pytest_autotune.load.statistics import LevelRun, error_classes, level_metrics
 from pytest_autotune.load.target import Target

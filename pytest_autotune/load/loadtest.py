@@ -81,11 +81,10 @@ class LoadTest:
         spec = self._changed(changes)
         self._calls += 1
         if spec.task is not None:
-            msg = (
+            raise LoadTestError(
                 f"{spec.origin.at('benchmark', 'task')}: {spec.task!r} cannot be run; known: "
                 "text-to-text (or chat) and completions"
             )
-            raise LoadTestError(msg)
         job = self._job(spec, target)
         search = searched(spec)
         if search is not None:

@@ -52,19 +52,18 @@ class FileTokenizer:
         try:
             from tokenizers import Tokenizer as Backend
         except ImportError:
-            msg = "needs the package 'tokenizers': pip install 'pytest-autotune[tokenizers]'"
-            raise ValueError(msg) from None
+            raise ValueError(
+                "needs the package 'tokenizers': pip install 'pytest-autotune[tokenizers]'"
+            ) from None
         path = Path(name).expanduser()
         file = path / "tokenizer.json" if path.is_dir() else path
         if path.is_dir() and not file.is_file():
-            msg = f"there is no tokenizer.json in {path}"
-            raise ValueError(msg)
+            raise ValueError(f"there is no tokenizer.json in {path}")
         try:
             read = Backend.from_file if file.is_file() else Backend.from_pretrained
             self._backend: Any = read(str(file) if file.is_file() else name)
         except Exception as error:  # noqa: BLE001 - all that the package raises for a bad file
-            msg = f"{name!r} cannot be loaded: {_first_line(error)}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{name!r} cannot be loaded: {_first_line(error)}") from None
         special = {
             number
             for number, token in self._backend.get_added_tokens_decoder().items()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pytest_autotune.load.bounds import LATENCIES
 from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
+from pytest_autotune.load.limits import LATENCIES
 from pytest_autotune.load.statistics import RequestRecord
 from pytest_autotune.scoring.evaluation import Level
 from pytest_autotune.scoring.metrics import aggregate

@@ -112,8 +112,9 @@ def connect() -> DockerClient:
         client.ping()
     except (DockerException, OSError) as error:
         address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        msg = f"cannot reach the Docker engine at {address}: {_START_HINT} ({_short(error)})"
-        raise LaunchError(msg) from None
+        raise LaunchError(
+            f"cannot reach the Docker engine at {address}: {_START_HINT} ({_short(error)})"
+        ) from None
     return client
 
 
@@ -124,17 +125,15 @@ def ensure_image(client: DockerClient, image: str, policy: str) -> None:
             client.images.get(image)
             return
     if policy == "never":
-        msg = f"there is no image {image!r} on this engine, and 'pull' is 'never'"
-        raise ImageMissing(msg)
+        raise ImageMissing(f"there is no image {image!r} on this engine, and 'pull' is 'never'")
     try:
         repository, tag = _split_tag(image)
         client.images.pull(repository, tag=tag)
     except (APIError, OSError) as error:
-        msg = (
+        raise ImageMissing(
             f"there is no image {image!r} on this engine, and it could not be pulled: "
             f"{_short(error)}; check the name and tag, or 'docker load' it"
-        )
-        raise ImageMissing(msg) from None
+        ) from None
 
 
 def _split_tag(image: str) -> tuple[str, str | None]:
@@ -187,8 +186,7 @@ class DockerServer:
             self.base_url = self._start(launch, identity)
         except APIError as error:
             self.stop()
-            msg = f"cannot start {launch.image!r}: {_short(error)}"
-            raise EngineError(msg) from None
+            raise EngineError(f"cannot start {launch.image!r}: {_short(error)}") from None
         except BaseException:
             self.stop()
             raise

@@ -39,17 +39,15 @@ def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
         try:
             check_engine(launch.image if fixed else None, launch.spec.pull)
         except EngineError as error:
-            msg = f"{launch.spec.at('image')}: {error}"
-            raise LaunchError(msg) from None
+            raise LaunchError(f"{launch.spec.at('image')}: {error}") from None
 
 
 def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker) -> Launch:
     if spec.server is None:
-        msg = (
+        raise LaunchError(
             f"{spec.origin.at('server')}: the fixture 'inference_server' needs a 'server' block "
             "that says what to run: a preset, an image, a command or a url"
         )
-        raise LaunchError(msg)
     launch = make_launch(spec.server, params, spec.layout)
     given = {name: value for name, value in launch.environment.items() if value is not None}
     masker.learn(given, spec.server.secrets)

@@ -65,9 +65,10 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
     values = {**({"model": spec.model} if spec.model is not None else {}), **params}
     for name in list(values):
         values.setdefault(identifier(name), values[name])
+    preset = {} if spec.preset is None else spec.preset.environment
     environment = {
         name: _environment_value(spec, name, value, values)
-        for name, value in _all_environment(spec).items()
+        for name, value in {**preset, **spec.environment}.items()
     }
     volumes = tuple(
         _volume(spec, _fill(spec, volume, values, ("volumes", index)), index)
@@ -103,19 +104,14 @@ def _fill(
     except KeyError as error:
         name = error.args[0]
         if name == "flags":
-            msg = f"{spec.at(*where)}: {{flags}} must be an argument of its own"
-            raise LaunchError(msg) from None
+            raise LaunchError(
+                f"{spec.at(*where)}: {{flags}} must be an argument of its own"
+            ) from None
         listed = ", ".join(sorted({*known, "flags"}))
-        msg = (
+        raise LaunchError(
             f"{spec.at(*where)}: {{{name}}} is no parameter of this trial"
             f"{did_you_mean(name, known)}; known: {listed}"
-        )
-        raise LaunchError(msg) from None
-
-
-def _all_environment(spec: ServerSpec) -> Mapping[str, Any]:
-    preset = spec.preset.environment if spec.preset is not None else {}
-    return {**preset, **spec.environment}
+        ) from None
 
 
 def _environment_value(
@@ -131,16 +127,14 @@ def _environment_value(
 def _volume(spec: ServerSpec, volume: str, index: int) -> str:
     source, colon, target = volume.partition(":")
     if not source or not colon or not target.startswith("/"):
-        msg = (
+        raise LaunchError(
             f"{spec.at('volumes', index)}: {volume!r} is not HOST:/CONTAINER or HOST:/CONTAINER:ro"
         )
-        raise LaunchError(msg)
     if source.startswith(("/", ".", "~")):
         path = (spec.folder / Path(source).expanduser()).resolve()
         if not path.exists():
             # Docker would make an empty folder of it.
-            msg = f"{spec.at('volumes', index)}: {path} does not exist"
-            raise LaunchError(msg)
+            raise LaunchError(f"{spec.at('volumes', index)}: {path} does not exist")
         source = str(path)
     return f"{source}:{target}"
 

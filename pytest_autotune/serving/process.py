@@ -32,13 +32,13 @@ def check_command(launch: Launch) -> None:
     program = launch.argv[0]
     folder = working_directory(launch)
     if not folder.is_dir():
-        msg = f"{launch.spec.at('working_directory')}: {folder} is no folder"
-        raise LaunchError(msg)
+        raise LaunchError(f"{launch.spec.at('working_directory')}: {folder} is no folder")
     if _program(launch, program) is None:
         engine = launch.spec.preset
         hint = f"; install {engine.title} here" if engine is not None else ""
-        msg = f"{launch.spec.at('command')}: there is no program {program!r} on PATH{hint}"
-        raise LaunchError(msg)
+        raise LaunchError(
+            f"{launch.spec.at('command')}: there is no program {program!r} on PATH{hint}"
+        )
 
 
 def _program(launch: Launch, program: str) -> str | None:

@@ -138,10 +138,11 @@ class InferenceServer:
         waited = duration(self.launch.spec.startup_timeout)
         what = f"{self.description} at {self.base_url}"
         if not listened:
-            detail = f"{what}: {said} within {waited} (startup_timeout)"
-            raise ServerRefused(detail, self._tail())
-        detail = f"{what}: {self.launch.spec.health} {said} after {waited} (startup_timeout)"
-        raise ServerNotReady(detail, self._tail())
+            raise ServerRefused(f"{what}: {said} within {waited} (startup_timeout)", self._tail())
+        raise ServerNotReady(
+            f"{what}: {self.launch.spec.health} {said} after {waited} (startup_timeout)",
+            self._tail(),
+        )
 
     def _check_start(self) -> None:
         ended = self._backend.exited()

@@ -180,8 +180,7 @@ def test_a_tool_is_ended_with_the_server(monkeypatch: pytest.MonkeyPatch, tmp_pa
     fake(tmp_path, "vllm", "import time; time.sleep(60)", monkeypatch)
 
     def check() -> None:
-        msg = "the server died"
-        raise RuntimeError(msg)
+        raise RuntimeError("the server died")
 
     with pytest.raises(RuntimeError, match="the server died"):
         run_installed("vllm", JOB, SCENARIO, check, str)

@@ -584,8 +584,7 @@ class Tensor:
 
     def numpy(self) -> Array:
         if str(self.dtype) == "torch.bfloat16":
-            msg = "Got unsupported ScalarType BFloat16"
-            raise TypeError(msg)
+            raise TypeError("Got unsupported ScalarType BFloat16")
         return self._values
 
     def double(self) -> Tensor:

@@ -680,8 +680,7 @@ def test_a_backend_that_was_named_is_not_looked_for(
 
 def test_a_capture_that_fails_is_one_message(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(work: Callable[[], None]) -> Callable[[], None]:
-        msg = "operation not permitted when stream is capturing"
-        raise RuntimeError(msg)
+        raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(gpu, "capture", capture)
     with pytest.raises(BenchmarkError) as raised:

@@ -84,8 +84,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         def pool() -> Any:
             if not available:
                 # As CuPy does without a driver.
-                msg = "cudaErrorInsufficientDriver"
-                raise RuntimeError(msg)
+                raise RuntimeError("cudaErrorInsufficientDriver")
             return SimpleNamespace(total_bytes=lambda: 512 if used else 0)
 
         module.get_default_memory_pool = pool
@@ -706,8 +705,7 @@ def test_a_capture_of_cupy_ends_with_an_error_too() -> None:
 
     def work() -> None:
         if next(calls):
-            msg = "not while capturing"
-            raise RuntimeError(msg)
+            raise RuntimeError("not while capturing")
 
     with pytest.raises(RuntimeError, match="not while capturing"):
         CupyDevice(mock).capture(work)

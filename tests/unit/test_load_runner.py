@@ -761,8 +761,7 @@ def test_what_the_check_raises_ends_the_job_and_all_sending(
 
     def check() -> None:
         pids.append(process_of(generator))
-        message = "the server died"
-        raise RuntimeError(message)
+        raise RuntimeError("the server died")
 
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="the server died"):

@@ -16,7 +16,7 @@ from scripted import Scripted, refusing_port
 
 from pytest_autotune.errors import InvalidMeasurementError, LoadTestError, SLOViolation, SpecError
 from pytest_autotune.load import level_meter
-from pytest_autotune.load.bounds import goodput_limits, limits
+from pytest_autotune.load.limits import goodput_limits, limits
 from pytest_autotune.load.loadtest import LoadTest
 from pytest_autotune.load.results import LevelResult, LoadResult, saturation
 from pytest_autotune.load.search import highest
@@ -773,8 +773,7 @@ class Mortal:
     def check_alive(self) -> None:
         self.looks -= 1
         if self.looks < 0:
-            message = "the server died"
-            raise RuntimeError(message)
+            raise RuntimeError("the server died")
 
 
 def test_the_death_of_a_server_ends_the_load_test(server: Scripted, make: MakeTest) -> None:

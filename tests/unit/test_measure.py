@@ -156,8 +156,7 @@ def test_the_memory_of_slow_functions_is_not_traced(monkeypatch: pytest.MonkeyPa
 
 def test_an_error_of_the_function_comes_through() -> None:
     def broken() -> None:
-        msg = "no such kernel"
-        raise ValueError(msg)
+        raise ValueError("no such kernel")
 
     with pytest.raises(ValueError, match="no such kernel"):
         measure(broken)

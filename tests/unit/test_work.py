@@ -273,8 +273,7 @@ def test_results_that_are_not_kept_are_gone_before_the_next_call() -> None:
 
 def test_an_error_of_the_function_comes_through() -> None:
     def broken() -> None:
-        msg = "no such kernel"
-        raise ValueError(msg)
+        raise ValueError("no such kernel")
 
     work = Work.of(broken, (), None)
     with pytest.raises(ValueError, match="no such kernel"):

@@ -53,8 +53,9 @@ def run_installed(
         msg = f"benchmark.generator is {name!r}, but there is no {adapter.PROGRAM} on PATH: "
         raise LoadTestError(msg + adapter.INSTALL)
     if job.tokenizer is None:
-        msg = f"benchmark.generator {name!r} needs benchmark.model_tokenizer to make its prompts"
-        raise LoadTestError(msg)
+        raise LoadTestError(
+            f"benchmark.generator {name!r} needs benchmark.model_tokenizer to make its prompts"
+        )
     # As our own requests: answers of the length asked for; a null takes the key away.
     body = {"ignore_eos": True, **job.extra_body}
     job = replace(job, extra_body={key: v for key, v in body.items() if v is not None})
@@ -64,14 +65,14 @@ def run_installed(
             command = adapter.command(job, scenario, folder)
             output = _run([program, *command[1:]], _environment(adapter, job), folder, check)
         except ValueError as error:
-            msg = f"{name}: {error}"
-            raise LoadTestError(msg) from None
+            raise LoadTestError(f"{name}: {error}") from None
         try:
             metrics: dict[str, float] = adapter.read(folder)
         except (ValueError, LookupError, TypeError) as error:
             said = mask(output[-_TAIL:].strip())
-            msg = f"{name} gave no result that can be read ({error}); it said:\n{said}"
-            raise LoadTestError(msg) from None
+            raise LoadTestError(
+                f"{name} gave no result that can be read ({error}); it said:\n{said}"
+            ) from None
     return metrics
 
 

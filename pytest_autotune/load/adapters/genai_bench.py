@@ -53,8 +53,7 @@ def read_levels(folder: Path) -> dict[str, Any]:
             {"concurrency": level["num_concurrency"], "scenario": level["scenario"], **read(file)}
         )
     if not levels:
-        msg = f"there are no results of genai-bench in {folder}"
-        raise ValueError(msg)
+        raise ValueError(f"there are no results of genai-bench in {folder}")
     if len({level["scenario"] for level in levels}) == 1:
         for level in levels:
             del level["scenario"]

@@ -19,8 +19,9 @@ def document(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except FileNotFoundError:
-        msg = f"{file.name} was not written: every request failed, or the tool did"
-        raise ValueError(msg) from None
+        raise ValueError(
+            f"{file.name} was not written: every request failed, or the tool did"
+        ) from None
 
 
 def number(value: object) -> float | None:
