@@ -102,6 +102,7 @@ def test_a_launch_finds_what_its_tests_report(
     # With all plugins that are installed, of which this is one.
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     project.arguments = ("-p", "no:cacheprovider")
+    project.test(GOOD.replace("5,", '5, "no number": float("nan"),'))
     found = project.launch(seed=1234)
     assert found.outcome == "feasible"
     assert found.metrics == {"cost": 4.0, "size": 5.0, "seed": 1234.0}
@@ -152,22 +153,6 @@ def test_an_installed_copy_of_the_project_is_found_out(project: Project, tmp_pat
     failure = project.failure()
     assert failure.kind == "wrong code"
     assert "kernels/__init__.py, an installed copy of the working tree's package" in str(failure)
-
-
-def test_coverage_does_not_follow_into_launches(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COVERAGE_PROCESS_START", "/x")
-    monkeypatch.setenv("COV_CORE_SOURCE", "/x")
-    project.test(
-        "import os\nassert not [name for name in os.environ if name.startswith('COV')]\n" + GOOD
-    )
-    assert project.launch().outcome == "feasible"
-
-
-def test_what_is_no_number_is_left_out(project: Project) -> None:
-    project.test(GOOD.replace('"seed": trial.seed', '"odd": float("nan")'))
-    assert set(project.launch().metrics) == {"cost", "size"}
 
 
 def test_only_the_tests_that_are_named_run(project: Project) -> None:
@@ -294,15 +279,6 @@ def test_one_file_of_the_working_tree_is_named_alone(project: Project, tmp_path:
         project.launcher._read(document, 0)
 
 
-def test_it_imports_from_where_it_is_told(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "kernel.py").write_text("cost = 42.0\n")
-    project.test("import kernel\ndef test_it(trial):\n"
-                 "    trial.report({'cost': kernel.cost, 'size': 1})\n")  # fmt: skip
-    project.checkout = {"import_path": [str(tmp_path / "lib")]}
-    assert project.launch().metrics["cost"] == 42.0
-
-
 REPORT_ENVIRONMENT: Final = """
 def test_it(trial):
     import json, pathlib
@@ -326,7 +302,11 @@ def test_its_environment_is_that_of_the_run_without_what_is_the_runs_own(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("MINE", "kept")
     monkeypatch.setenv("PYTHONPATH", "/given")
+    # Coverage would trace one side only.
+    monkeypatch.setenv("COVERAGE_PROCESS_START", "/x")
+    monkeypatch.setenv("COV_CORE_SOURCE", "/x")
     found = seen(project)
+    assert not [name for name in found["env"] if name.startswith("COV")]
     assert (found["env"]["MINE"], found["env"]["PYTHONPATH"]) == ("kept", "/given")
     assert "PYTEST_ADDOPTS" not in found["env"]
     assert "PYTEST_XDIST_WORKER" not in found["env"]
