@@ -7,13 +7,27 @@ from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError
 from pytest_autotune.gate.lock.entry import LockEntry, LockError, digests_of
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.validation import MAX_ERRORS
+from pytest_autotune.study.study import Plan
 from pytest_autotune.text.places import Origin, json_pointer
 from pytest_autotune.text.suggest import nearest, shown
 
 _ADVICE: Final = "tune and lock again: pytest --autotune --autotune-lock"
+
+
+def check_fits_plan(entry: LockEntry, plan: Plan) -> tuple[str, ...]:
+    """Check an entry against a plan; see :func:`check_fits`."""
+    return check_fits(
+        entry,
+        where=LOCK_NAME,
+        spec_name=plan.spec.name,
+        objective=plan.objective.name,
+        key=plan.key(),
+        space=plan.spec.space,
+    )
 
 
 def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed

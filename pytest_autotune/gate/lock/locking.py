@@ -28,7 +28,7 @@ from pytest_autotune.gate.lock.entry import (
     refusal,
     unchanged,
 )
-from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.fits import check_fits_plan
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, write_lock
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.scoring.objective import RACE_MARGIN
@@ -189,14 +189,7 @@ def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> l
 def _fits(entry: LockEntry, plan: Plan) -> bool:
     """Return whether an entry fits the spec, so that it could be gated."""
     try:
-        check_fits(
-            entry,
-            where=LOCK_NAME,
-            spec_name=plan.spec.name,
-            objective=plan.objective.name,
-            key=plan.key(),
-            space=plan.spec.space,
-        )
+        check_fits_plan(entry, plan)
     except LockError:
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Final
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gate.compare.comparison import design_for
 from pytest_autotune.gate.lock.entry import LockEntry
-from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.fits import check_fits_plan
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.scoring.slo import SLO, Bound
 from pytest_autotune.study.pinned import Pin
@@ -40,14 +40,7 @@ class LockPins:
             self.unpinned.append(plan.label)
             return None
         _check_rule(plan)
-        notes = check_fits(
-            entry,
-            where=LOCK_NAME,
-            spec_name=plan.spec.name,
-            objective=plan.objective.name,
-            key=plan.key(),
-            space=plan.spec.space,
-        )
+        notes = check_fits_plan(entry, plan)
         slo, excused = hardened(plan.spec.slo, entry, plan.spec.gate.tolerance)
         self.found[nodeid] = entry
         # A pinned configuration that breaks its SLO fails, even if a search only marks it.
