@@ -99,18 +99,16 @@ class Categorical(Parameter):
     def position(self, value: Any) -> float:
         return self.index(value) / (self.size - 1)
 
-    def distribution(self) -> BaseDistribution:
+    def distribution(self, *, searched: bool = False) -> BaseDistribution:
         from optuna.distributions import CategoricalDistribution
 
-        return CategoricalDistribution([self.storable(value) for value in self.choices])
+        # Samplers need choices that are equal only to themselves.
+        return CategoricalDistribution(
+            range(self.size) if searched else list(map(self.storable, self.choices))
+        )
 
     def storable(self, value: Any) -> Any:
         return value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
-
-    def search_distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution
-
-        return CategoricalDistribution(tuple(range(self.size)))
 
     def to_search(self, value: Any) -> int:
         return 0 if value is None and None not in self.choices else self.index(value)

@@ -114,16 +114,12 @@ class Parameter(ABC):
         """Return the place of ``value`` along the order, from 0 to 1."""
 
     @abstractmethod
-    def distribution(self) -> BaseDistribution:
-        """Return the parameter as Optuna's dashboards and importance measures know it."""
+    def distribution(self, *, searched: bool = False) -> BaseDistribution:
+        """Return the parameter as Optuna's dashboards know it, or as its samplers search it."""
 
     def storable(self, value: Any) -> Any:
-        """Return ``value`` as a value of the distribution."""
+        """Return ``value`` as dashboards know it."""
         return value
-
-    @abstractmethod
-    def search_distribution(self) -> BaseDistribution:
-        """Return the parameter as Optuna's samplers search it."""
 
     @abstractmethod
     def to_search(self, value: Any) -> Any:

@@ -84,15 +84,12 @@ class Range(Parameter):
             return math.log(value / self.low) / math.log(self.high / self.low)
         return float((value - self.low) / (self.high - self.low))
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import FloatDistribution
+    def distribution(self, *, searched: bool = False) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution, IntDistribution
 
+        if searched and self._by_index:
+            return IntDistribution(0, (self.size or 1) - 1)
         return FloatDistribution(self.low, self.high, log=self.log)
-
-    def search_distribution(self) -> BaseDistribution:
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(0, (self.size or 1) - 1) if self._by_index else self.distribution()
 
     def to_search(self, value: Any) -> Any:
         number = self.low if value is None else value
@@ -153,14 +150,13 @@ class Integer(Range):
         value = round(math.exp(rng.uniform(low, high)))
         return min(max(value, self.low), self.high)
 
-    def distribution(self) -> BaseDistribution:
+    def distribution(self, *, searched: bool = False) -> BaseDistribution:
         from optuna.distributions import IntDistribution
 
+        if searched and self.size > MAX_LISTED:
+            return super().distribution()
         last = self.value(self.size - 1)
         return IntDistribution(self.low, last, log=self.log, step=self.step)
-
-    def search_distribution(self) -> BaseDistribution:
-        return Range.distribution(self) if self.size > MAX_LISTED else self.distribution()
 
     def grid(self) -> Parameter:
         return self if self.n is None else _choices(self, self._on_steps(self.n))

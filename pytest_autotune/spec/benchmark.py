@@ -11,7 +11,7 @@ from typing import Any, Final
 from pytest_autotune.errors import SpecError
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.spec.scenario import Endpoint, Scenario
-from pytest_autotune.text.places import Origin
+from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import shown
 from pytest_autotune.text.values import whole
 
@@ -100,7 +100,7 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         tokenizer=_tokenizer(block.get("model_tokenizer"), origin),
         scenarios=tuple(
             dict.fromkeys(
-                _scenario(text, at("traffic_scenarios", index))
+                parsed(Scenario.parse, text, at("traffic_scenarios", index))
                 for index, text in enumerate(block.get("traffic_scenarios") or [_DEFAULT_SCENARIO])
             )
         ),
@@ -123,13 +123,6 @@ def _tokenizer(name: str | None, origin: Origin) -> str | None:
         return None
     path = Path(origin.folder) / Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
-
-
-def _scenario(text: str, where: str) -> Scenario:
-    try:
-        return Scenario.parse(text)
-    except ValueError as error:
-        raise SpecError(f"{where}: {error}") from None
 
 
 def _levels(declared: Any, slo: SLO, where: str) -> tuple[float, ...] | LevelSearch:

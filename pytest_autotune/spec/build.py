@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.errors import ExpressionError, OptionError, SpecError
+from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound
@@ -21,7 +21,7 @@ from pytest_autotune.spec.model import EngineRule, Optimization, Spec
 from pytest_autotune.spec.replay import read_replay
 from pytest_autotune.spec.server import read_server
 from pytest_autotune.text.durations import parse_duration
-from pytest_autotune.text.places import Origin
+from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import nearest, shown
 from pytest_autotune.text.values import canonical, whole
 
@@ -127,7 +127,9 @@ def _as_list(value: Any) -> list[Any]:
 def _parameter(name: str, declared: Any, where: str) -> Parameter:
     if isinstance(declared, list | tuple):
         return Categorical(name=name, choices=_distinct(declared))
-    when = _expression(declared["when"], f"{where}/when") if "when" in declared else None
+    when = (
+        parsed(Expression.parse, declared["when"], f"{where}/when") if "when" in declared else None
+    )
     kind = declared["type"]
     if kind in {"choice", "categorical"}:
         values = declared.get("values", declared.get("choices", ()))
@@ -153,16 +155,9 @@ def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple({canonical(value): value for value in values}.values())
 
 
-def _expression(source: str, where: str) -> Expression:
-    try:
-        return Expression.parse(source)
-    except ExpressionError as error:
-        raise SpecError(f"{where}: {error}") from None
-
-
 def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origin: Origin) -> Space:
     constraints = tuple(
-        _expression(source, origin.at("constraints", index))
+        parsed(Expression.parse, source, origin.at("constraints", index))
         for index, source in enumerate(document.get("constraints", ()))
     )
     known = [*(identifier(parameter.name) for parameter in parameters), *MACHINE]
@@ -207,15 +202,11 @@ def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
     }
     if fields.get("seed") is None:
         fields.pop("seed", None)
-    try:
-        Objective.parse(fields.get("objective", Optimization().objective))
-    except OptionError as error:
-        raise SpecError(f"{origin.at('optimization', 'objective')}: {error}") from None
+    objective = fields.get("objective", Optimization().objective)
+    parsed(Objective.parse, objective, origin.at("optimization", "objective"))
     if "timeout" in fields:
-        try:
-            fields["timeout"] = parse_duration(fields["timeout"])
-        except OptionError as error:
-            raise SpecError(f"{origin.at('optimization', 'timeout')}: {error}") from None
+        where = origin.at("optimization", "timeout")
+        fields["timeout"] = parsed(parse_duration, fields["timeout"], where)
     return Optimization(**fields)
 
 

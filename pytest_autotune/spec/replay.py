@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.space.expressions import Expression
-from pytest_autotune.text.places import Origin
+from pytest_autotune.text.places import Origin, parsed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +28,5 @@ def read_replay(document: Mapping[str, Any], origin: Origin) -> ReplaySpec | Non
         return None
     replay = ReplaySpec(**block)
     if replay.where is not None:
-        try:
-            Expression.parse(replay.where)
-        except ExpressionError as error:
-            raise SpecError(f"{origin.at('replay', 'where')}: {error}") from None
+        parsed(Expression.parse, replay.where, origin.at("replay", "where"))
     return replay

@@ -70,7 +70,7 @@ class _Mirror:
     def distributions(self) -> Mapping[str, BaseDistribution]:
         """Optuna distributions of all parameters with more than one value."""
         return {
-            p.name: p.search_distribution()
+            p.name: p.distribution(searched=True)
             for p in self._space.parameters
             if p.size is None or p.size > 1
         }
