@@ -710,8 +710,3 @@ def test_a_capture_of_cupy_ends_with_an_error_too() -> None:
     with pytest.raises(RuntimeError, match="not while capturing"):
         CupyDevice(mock).capture(work)
     assert mock.cuda.Stream.return_value.end_capture.call_count == 1
-
-
-def test_numba_has_no_graphs() -> None:
-    with pytest.raises(BenchmarkError, match="graph=True needs PyTorch, Triton or CuPy"):
-        NumbaDevice(make_mock()).capture(lambda: None)

@@ -100,12 +100,6 @@ def test_a_function_that_takes_no_time_does_not_calibrate_for_ever(clock: Clock)
     assert timer.loops == 1_000_000
 
 
-def test_an_empty_function_is_looped_by_the_real_clock_too() -> None:
-    timer = timer_of(lambda: None)
-    timer.calibrate()
-    assert timer.loops > 1
-
-
 # Samples
 
 

@@ -138,14 +138,15 @@ def test_a_level_that_keeps_its_limit_is_never_lost(statistic: str, value: float
         ("p99", 20, 2),
         ("p99.9", 1000, 2),
         ("p0", 10, 10),
+        ("error_rate", 100, 11),
     ],
 )
-def test_a_percentile_is_lost_by_so_many_and_no_fewer(
-    statistic: str, at_most: int, needed: int
-) -> None:
-    limit = make_limit(statistic)
-    assert not is_lost(limit, [2.0] * (needed - 1), at_most)
-    assert is_lost(limit, [2.0] * needed, at_most)
+def test_a_limit_is_lost_by_so_many_and_no_fewer(statistic: str, at_most: int, needed: int) -> None:
+    rate = statistic == "error_rate"
+    limit = make_limit("", 0.1, "error_rate") if rate else make_limit(statistic)
+    value = 1.0 if rate else 2.0
+    assert not is_lost(limit, [value] * (needed - 1), at_most)
+    assert is_lost(limit, [value] * needed, at_most)
 
 
 def test_a_mean_is_lost_once_the_sum_suffices_for_all() -> None:
@@ -165,12 +166,6 @@ def test_no_error_is_allowed_at_a_limit_of_zero() -> None:
     limit = make_limit("", 0.0, "error_rate")
     assert not is_lost(limit, [0.0] * 50, 50)
     assert is_lost(limit, [0.0, 1.0], 10**9)
-
-
-def test_an_error_rate_is_lost_by_its_share_of_all_requests() -> None:
-    limit = make_limit("", 0.1, "error_rate")
-    assert not is_lost(limit, [1.0] * 10, 100)
-    assert is_lost(limit, [1.0] * 11, 100)
 
 
 @pytest.mark.parametrize("statistic", [*STATISTICS, "std", "min", ""])

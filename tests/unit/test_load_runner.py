@@ -267,15 +267,6 @@ def test_no_two_requests_are_alike() -> None:
     assert len({data for _, data in sequence(None, 2000, scenario="D(16,4)")}) == 2000
 
 
-def test_a_server_sees_the_same_requests_for_the_same_seed(start: Start) -> None:
-    seen = []
-    for seed in ("0/1", "0/1", "0/2"):
-        server = start()
-        run(server, max_requests=5, seed=seed)
-        seen.append(server.last()["body"]["messages"])
-    assert seen[0] == seen[1] != seen[2]
-
-
 def test_an_address_may_have_a_path_and_credentials() -> None:
     _, data = PreparedRequests(make_job("http://u:pw@host:81/api/"), 1, "load", None).next()
     head = data.split(b"\r\n\r\n")[0]

@@ -523,11 +523,6 @@ def test_saturation_is_noted(throughputs: Sequence[float], note: str | None) -> 
     assert saturation(levels) == ([] if note is None else [note])
 
 
-def test_growing_throughput_is_no_saturation(server: Scripted, make: MakeTest) -> None:
-    test = make({"num_concurrency": [1, 4], "additional_params": SLOW})
-    assert not [note for note in test(server.url).notes if "saturated" in note]
-
-
 def test_tokens_that_are_not_as_asked_for_are_noted(server: Scripted, make: MakeTest) -> None:
     params = {
         "scripted": {"tokens": 2},

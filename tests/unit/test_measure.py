@@ -722,12 +722,6 @@ def test_it_is_said_in_a_line_and_a_line_for_each_note() -> None:
     assert all(line.startswith("  ") for line in notes)
 
 
-def test_the_result_of_measuring_reads_as_such() -> None:
-    found = measure(nap, metric="kernel_time", **QUICK)
-    assert str(found).startswith("kernel_time: median ")
-    assert " ms ± " in str(found) or " s ± " in str(found)
-
-
 def test_a_function_that_makes_its_inputs_is_asked_before_it_is_timed() -> None:
     made: list[int] = []
 
