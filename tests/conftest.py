@@ -17,6 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inner import FEW_PLUGINS
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """pytest's fixture, whose runs load few plugins."""
+    for name, value in FEW_PLUGINS.items():
+        monkeypatch.setenv(name, value)
+    return pytester
 
 
 def unavailable(engine: str, reason: str) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy.dialects.postgresql  # noqa: F401
 import yaml  # noqa: F401
 from gated import Gated
 from project import Project
+from serving import Serving
 
 import pytest_autotune.gpu.nvml  # noqa: F401 - two of it would not know each other's errors
 
@@ -26,11 +27,20 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path) -> Iterator[Project]:
     """An empty project with a study of 12 trials, half a dozen of them infeasible or wrong."""
     found = Project(tmp_path)
     found.write()
-    return found
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    """An empty project for a study of servers."""
+    found = Serving(tmp_path)
+    yield found
+    found.stop()
 
 
 @pytest.fixture

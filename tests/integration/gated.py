@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import signal
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project import kill
+from inner import Runs, Status
 
 from pytest_autotune.gate.lock.entry import LockedMetric, LockEntry, digests_of
 from pytest_autotune.gate.lock.lockfile import read_lock_file, write_lock
@@ -46,16 +44,22 @@ UNSURE = "def cost(a, seed):\n    return a * (1.2 if seed % 2 else 0.9)\n"
 
 
 @dataclass(frozen=True)
-class Gated:
-    """A repository at ``path``; ``root`` is the rootdir in it, ``folder`` where pytest is run."""
+class Gated(Runs):
+    """A repository at ``path``; ``root`` is the rootdir in it, where pytest is run."""
 
-    path: Path
     inside: str = "."
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
         return self.path / self.inside
+
+    @property
+    def folder(self) -> Path:
+        return self.root
+
+    @property
+    def log(self) -> Path:
+        return self.path.parent / "started.log"
 
     @property
     def lock_file(self) -> Path:
@@ -136,11 +140,10 @@ class Gated:
         return self.git("rev-parse", "HEAD")
 
     def environment(self, **more: str) -> dict[str, str]:
-        # Options of the outer run must not reach the inner one, nor this machine's settings git.
-        foreign = ("PYTEST_", "COV_", "TOX_", "GIT_")
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        # Settings of this machine must not reach git.
+        inherited = super().environment()
         return {
-            **inherited,
+            **{k: v for k, v in inherited.items() if not k.startswith("GIT_")},
             "TMPDIR": str(self.temporary),
             # Two versions of a file that were written within a second look alike.
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -155,37 +158,8 @@ class Gated:
             **more,
         }
 
-    def start(
-        self, *arguments: str, folder: Path | None = None, **environment: str
-    ) -> subprocess.Popen[str]:
-        """Start pytest; it is ended with the test."""
-        with (self.path.parent / "started.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:benchmark", *arguments],
-                cwd=folder or self.root,
-                env=self.environment(**environment),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
-            )
-        self.started.append(process)
-        return process
-
-    def output(self) -> str:
-        """Return what the latest run printed so far."""
-        return (self.path.parent / "started.log").read_text()
-
-    def run(
-        self, *arguments: str, status: int = 0, folder: Path | None = None, **environment: str
-    ) -> str:
-        """Run pytest to its end and return what it printed."""
-        found = self.start(*arguments, folder=folder, **environment).wait(timeout=300)
-        text = self.output()
-        assert found == status, text
-        assert "INTERNALERROR" not in text, text
-        return text
+    def run(self, *args: str, status: Status = 0, **options: Any) -> str:
+        return super().run(*args, status=status, **options)
 
     def lock(self, *arguments: str, status: int = 0, **more: Any) -> str:
         return self.run("--autotune", "--autotune-lock", *arguments, status=status, **more)
@@ -218,17 +192,6 @@ class Gated:
         files = [*made, *held]
         return [str(path) for path in files] + ["worktree"] * (trees - 1)
 
-    def stop(self) -> None:
-        """End what a test left running, because it failed."""
-        for process in self.started:
-            if process.poll() is None:
-                kill(process)
-
 
 def _user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def _heed_interrupts() -> None:
-    """Undo what a shell does to commands in the background, of which the outer run may be one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)

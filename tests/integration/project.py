@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from inner import Runs
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.spec.model import Spec
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.study import Plan, read_records
 
@@ -51,48 +48,25 @@ def test_fast(trial):
 
 
 @dataclass(frozen=True)
-class Project:
-    """A folder with one study in ``test_study.py``."""
+class Study(Runs):
+    """A folder with one study."""
 
-    path: Path
+    ALWAYS = ("--autotune",)
+
+    def records_of(self, nodeid: str, spec: Spec, storage: str | None = None) -> list[TrialRecord]:
+        plan = Plan.make(nodeid, spec, Settings(storage=storage))
+        return read_records(plan, self.path / ".pytest_cache" / "d" / "autotune")
+
+
+@dataclass(frozen=True)
+class Project(Study):
+    """A folder with one study in ``test_study.py``."""
 
     def write(
         self, spec: Mapping[str, Any] = SPEC, *, sleep: float = 0.0, module: str = MODULE
     ) -> None:
         text = module.format(spec=spec, sleep=sleep, log=str(self.path / "completed.log"))
         (self.path / "test_study.py").write_text(text)
-
-    def command(self, *args: str) -> list[str]:
-        return [sys.executable, "-m", "pytest", "-p", "no:benchmark", "--autotune", *args]
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*args),
-            cwd=self.path,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
-        with (self.path / "started.log").open("a") as log:
-            return subprocess.Popen(
-                self.command(*args),
-                cwd=self.path,
-                env={**self.environment(), **environment},
-                stdout=log,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
-            )
-
-    def environment(self) -> dict[str, str]:
-        # Options of the outer run must not reach the inner one.
-        foreign = ("PYTEST_", "COV_", "TOX_")
-        return {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
 
     def completed(self) -> list[str]:
         """Parameters of every time that a trial ran to its end, in order."""
@@ -104,22 +78,8 @@ class Project:
         self, spec: Mapping[str, Any] = SPEC, storage: str | None = None
     ) -> list[TrialRecord]:
         nodeid = "test_study.py"
-        loaded = load_inline(nodeid, spec, "test")
-        plan = Plan.make(nodeid, loaded, Settings(storage=storage))
-        return read_records(plan, self.path / ".pytest_cache" / "d" / "autotune")
+        return self.records_of(nodeid, load_inline(nodeid, spec, "test"), storage)
 
     def trials(self) -> list[tuple[str, str, float | None]]:
         """What must be equal between two runs of the same seed."""
         return [(json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records()]
-
-
-def _heed_interrupts() -> None:
-    """Undo what a shell does to commands in the background, of which the outer run may be one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a run and all its workers, as a machine's failure would."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=20)

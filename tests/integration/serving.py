@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project import Project, kill
+from project import Study
 
 SCRIPTED = Path(__file__).parent.parent / "scripted_server.py"
 MODULE = """
@@ -48,41 +47,13 @@ def process(*arguments: str, **keys: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Serving:
+class Serving(Study):
     """A folder with a study of servers."""
-
-    project: Project
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path:
-        return self.project.path
 
     def write(self, server: Mapping[str, Any], module: str = MODULE, **keys: Any) -> None:
         spec = {**SPEC, "server": server, **keys}
         (self.path / "autotune.json").write_text(json.dumps({"served": spec}))
         (self.path / "test_served.py").write_text(textwrap.dedent(module))
-
-    def run(self, *args: str, status: int | None = None, **environment: str) -> str:
-        """Run pytest to its end and return what it printed."""
-        found = self.start(*args, **environment).wait(timeout=120)
-        text = self.output()
-        assert status is None or found == status, text
-        return text
-
-    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
-        """Start pytest; it is ended with the test."""
-        self.started.append(self.project.start(*args, **environment))
-        return self.started[-1]
-
-    def stop(self) -> None:
-        """End what a test left running, because it failed."""
-        for process in self.started:
-            if process.poll() is None:
-                kill(process)
-
-    def output(self) -> str:
-        return (self.path / "started.log").read_text()
 
     def logs(self) -> str:
         """Return the logs of all servers."""

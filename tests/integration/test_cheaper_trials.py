@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from project import Project
 from serving import MODULE, SPEC, Serving, process
 
 from pytest_autotune.scoring.records import Outcome, TrialRecord
 from pytest_autotune.spec.loading import load_named
-from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan, read_records
 
 #: What every trial is measured by, unless it is cut short.
 REQUESTS = 60
 
 RACED = MODULE.replace(", race=False", "")
-
-
-@pytest.fixture
-def serving(tmp_path: Any) -> Iterator[Serving]:
-    found = Serving(Project(tmp_path))
-    yield found
-    found.stop()
 
 
 def load(**changes: Any) -> dict[str, Any]:
@@ -38,8 +27,7 @@ def write(serving: Serving, ttft: list[float], *arguments: str, **keys: Any) -> 
 
 
 def records(serving: Serving) -> list[TrialRecord]:
-    plan = Plan.make("test_served.py", load_named(serving.path, "served"), Settings())
-    return read_records(plan, serving.path / ".pytest_cache" / "d" / "autotune")
+    return serving.records_of("test_served.py", load_named(serving.path, "served"))
 
 
 def outcomes(serving: Serving) -> list[str]:

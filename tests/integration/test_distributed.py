@@ -17,9 +17,16 @@ BUDGET: int = SPEC["optimization"]["max_iterations"]
 def test_any_number_of_workers_meets_the_budget_without_repeating(
     project: Project, workers: str, strategy: str
 ) -> None:
-    result = project.run("-n", workers, "--autotune-strategy", strategy, "-W", "error")
-    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
-    assert "12 of 12" in result.stdout
+    result = project.run(
+        "-n",
+        workers,
+        "--autotune-strategy",
+        strategy,
+        "-W",
+        "error",
+        status=pytest.ExitCode.TESTS_FAILED,
+    )
+    assert "12 of 12" in result
     records = project.records()
     assert [record.number for record in records] == list(range(BUDGET))
     assert len({record.key for record in records}) == BUDGET
@@ -47,10 +54,9 @@ def test_fast(trial, server):
     trial.report({{"cost": trial.number, "mem": 1}})
 """,
     )
-    result = project.run("-n", "3")
-    assert result.returncode == pytest.ExitCode.OK, result.stdout
+    result = project.run("-n", "3", status=pytest.ExitCode.OK)
     assert len(list(project.path.glob("up-*"))) == BUDGET
-    assert f"{3 * BUDGET} passed" in result.stdout
+    assert f"{3 * BUDGET} passed" in result
 
 
 def test_no_worker_is_idle_behind_a_slow_trial(project: Project) -> None:
@@ -69,7 +75,7 @@ def test_it(trial):
 """,
     )
     result = project.run("-n", "2")
-    assert "12 of 12" in result.stdout
+    assert "12 of 12" in result
     by_worker: dict[str, int] = {}
     for path in project.path.glob("ran-*"):
         worker = path.name.split("-")[1]
@@ -98,11 +104,12 @@ def test_speed(trial):
 {speed}    trial.report({{{{"cost": trial.number, "mem": 1}}}})
 """,
     )
-    result = project.run("-n", "2")
-    assert result.returncode == pytest.ExitCode.TESTS_FAILED  # xdist reports the crash itself
-    assert "worker 'gw" in result.stdout
-    assert "1 failed" in result.stdout
-    assert "12 of 12: 12 feasible" in result.stdout
+    result = project.run(
+        "-n", "2", status=pytest.ExitCode.TESTS_FAILED
+    )  # xdist reports the crash itself
+    assert "worker 'gw" in result
+    assert "1 failed" in result
+    assert "12 of 12: 12 feasible" in result
     records = project.records()
     assert len({record.key for record in records}) == BUDGET
     assert [r.owner.attempt for r in records] == [2 if r.number == 3 else 1 for r in records]
@@ -123,7 +130,7 @@ def test_it(trial):
 """,
     )
     result = project.run("-n", "2")
-    assert "12 of 12: 12 feasible" in result.stdout
+    assert "12 of 12: 12 feasible" in result
 
 
 def test_a_bad_spec_ends_a_distributed_run_in_one_message(study: Run) -> None:
@@ -153,11 +160,11 @@ def test_progress_ends_at_one_hundred_percent(project: Project) -> None:
     first = project.run("-n", "2", "-v")
     second = project.run("-n", "2", "-v", "--autotune-trials", "15")
     for result in (first, second):
-        shown = [int(number) for number in re.findall(r"\[ *(\d+)%\]", result.stdout)]
+        shown = [int(number) for number in re.findall(r"\[ *(\d+)%\]", result)]
         assert max(shown) == 100
 
 
 def test_live_lines_come_from_every_worker(project: Project) -> None:
     result = project.run("-n", "2", "-v")
-    lines = re.findall(r"^  trial (\d+) \[a=", result.stdout, re.MULTILINE)
+    lines = re.findall(r"^  trial (\d+) \[a=", result, re.MULTILINE)
     assert sorted(map(int, lines)) == list(range(BUDGET))

@@ -14,7 +14,7 @@ from typing import Any
 
 import docker
 import pytest
-from project import Project, kill
+from inner import kill
 from serving import MODULE, SCRIPTED, Serving, eventually
 
 from pytest_autotune.serving.docker import project_digest
@@ -48,13 +48,6 @@ class Engine:
             "stop_timeout": 2,
             **keys,
         }
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Serving]:
-    found = Serving(Project(tmp_path))
-    yield found
-    found.stop()
 
 
 @pytest.fixture
@@ -213,8 +206,7 @@ def test_a_living_run_of_the_same_project_is_left_alone(serving: Serving, engine
         module = (serving.path / "test_served.py").read_text()
         path = serving.path / "test_other.py"
         path.write_text(module.replace('autotune("served")', 'autotune(spec="other.json")'))
-        result = serving.project.run("test_other.py")
-        assert result.returncode == 0, result.stdout
+        serving.run("test_other.py", status=0)
         one.reload()
         assert one.status == "running"
     finally:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from gated import MODULE, QUICK, UNSURE, Gated
-from project import kill
+from inner import kill
 from serving import SCRIPTED, eventually
 
 from pytest_autotune.gate.history import results as history

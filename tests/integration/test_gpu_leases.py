@@ -12,17 +12,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pytest
 from fake_nvml import FakeNvml, need_library
-from project import Project, kill
+from inner import Runs, Status, kill
+from project import Study
 from serving import Serving, eventually, process
 
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
 from pytest_autotune.gpu.visible import ORDER, VISIBLE, Device
+from pytest_autotune.spec.loading import load_inline
 
 USAGE: Final = int(pytest.ExitCode.USAGE_ERROR)
 #: How a message begins that ends a run, without and with workers.
@@ -33,6 +36,7 @@ PATIENCE: Final = 100.0
 HEAD: Final = """
 import json, os, time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 import pytest
 
@@ -76,38 +80,29 @@ MARK: Final[Mapping[str, Any]] = {
 }
 
 
-class Leasing:
+@dataclass(frozen=True)
+class Leasing(Study):
     """A folder with one study that leases, and what it did."""
 
-    def __init__(self, path: Path, locks: Path, log: Path) -> None:
-        path.mkdir(exist_ok=True)
-        self.project = Project(path)
-        self.path = path
-        self.locks = locks
-        self._log = log
-        self.mark: Mapping[str, Any] = MARK
+    locks: Path
+    entry_log: Path
+    mark: dict[str, Any] = field(default_factory=lambda: dict(MARK))
 
     def write(self, body: str = SIMPLE, **mark: Any) -> None:
-        self.mark = {**MARK, **mark}
+        self.mark.clear()
+        self.mark.update({**MARK, **mark})
         head = HEAD.format(
-            mark=self.mark, locks=str(self.locks), log=str(self._log), patience=PATIENCE
+            mark=self.mark, locks=str(self.locks), log=str(self.entry_log), patience=PATIENCE
         )
         (self.path / "test_study.py").write_text(head + textwrap.dedent(body))
 
-    def run(self, *args: str, status: int | None = 0) -> str:
-        done = self.project.run(*args)
-        text = done.stdout + done.stderr
-        assert status is None or done.returncode == status, text
-        assert "INTERNALERROR" not in text
-        return text
-
-    def output(self) -> str:
-        return (self.path / "started.log").read_text()
+    def run(self, *args: str, status: Status = 0, **options: Any) -> str:
+        return super().run(*args, status=status, **options)
 
     def entries(self) -> list[dict[str, Any]]:
-        if not self._log.exists():
+        if not self.entry_log.exists():
             return []
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [json.loads(line) for line in self.entry_log.read_text().splitlines()]
 
     def finished(self) -> list[dict[str, Any]]:
         """What other plugins were told of trials, on whatever machine the run believed to be."""
@@ -116,7 +111,7 @@ class Leasing:
 
     def records(self) -> Any:
         spec = {key: value for key, value in self.mark.items() if key != "gpus"}
-        return self.project.records(spec)
+        return self.records_of("test_study.py", load_inline("test_study.py", spec, "test"))
 
 
 Make: TypeAlias = Callable[..., Leasing]
@@ -132,8 +127,18 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def make(tmp_path: Path, locks: Path) -> Make:
-    return lambda name="one": Leasing(tmp_path / name, locks, tmp_path / "log")
+def make(tmp_path: Path, locks: Path) -> Iterator[Make]:
+    """Make folders of studies by name; what runs in them ends with the test."""
+    made = []
+
+    def folder(name: str = "one") -> Leasing:
+        (tmp_path / name).mkdir(exist_ok=True)
+        made.append(Leasing(tmp_path / name, locks, tmp_path / "log"))
+        return made[-1]
+
+    yield folder
+    for each in made:
+        each.stop()
 
 
 @pytest.fixture
@@ -141,16 +146,6 @@ def one(make: Make) -> Leasing:
     found = make()
     found.write()
     return found
-
-
-@pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[str]]]:
-    """Runs that are killed with the test."""
-    runs: list[subprocess.Popen[str]] = []
-    yield runs
-    for run in runs:
-        if run.poll() is None:
-            kill(run)
 
 
 @contextmanager
@@ -210,12 +205,13 @@ def test_workers_prefer_what_is_theirs(one: Leasing) -> None:
     assert disjoint(one.entries())
 
 
-def test_two_runs_never_share_a_gpu(make: Make, started: list[subprocess.Popen[str]]) -> None:
+def test_two_runs_never_share_a_gpu(make: Make) -> None:
     both = [make("one"), make("two")]
     for each, arguments in zip(both, [(), ("-n", "2")], strict=True):
         each.write()
-        started.append(each.project.start(*arguments))
-    for each, run in zip(both, started, strict=True):
+        each.start(*arguments)
+    for each in both:
+        (run,) = each.started
         assert run.wait(timeout=PATIENCE) == 0, each.output()
         assert "12 of 12" in each.output()
     entries = both[0].entries()
@@ -228,7 +224,7 @@ def test_two_runs_never_share_a_gpu(make: Make, started: list[subprocess.Popen[s
 
 
 def test_what_a_killed_run_held_goes_to_who_waits(
-    make: Make, started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VISIBLE, "0")
     first, second = make("first"), make("second")
@@ -243,16 +239,16 @@ def test_it(trial, gpu):
 """
     )
     second.write()
-    started.append(first.project.start())
+    holder = first.start()
     eventually((first.path / "holding").exists, PATIENCE)
-    started.append(second.project.start())
+    waiter = second.start()
     told = "autotune: waiting for GPU: GPU 0 is held by pid "
     eventually(lambda: told in second.output(), PATIENCE)
-    assert f"{told}{started[0].pid} " in second.output()
+    assert f"{told}{holder.pid} " in second.output()
     assert "test_study.py, trial 2)" in second.output()
     assert len(second.entries()) == 2
-    kill(started[0])
-    assert started[1].wait(timeout=PATIENCE) == 0, second.output()
+    kill(holder)
+    assert waiter.wait(timeout=PATIENCE) == 0, second.output()
     assert "12 of 12" in second.output()
     # What it was at is run again, the rest is not.
     text = first.run()
@@ -279,15 +275,15 @@ def test_a_run_waits_for_so_long_and_loses_no_trial(one: Leasing, workers: str) 
 
 
 def test_waiting_does_not_count_against_the_time_limit_of_a_trial(
-    one: Leasing, started: list[subprocess.Popen[str]]
+    one: Leasing,
 ) -> None:
     limit = {**MARK["optimization"], "timeout_per_iteration": 20, "max_iterations": 1}
     one.write(optimization=limit)
     with held("0", "1"):
-        started.append(one.project.start())
+        run = one.start()
         eventually(lambda: "waiting for GPU" in one.output(), PATIENCE)
         time.sleep(1.5)
-    assert started[0].wait(timeout=PATIENCE) == 0, one.output()
+    assert run.wait(timeout=PATIENCE) == 0, one.output()
     (record,) = one.records()
     assert re.search(r"waited \S+ \w+ for GPUs, all trials together", one.output())
     assert record.outcome.value == "feasible"
@@ -518,16 +514,11 @@ def test_workers_are_as_many_as_ever_without_gpus_or_without_studies(
         .replace('assert gpu.visible == os.environ["CUDA_VISIBLE_DEVICES"]', "")
     )
     (one.path / "test_plain.py").write_text("def test_plain(): pass\n")
-    command = [sys.executable, "-m", "pytest", "-n", "auto", "-p", "no:benchmark"]
 
     def count(*args: str) -> str:
-        done = subprocess.run(
-            [*command, *args], cwd=one.path, env=one.project.environment(),
-            capture_output=True, text=True, check=False, timeout=PATIENCE,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = WORKERS.search(done.stdout)
-        assert found is not None, done.stdout
+        text = Runs(one.path).run("-n", "auto", *args, status=0)
+        found = WORKERS.search(text)
+        assert found is not None, text
         return found[1]
 
     ever = count("-p", "no:autotune", "test_plain.py")
@@ -555,14 +546,6 @@ def test_answers(trial, inference_server):
     print("test sees", os.environ["CUDA_VISIBLE_DEVICES"])
     trial.report({"mean_ttft": 1.0})
 """
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Serving]:
-    (tmp_path / "serving").mkdir()
-    found = Serving(Project(tmp_path / "serving"))
-    yield found
-    found.stop()
 
 
 def server(**keys: Any) -> dict[str, Any]:

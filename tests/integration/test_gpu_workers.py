@@ -54,12 +54,11 @@ def test_workers_see_their_gpus_before_any_code_of_the_tests_runs(
         "worker = os.environ.get('PYTEST_XDIST_WORKER', 'controller')\n"
         "pathlib.Path(f'seen-{worker}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
     )
-    result = gpus.run("-n", "3")
-    assert result.returncode == pytest.ExitCode.OK, result.stdout + result.stderr
+    result = gpus.run("-n", "3", status=pytest.ExitCode.OK)
     seen = {path.name: path.read_text() for path in gpus.path.glob("seen-gw*")}
     # The third sees one, too, as all must collect the same; it uses it in turns.
     assert seen == {"seen-gw0": "4", "seen-gw1": "5", "seen-gw2": "4"}
-    assert "gw2 has no GPU of its own, and takes turns with the others" in result.stdout
+    assert "gw2 has no GPU of its own, and takes turns with the others" in result
     assert set((gpus.path / "used.log").read_text().split()) <= {"4", "5"}
 
 
@@ -71,9 +70,8 @@ def test_modules_that_skip_themselves_without_a_gpu_are_collected_by_every_worke
         'if not os.environ["CUDA_VISIBLE_DEVICES"]: pytest.skip("no GPU", allow_module_level=True)'
     )
     write(gpus, prelude=prelude)
-    result = gpus.run("-n", "2")
-    assert result.returncode == pytest.ExitCode.OK, result.stdout + result.stderr
-    assert "4 of 4: 4 feasible" in result.stdout
+    result = gpus.run("-n", "2", status=pytest.ExitCode.OK)
+    assert "4 of 4: 4 feasible" in result
 
 
 def test_waiting_for_ones_own_workers_is_not_limited(
@@ -81,10 +79,9 @@ def test_waiting_for_ones_own_workers_is_not_limited(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     write(gpus, seconds=1.0)
-    result = gpus.run("-n", "3", "--autotune-gpu-timeout", "1s")
-    assert result.returncode == pytest.ExitCode.OK, result.stdout + result.stderr
-    assert "4 of 4: 4 feasible" in result.stdout
-    assert re.search(r"waited \S+ s for GPUs, all trials together", result.stdout)
+    result = gpus.run("-n", "3", "--autotune-gpu-timeout", "1s", status=pytest.ExitCode.OK)
+    assert "4 of 4: 4 feasible" in result
+    assert re.search(r"waited \S+ s for GPUs, all trials together", result)
 
 
 def test_a_number_of_workers_that_the_user_has_set_is_kept(

@@ -7,22 +7,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project, kill
+from inner import kill
 from serving import MODULE, SPEC, Serving, eventually, is_running, process
 
 HEADLINE = re.compile(r"trial 0: (server [^:]*|image missing[^:]*):")
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Serving]:
-    found = Serving(Project(tmp_path))
-    yield found
-    found.stop()
 
 
 def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: Serving) -> None:

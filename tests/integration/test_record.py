@@ -124,7 +124,7 @@ def test_a_parameter_may_have_the_name_of_a_load_level(
 def test_trials_of_earlier_sessions_are_recorded_too(project: Project, workers: list[str]) -> None:
     project.run("--autotune-trials", "5")
     result = project.run("--autotune-record", "r.csv", *workers)
-    assert "recorded 12 trials in r.csv\n" in result.stdout
+    assert "recorded 12 trials in r.csv\n" in result
     assert len(rows(project.path / "r.csv")) == 12
     assert not list(project.path.glob(".r.csv*"))
     # A finished study can be recorded afterwards.
@@ -134,9 +134,9 @@ def test_trials_of_earlier_sessions_are_recorded_too(project: Project, workers: 
     project.write(module="import pytest\npytestmark = pytest.mark.autotune(**{spec!r})\n"
                   "def test_it(trial): raise RuntimeError\n")  # fmt: skip
     again = project.run("--autotune-replay", "r.csv", *workers)
-    best = [line for line in result.stdout.splitlines() if line.startswith(" " * 9 + "cost ")]
+    best = [line for line in result.splitlines() if line.startswith(" " * 9 + "cost ")]
     assert best
-    assert best[0] in again.stdout
+    assert best[0] in again
     assert project.trials(), SPEC
 
 
@@ -192,6 +192,5 @@ def test_it(trial):
     trial.report({{"cost": 1, "mem": 1}})
 """
     )
-    result = project.run("--autotune-record", "r.csv")
-    assert result.returncode == pytest.ExitCode.INTERRUPTED
+    project.run("--autotune-record", "r.csv", status=pytest.ExitCode.INTERRUPTED)
     assert len(rows(project.path / "r.csv")) == 2

@@ -238,11 +238,10 @@ def test_workers_replay_each_point_once(project: Project, by: str) -> None:
     project.write(spec, module="import pytest\npytestmark = pytest.mark.autotune(**{spec!r})\n"
                   "def test_it(trial, nothing): raise RuntimeError\n")  # fmt: skip
     option = ["--autotune-replay", "recorded.csv"] if by == "option" else []
-    result = project.run("-n", "2", "-W", "error", *option)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "12 passed" in result.stdout
-    assert result.stdout.count("autotune: test_study.py, replayed from recorded.csv: noth") == 1
-    assert "trials   12 of 12: 12 feasible" in result.stdout
+    result = project.run("-n", "2", "-W", "error", *option, status=0)
+    assert "12 passed" in result
+    assert result.count("autotune: test_study.py, replayed from recorded.csv: noth") == 1
+    assert "trials   12 of 12: 12 feasible" in result
 
 
 def test_what_cannot_be_replayed_ends_the_run_before_it_begins(replay: Study) -> None:
@@ -324,4 +323,4 @@ def test_without_a_replay_nothing_of_it_is_imported(project: Project) -> None:
         "import sys\ndef pytest_unconfigure():\n"
         "    print([name for name in sys.modules if name.startswith('pytest_autotune.replay')])\n"
     )
-    assert project.run("-s").stdout.rstrip().endswith("[]")
+    assert project.run("-s").rstrip().endswith("[]")

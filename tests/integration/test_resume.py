@@ -7,7 +7,8 @@ import random
 import time
 
 import pytest
-from project import SPEC, Project, kill
+from inner import kill
+from project import SPEC, Project
 
 BUDGET: int = SPEC["optimization"]["max_iterations"]
 
@@ -16,8 +17,7 @@ BUDGET: int = SPEC["optimization"]["max_iterations"]
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, float | None]]:
     project = Project(tmp_path_factory.mktemp("whole"))
     project.write()
-    result = project.run()
-    assert result.returncode == 1, result.stdout
+    project.run(status=1)
     return project.trials()
 
 
@@ -42,8 +42,7 @@ def test_a_killed_serial_run_resumes_to_the_same_trials(
     _kill_at_random(project, seed)
     before = [record for record in project.records() if record.finished]
     ran_before = len(project.completed())
-    result = project.run()
-    assert result.returncode in (0, 1), result.stdout + result.stderr
+    project.run(status=(0, 1))
     after = project.records()
     assert after[: len(before)] == before
     assert project.trials() == uninterrupted
@@ -60,8 +59,7 @@ def test_a_killed_parallel_run_loses_nothing_and_repeats_nothing(
     _kill_at_random(project, seed, "-n", "2")
     before = {r.number: r for r in project.records() if r.finished}
     ran_before = len(project.completed())
-    result = project.run("-n", "2")
-    assert result.returncode in (0, 1), result.stdout + result.stderr
+    project.run("-n", "2", status=(0, 1))
     after = project.records()
     assert {r.number: r for r in after if r.number in before} == before
     assert [record.finished for record in after] == [True] * BUDGET
@@ -86,15 +84,13 @@ def test_it(trial):
     trial.report({{"cost": 1.0, "mem": 1}})
 """,
     )
-    first = project.run()
-    assert first.returncode == pytest.ExitCode.INTERRUPTED
-    assert "1 interrupted, to be run again" in first.stdout
-    assert "run again to resume" in first.stdout
+    first = project.run(status=pytest.ExitCode.INTERRUPTED)
+    assert "1 interrupted, to be run again" in first
+    assert "run again to resume" in first
     interrupted = project.records()[2]
     assert (interrupted.finished, interrupted.owner.attempt) == (False, 0)
-    second = project.run()
-    assert second.returncode == pytest.ExitCode.OK
-    assert "12 of 12" in second.stdout
+    second = project.run(status=pytest.ExitCode.OK)
+    assert "12 of 12" in second
     assert [record.owner.attempt for record in project.records()] == [1] * BUDGET
 
 
@@ -110,8 +106,8 @@ def test_it(trial):
 """,
     )
     for _ in range(3):
-        assert project.run().returncode == -9
-    assert project.run().returncode == pytest.ExitCode.OK
+        project.run(status=-9)
+    project.run(status=pytest.ExitCode.OK)
     records = project.records()
     assert [record.outcome.value for record in records].count("feasible") == BUDGET - 1
     assert records[1].outcome.value == "failed"
@@ -119,16 +115,15 @@ def test_it(trial):
 
 
 def test_a_finished_study_is_not_run_again_until_asked_for(project: Project) -> None:
-    assert project.run().returncode == 1
-    again = project.run()
-    assert again.returncode == pytest.ExitCode.OK
-    assert "no tests ran" in again.stdout
-    assert "12 of 12" in again.stdout
-    assert "12 of them in earlier runs" in again.stdout
+    project.run(status=1)
+    again = project.run(status=pytest.ExitCode.OK)
+    assert "no tests ran" in again
+    assert "12 of 12" in again
+    assert "12 of them in earlier runs" in again
     more = project.run("--autotune-trials", "14")
-    assert "14 of 14" in more.stdout
+    assert "14 of 14" in more
     fresh = project.run("--autotune-fresh")
-    assert "earlier runs" not in fresh.stdout
+    assert "earlier runs" not in fresh
     assert len(project.completed()) > BUDGET
 
 
@@ -138,8 +133,8 @@ def test_a_changed_space_starts_a_new_study_and_says_why(project: Project) -> No
     changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}
     project.write(changed)
     result = project.run()
-    assert "a new study was started, because this changed: space (parameters), slo" in result.stdout
-    assert "12 of 12" in result.stdout
+    assert "a new study was started, because this changed: space (parameters), slo" in result
+    assert "12 of 12" in result
     assert len(project.records(changed)) == BUDGET
 
 
@@ -148,7 +143,7 @@ def test_a_changed_test_module_is_pointed_out(project: Project) -> None:
     text = (project.path / "test_study.py").read_text()
     (project.path / "test_study.py").write_text(text + "# changed\n")
     result = project.run()
-    assert "the test module changed since this study began" in result.stdout
+    assert "the test module changed since this study began" in result
 
 
 def test_a_damaged_log_keeps_everything_before_the_damage(project: Project) -> None:
@@ -157,10 +152,9 @@ def test_a_damaged_log_keeps_everything_before_the_damage(project: Project) -> N
     lines = journal.read_bytes().splitlines(keepends=True)
     middle = len(lines) // 2
     journal.write_bytes(b"".join([*lines[:middle], b'{"op_code": 5, gar\n', *lines[middle:]]))
-    result = project.run()
-    assert result.returncode in (0, 1)
-    assert f"line {middle + 1} of the trial log was damaged" in result.stdout
-    assert "12 of 12" in result.stdout
+    result = project.run(status=(0, 1))
+    assert f"line {middle + 1} of the trial log was damaged" in result
+    assert "12 of 12" in result
     damaged = json.loads(lines[0])
     assert damaged["op_code"] == 0
     (saved,) = journal.parent.glob("*.damaged-1")
@@ -172,6 +166,6 @@ def test_a_log_cut_off_in_mid_line_is_mended(project: Project) -> None:
     (journal,) = project.path.glob(".pytest_cache/d/autotune/*/trials.journal")
     journal.write_bytes(journal.read_bytes()[:-7])
     result = project.run()
-    assert "of the trial log was damaged" in result.stdout
-    assert "12 of 12" in result.stdout
+    assert "of the trial log was damaged" in result
+    assert "12 of 12" in result
     assert len({record.key for record in project.records()}) == BUDGET

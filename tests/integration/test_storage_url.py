@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from project import SPEC, Project, kill
+from inner import kill
+from project import SPEC, Project
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -48,14 +49,14 @@ def test_it(trial):
 
 def test_the_password_is_shown_nowhere(project: Project, storage: str) -> None:
     result = project.run("--autotune-storage", storage, "-v", "--junitxml=out.xml")
-    assert "12 of 12" in result.stdout
-    everything = result.stdout + result.stderr + (project.path / "out.xml").read_text()
+    assert "12 of 12" in result
+    everything = result + (project.path / "out.xml").read_text()
     for path in project.path.rglob("*"):
         if path.is_file() and path.suffix != ".db":
             everything += path.read_text(errors="replace")
     assert "s3cr3t-word" not in everything
     again = project.run("--autotune-storage", storage)
-    assert "12 of them in earlier runs" in again.stdout
+    assert "12 of them in earlier runs" in again
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -81,13 +82,11 @@ def test_it(trial):
     )
     (project.path / "url").write_text(postgres_url)
     args = ("--autotune-storage", postgres_url, "-n", workers, "-W", "error")
-    result = project.run(*args)
-    everything = result.stdout + result.stderr
-    assert result.returncode == pytest.ExitCode.USAGE_ERROR, everything
+    everything = project.run(*args, status=pytest.ExitCode.USAGE_ERROR)
     assert "lost the connection to the study's database" in everything
     assert "INTERNALERROR" not in everything
     assert "Traceback" not in everything
     assert "s3cr3t-word" not in everything
-    assert project.run(*args).returncode == pytest.ExitCode.OK
+    project.run(*args, status=pytest.ExitCode.OK)
     records = project.records(storage=postgres_url)
     assert [record.finished for record in records] == [True] * 12

@@ -47,27 +47,27 @@ def first_trial(output: str) -> str:
 def test_what_is_pinned_is_tried_first(here: Project, options: tuple[str, ...]) -> None:
     pin(here, {"a": 4, "b": 7, "c": "x"})
     result = here.run("-v", "--autotune-trials", "4", *options)
-    assert "[a=4 b=7 c=x]" in first_trial(result.stdout), result.stdout
-    assert "warm start: a configuration that did well before came first" in result.stdout
+    assert "[a=4 b=7 c=x]" in first_trial(result), result
+    assert "warm start: a configuration that did well before came first" in result
 
 
 def test_what_is_pinned_and_no_longer_valid_is_moved(here: Project) -> None:
     pin(here, {"a": 6, "b": 99, "gone": 1})
     result = here.run("-v", "--autotune-trials", "1")
-    assert "[a=6 b=5 c=x]" in first_trial(result.stdout)
+    assert "[a=6 b=5 c=x]" in first_trial(result)
 
 
 def test_a_broken_lock_file_is_said_and_does_no_harm(here: Project) -> None:
     (here.path / "autotune.lock.json").write_text("{")
     result = here.run("--autotune-trials", "2")
-    assert "no warm start: autotune.lock.json: not valid JSON" in result.stdout
-    assert "trials   2 of 2" in result.stdout
+    assert "no warm start: autotune.lock.json: not valid JSON" in result
+    assert "trials   2 of 2" in result
 
 
 def test_a_changed_study_begins_with_the_best_of_before(here: Project) -> None:
     here.run("--autotune-trials", "10")
     here.write({**SPEC, "slo": [{"metric": "mem", "max": 19}]})
     result = here.run("-v", "--autotune-trials", "2")
-    assert "warm start: 2 configurations that did well before came first" in result.stdout
+    assert "warm start: 2 configurations that did well before came first" in result
     fresh = here.run("-v", "--autotune-trials", "2", "--autotune-fresh")
-    assert "warm start" not in fresh.stdout
+    assert "warm start" not in fresh
