@@ -9,6 +9,7 @@ import io
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -18,6 +19,15 @@ from pathlib import Path
 
 import pytest
 from inner import FEW_PLUGINS
+
+# Tests start many small processes; threads for matrix products only make them slower to start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Let what tests start heed interrupts, which a shell's commands in the background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ class Gated(Runs):
         self.write("kernel.py", KERNEL.format(cost=cost))
 
     def pin(
-        self, *nodeids: str, cost: float = 1.0, spec: str = "kernel", a: int = 1, **other: Any
+        self, *nodeids: str, cost: float = 1.0, spec: str = "kernel", a: float = 1, **other: Any
     ) -> None:
         """Pin studies of one spec in the lock file, as locking here would."""
         entries = dict(read_lock_file(self.lock_file).entries) if self.lock_file.exists() else {}

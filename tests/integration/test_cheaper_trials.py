@@ -120,7 +120,8 @@ def test_who_wants_to_know_measures_to_the_end(serving: Serving, call: str, poli
 
 
 def test_better_ones_are_never_pruned(serving: Serving) -> None:
-    write(serving, [0.04, 0.03, 0.02, 0.01, 0.005], benchmark=load(num_concurrency=[1, 8]))
+    block = load(num_concurrency=[1, 8], max_requests_per_iteration=40)
+    write(serving, [0.04, 0.03, 0.02, 0.01, 0.005], benchmark=block)
     serving.run(status=0)
     assert outcomes(serving) == ["feasible"] * 5
 

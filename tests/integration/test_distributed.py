@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
 import pytest
+from inner import INSTALLED_PLUGINS
 from project import SPEC, Project
 
 Run = Callable[..., pytest.RunResult]
 BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
-@pytest.mark.parametrize("workers", ["0", "1", "2", "8"])
-@pytest.mark.parametrize("strategy", ["auto", "random", "bayesian", "grid_search"])
+#: Every strategy and almost every number of workers; all of their pairs are slow.
+QUICK = [("0", "auto"), ("1", "random"), ("2", "bayesian"), ("2", "grid_search")]
+PAIRS = itertools.product(["0", "1", "2", "8"], ["auto", "random", "bayesian", "grid_search"])
+
+
+@pytest.mark.parametrize(
+    ("workers", "strategy"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS],
+)
 def test_any_number_of_workers_meets_the_budget_without_repeating(
     project: Project, workers: str, strategy: str
 ) -> None:
@@ -156,15 +165,14 @@ def test_ordinary_tests_are_distributed_as_ever(study: Run, pytester: pytest.Pyt
     assert set(other) == {"gw0", "gw1"}
 
 
-def test_progress_ends_at_one_hundred_percent(project: Project) -> None:
-    first = project.run("-n", "2", "-v")
+def test_live_lines_come_from_every_worker_and_progress_ends_at_one_hundred_percent(
+    project: Project,
+) -> None:
+    # As users run it, with all plugins that are installed.
+    first = project.run("-n", "2", "-v", **INSTALLED_PLUGINS)
+    lines = re.findall(r"^  trial (\d+) \[a=", first, re.MULTILINE)
+    assert sorted(map(int, lines)) == list(range(BUDGET))
     second = project.run("-n", "2", "-v", "--autotune-trials", "15")
     for result in (first, second):
         shown = [int(number) for number in re.findall(r"\[ *(\d+)%\]", result)]
         assert max(shown) == 100
-
-
-def test_live_lines_come_from_every_worker(project: Project) -> None:
-    result = project.run("-n", "2", "-v")
-    lines = re.findall(r"^  trial (\d+) \[a=", result, re.MULTILINE)
-    assert sorted(map(int, lines)) == list(range(BUDGET))

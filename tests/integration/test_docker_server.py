@@ -171,7 +171,7 @@ def wait_for_load(serving: Serving, engine: Engine) -> None:
     eventually(lambda: "listening" in serving.logs() and engine.containers(), 40)
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["serial", "workers"])
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
 def test_after_a_kill_the_next_run_removes_ours_and_only_ours(
     serving: Serving, engine: Engine, workers: list[str]
 ) -> None:

@@ -17,6 +17,7 @@ from inner import kill
 from serving import SCRIPTED, eventually
 
 from pytest_autotune.gate.history import results as history
+from pytest_autotune.gate.lock.lockfile import LockedMetric
 from pytest_autotune.study.environment import fingerprint
 
 STRICT = ("-W", "error", "--strict-markers", "--strict-config")
@@ -97,7 +98,37 @@ def properties(path: Path) -> dict[str, dict[str, str]]:
 # Against a revision
 
 
-def test_a_slower_a_faster_and_an_equal_kernel_are_told_apart(tmp_path: Path) -> None:
+def says_slower(gated: Gated, first: str) -> str:
+    """Compare with the first revision; check what is said of a regression, and return it."""
+    text = decided(gated, first, status=1)
+    assert re.search(r"regressed: .*: worse by more than 3 %", text)
+    assert "gate     REGRESSED" in text
+    assert f'against  {first} = {first[:7]} "first", ' in text
+    assert "FAILED test_kernel.py::gate" in text
+    assert re.search(r"\d pairs of launches in \d", text)
+    assert re.search(r"^  test_kernel.py \(kernel\): 1 pair of launches$", text, re.MULTILINE)
+    return text
+
+
+def says_faster(gated: Gated, first: str) -> str:
+    """Compare with the first revision; check what is said of an improvement, and return it."""
+    text = decided(gated, first, status=0)
+    assert "gate     improved" in text
+    assert re.search(r": better by more than 3 %", text)
+    assert "hint     to pin what is there now: pytest --autotune --autotune-lock" in text
+    return text
+
+
+def test_a_slower_a_faster_and_an_equal_kernel_are_told_apart(gated: Gated) -> None:
+    first = gated.git("rev-parse", "HEAD")
+    commit_cost(gated, "1.1")
+    assert "cost 1 → 1.1, ×1.100 (20 %: 1.100 to 1.100): worse by" in says_slower(gated, first)
+    commit_cost(gated, "0.7")
+    assert "×0.700 (20 %: 0.700 to 0.700): better by" in says_faster(gated, first)
+
+
+@pytest.mark.slow
+def test_kernels_are_told_apart_by_their_real_times(tmp_path: Path) -> None:
     gated = Gated(tmp_path / "repository")
     gated.init()
     gated.spec(
@@ -128,26 +159,17 @@ def test_a_slower_a_faster_and_an_equal_kernel_are_told_apart(tmp_path: Path) ->
     first = gated.commit("first")
     write_kernel(132_000)
     gated.commit("slower by 10 %")
-    slower = decided(gated, first, status=1)
     verdict = r"p50_e2e_latency \S+ .s → \S+ .s, ×1\.\d{3} \(90 %: 1\.\d{3} to 1\.\d{3}\)"
-    assert re.search(rf"regressed: {verdict}: worse by more than 3 %", slower)
-    assert "gate     REGRESSED" in slower
-    assert f'against  {first} = {first[:7]} "first", ' in slower
-    assert "FAILED test_kernel.py::gate" in slower
-    assert re.search(r"\d pairs of launches in \d", slower)
-    assert re.search(r"^  test_kernel.py \(kernel\): 1 pair of launches$", slower, re.MULTILINE)
+    assert re.search(rf"regressed: {verdict}: worse by", says_slower(gated, first))
     write_kernel(84_000)
     gated.commit("faster by 30 %")
-    faster = decided(gated, first, status=0)
-    assert "gate     improved" in faster
-    assert re.search(r"×0\.\d{3} \(90 %: .*\): better by more than 3 %", faster)
-    assert "hint     to pin what is there now: pytest --autotune --autotune-lock" in faster
+    assert re.search(r"×0\.\d{3} \(90 %: .*\): better by", says_faster(gated, first))
     gated.write("README", "Nothing of consequence.\n")
     gated.commit("no-op")
     assert "gate     improved" in decided(gated, first, status=0)
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize("workers", [["-n", "2"], pytest.param([], marks=pytest.mark.slow)])
 def test_each_study_is_compared_by_itself_beside_ordinary_tests(
     gated: Gated, workers: list[str]
 ) -> None:
@@ -338,8 +360,8 @@ def test_what_is_not_committed_is_measured(gated: Gated) -> None:
 @pytest.mark.parametrize(
     ("inside", "folder", "arguments"),
     [
-        ("services/one", ".", []),
-        ("services/one", "tests", []),
+        pytest.param("services/one", ".", [], marks=pytest.mark.slow),
+        pytest.param("services/one", "tests", [], marks=pytest.mark.slow),
         (".", "tests", ["test_kernel.py", "-c", "../pytest.ini"]),
         ("services/one", "../..", ["services/one/tests", "--rootdir", "services/one"]),
     ],
@@ -385,8 +407,15 @@ def test_a_time_limit_ends_a_comparison_undecided(gated: Gated) -> None:
     assert "the time was up" in text
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, ["-n", "2"]),
+        (signal.SIGTERM, []),
+        pytest.param(signal.SIGINT, [], marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, ["-n", "2"], marks=pytest.mark.slow),
+    ],
+)
 def test_an_ended_run_leaves_nothing_behind(
     gated: Gated, number: signal.Signals, workers: list[str]
 ) -> None:
@@ -464,7 +493,8 @@ def remember(gated: Gated, *costs: float) -> None:
 
 def test_a_regression_from_the_baseline_is_called_once_the_machine_is_known(gated: Gated) -> None:
     assert "the gate has no results yet" in gated.run("--autotune-history")
-    for seen in (1, 2, 3):
+    remember(gated, 1.0)
+    for seen in (2, 3):
         text = gated.gate()
         assert "gate     passed" in text
         assert "against  what was locked on 2020-01-31, 5 launches in " in text
@@ -545,7 +575,12 @@ def test_without_a_cache_the_gate_works_and_keeps_nothing(gated: Gated) -> None:
 # Serving
 
 
-def test_a_slower_server_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "gate",
+    [QUICK, pytest.param({"alpha": 0.1, "power": 0.8, "max_launches": 6}, marks=pytest.mark.slow)],
+    ids=["quick", "sure"],
+)
+def test_a_slower_server_is_found(tmp_path: Path, gate: Mapping[str, Any]) -> None:
     gated = Gated(tmp_path / "repository")
     gated.init()
     server: Mapping[str, Any] = {
@@ -553,7 +588,7 @@ def test_a_slower_server_is_found(tmp_path: Path) -> None:
         "startup_timeout": 20,
     }
     gated.spec(
-        {"alpha": 0.1, "power": 0.8, "max_launches": 6},
+        gate,
         server=server,
         parameters={"a": [0.001]},
         optimization={"objective": "minimize_ttft", "strategy": "grid_search"},
@@ -589,7 +624,8 @@ def test_a_slower_server_is_found(tmp_path: Path) -> None:
         """,
     )
     gated.write("delay.py", "TTFT = 0.05\n")
-    gated.lock()
+    known = LockedMetric(median=0.05, low=0.05, high=0.05, launches=3)
+    gated.pin(a=0.001, objective="minimize_ttft", metric="mean_ttft", metrics={"mean_ttft": known})
     gated.commit("first")
     gated.write("delay.py", "TTFT = 0.065\n")
     text = gated.compare("HEAD", status=1)

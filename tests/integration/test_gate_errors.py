@@ -10,6 +10,8 @@ import pytest
 from gated import QUICK, Gated
 
 Edit = Callable[[dict[str, Any]], object]
+#: That a mistake ends a run with workers in one message, too, other tests here show quickly.
+WORKERS = [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)]
 
 
 def assert_usage_error(text: str, *parts: str) -> None:
@@ -38,7 +40,7 @@ def test_there_is_no_lock_file(gated: Gated) -> None:
         ('{"version": 1, "studies": 3}', "autotune.lock.json: /studies: "),
     ],
 )
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_damaged_lock_file(gated: Gated, content: str, message: str, workers: list[str]) -> None:
     gated.lock_file.write_bytes(content.encode("latin-1"))
     assert_usage_error(gated.gate(*workers, status=4), message)
@@ -71,7 +73,7 @@ MISFITS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_lock_file_for_another_spec(gated: Gated, misfit: str, workers: list[str]) -> None:
     edit, message = MISFITS[misfit]
     gated.edit_lock(edit)

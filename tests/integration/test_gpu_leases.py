@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
 from pytest_autotune.gpu.visible import ORDER, VISIBLE, Device
 from pytest_autotune.spec.loading import load_inline
 
+SLOW: Final = pytest.mark.slow
 USAGE: Final = int(pytest.ExitCode.USAGE_ERROR)
 #: How a message begins that ends a run, without and with workers.
 SAID: Final = "(?m:^)(?:ERROR|autotune):"
@@ -292,8 +294,15 @@ def test_waiting_does_not_count_against_the_time_limit_of_a_trial(
 # None, and too few
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("visible", ["", "-1"])
+@pytest.mark.parametrize(
+    ("visible", "workers"),
+    [
+        ("", "2"),
+        ("-1", "0"),
+        pytest.param("", "0", marks=SLOW),
+        pytest.param("-1", "2", marks=SLOW),
+    ],
+)
 def test_without_a_gpu_the_fixture_ends_the_run_before_any_trial(
     one: Leasing, monkeypatch: pytest.MonkeyPatch, workers: str, visible: str
 ) -> None:
@@ -315,21 +324,23 @@ def test_every_trial_has_as_many_gpus_as_are_marked(one: Leasing) -> None:
     assert [entry["visible"] for entry in one.entries()] == ["0,1"] * 3
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+#: How a need is said, with how many workers, and whether a cheap check without a GPU comes first.
+NEEDS: Final = list(itertools.product(["marker", "layout"], ["0", "2"], [False, True]))
+QUICK_NEEDS: Final = [("marker", "0", True), ("layout", "2", False), ("layout", "0", True)]
+
+
 @pytest.mark.parametrize(
-    "mark",
-    [
-        {"gpus": "tp", "parameters": {"tp": [1, 2, 4]}},
-        {"parallel_config": {"tp": [1, 2, 4]}, "parameters": {}},
-    ],
-    ids=["marker", "layout"],
+    ("said", "workers", "checked"),
+    [pytest.param(*need, marks=[] if need in QUICK_NEEDS else SLOW) for need in NEEDS],
 )
-@pytest.mark.parametrize("check", ["", "def test_check(trial):\n    pass\n"], ids=["", "checked"])
 def test_what_needs_more_gpus_than_there_are_is_left_out(
-    one: Leasing, mark: dict[str, Any], workers: str, check: str
+    one: Leasing, said: str, workers: str, *, checked: bool
 ) -> None:
-    # A cheap check before it needs no GPU, and changes nothing.
-    one.write(check + SIMPLE, **mark)
+    check = "def test_check(trial):\n    pass\n" if checked else ""
+    if said == "marker":
+        one.write(check + SIMPLE, gpus="tp", parameters={"tp": [1, 2, 4]})
+    else:
+        one.write(check + SIMPLE, parallel_config={"tp": [1, 2, 4]}, parameters={})
     text = one.run("-n", workers)
     assert "2 of 2: 2 feasible" in text
     assert re.search(
@@ -354,7 +365,7 @@ def test_a_study_is_the_same_whichever_of_its_tests_are_selected(one: Leasing) -
     assert "no tests ran" in text
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=SLOW)])
 def test_a_need_that_cannot_be_met_is_said_before_anything_runs(one: Leasing, workers: str) -> None:
     one.write(gpus=3)
     text = one.run("-n", workers, status=USAGE)
@@ -477,9 +488,9 @@ def test_it(trial, gpu):
     [
         ("0,1,2,3", {"tp": [2]}, 2),
         ("0,1,2,3", {"tp": [1, 2], "pp": [2, 4]}, 1),
-        ("0,1,2,3", {"tp": [1, 4, 8]}, 1),
-        ("0,1,2", {}, 3),
-        ("3,2,1", {"tp": [2]}, 1),
+        pytest.param("0,1,2,3", {"tp": [1, 4, 8]}, 1, marks=SLOW),
+        pytest.param("0,1,2", {}, 3, marks=SLOW),
+        pytest.param("3,2,1", {"tp": [2]}, 1, marks=SLOW),
     ],
 )
 def test_there_is_a_worker_for_each_lease(

@@ -29,7 +29,7 @@ def elsewhere(entry: dict[str, Any]) -> None:
     entry["fingerprint"]["cpu"] = "Z80"
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize("workers", [["-n", "2"], pytest.param([], marks=pytest.mark.slow)])
 def test_the_best_of_every_study_is_pinned_and_again_changes_nothing(
     gated: Gated, workers: list[str]
 ) -> None:
@@ -76,8 +76,9 @@ def test_what_holds_no_more_when_measured_again_is_not_pinned(gated: Gated) -> N
     assert not gated.lock_file.exists()
 
 
-@pytest.mark.parametrize("content", ["{", '{"version": 1, "studies": {"x": 3}}'])
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize(
+    ("content", "workers"), [("{", ["-n", "2"]), ('{"version": 1, "studies": {"x": 3}}', [])]
+)
 def test_a_damaged_lock_file_is_refused_before_any_trial(
     gated: Gated, content: str, workers: list[str]
 ) -> None:

@@ -120,7 +120,7 @@ def test_a_parameter_may_have_the_name_of_a_load_level(
     assert incumbent(pytester) == incumbent(pytester, "test_study.py")
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])
 def test_trials_of_earlier_sessions_are_recorded_too(project: Project, workers: list[str]) -> None:
     project.run("--autotune-trials", "5")
     result = project.run("--autotune-record", "r.csv", *workers)

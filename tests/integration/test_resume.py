@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from typing import Any
 
 import pytest
 from inner import kill
@@ -34,7 +35,15 @@ def _kill_at_random(project: Project, seed: int, *args: str) -> None:
     kill(process)
 
 
-@pytest.mark.parametrize("seed", range(20))
+def kill_points(first: int) -> list[Any]:
+    """Return seeds of 20 moments at which a run is killed, of which all but three are slow."""
+    return [
+        pytest.param(first + number, marks=pytest.mark.slow if number >= 3 else [])
+        for number in range(20)
+    ]
+
+
+@pytest.mark.parametrize("seed", kill_points(0))
 def test_a_killed_serial_run_resumes_to_the_same_trials(
     project: Project, uninterrupted: list[tuple[str, str, float | None]], seed: int
 ) -> None:
@@ -51,7 +60,7 @@ def test_a_killed_serial_run_resumes_to_the_same_trials(
     assert not ran_again & finished
 
 
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("seed", kill_points(100))
 def test_a_killed_parallel_run_loses_nothing_and_repeats_nothing(
     project: Project, seed: int
 ) -> None:

@@ -15,6 +15,9 @@ def storage(request: pytest.FixtureRequest, project: Project) -> str:
     return url
 
 
+@pytest.mark.parametrize(
+    "storage", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"], indirect=True
+)
 def test_two_sessions_share_one_budget(project: Project, storage: str) -> None:
     project.write(
         module="""
@@ -59,7 +62,7 @@ def test_the_password_is_shown_nowhere(project: Project, storage: str) -> None:
     assert "12 of them in earlier runs" in again
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_database_that_goes_away_ends_the_run_and_loses_nothing(
     project: Project, postgres_url: str, workers: str
 ) -> None:

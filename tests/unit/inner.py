@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 #: Variables with which pytest loads only this plugin and xdist, and what each run starts inherits.
 FEW_PLUGINS: Final[Mapping[str, str]] = {
@@ -21,7 +21,7 @@ FEW_PLUGINS: Final[Mapping[str, str]] = {
     "PYTEST_ADDOPTS": "-p autotune -p xdist",
 }
 #: Variables with which pytest loads what is installed, as it does for users.
-INSTALLED_PLUGINS: Final[Mapping[str, str]] = {
+INSTALLED_PLUGINS: Final[Mapping[str, Any]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "",
     # It warns under xdist, and warnings are errors in many inner runs.
     "PYTEST_ADDOPTS": "-p no:benchmark",
@@ -73,7 +73,6 @@ class Runs:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
             )
         self.started.append(process)
         return process
@@ -102,11 +101,6 @@ class Runs:
         for process in self.started:
             if process.poll() is None:
                 kill(process)
-
-
-def _heed_interrupts() -> None:
-    """Undo what a shell does to commands in the background, of which the outer run may be one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -33,6 +33,9 @@ def most(trials: int, probability: float) -> int:
     return successes
 
 
+SLOW = pytest.mark.slow
+
+
 def steps(*levels: tuple[int, float], noise: float = 0.02, seed: int = 0) -> list[float]:
     """Return levels of so many values each, in noise of this share."""
     random = np.random.default_rng([14, seed])
@@ -59,9 +62,9 @@ def energy(left: Array, right: Array) -> float:
     "draw",
     [
         pytest.param(lambda r: np.exp(r.normal(0, 0.02, 60)), id="normal"),
-        pytest.param(lambda r: np.exp(0.02 * r.standard_t(2, 60)), id="heavy-tailed"),
-        pytest.param(lambda r: r.lognormal(0, 1.5, 60), id="skewed"),
-        pytest.param(lambda r: r.choice([1.0, 1.1], 60), id="two-valued"),
+        pytest.param(lambda r: np.exp(0.02 * r.standard_t(2, 60)), id="heavy-tailed", marks=SLOW),
+        pytest.param(lambda r: r.lognormal(0, 1.5, 60), id="skewed", marks=SLOW),
+        pytest.param(lambda r: r.choice([1.0, 1.1], 60), id="two-valued", marks=SLOW),
         pytest.param(lambda r: np.exp(r.normal(0, 0.02, 14)), id="few"),
     ],
 )

@@ -77,7 +77,9 @@ def test_the_binomial_limit_is_one() -> None:
 # --- the error over all looks ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pairs", "paths"), [(10, 4000), (27, 2000)])
+@pytest.mark.parametrize(
+    ("pairs", "paths"), [(10, 4000), pytest.param(27, 2000, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("noise", [normal, cauchy, two_scales])
 def test_looking_after_every_pair_errs_no_more_often_than_asked_for(
     noise: Noise, pairs: int, paths: int

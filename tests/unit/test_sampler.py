@@ -375,7 +375,7 @@ def spikes(rng: np.random.Generator, count: int) -> Array:
     )
 
 
-@pytest.mark.parametrize("width", [0.02, 0.05])
+@pytest.mark.parametrize("width", [pytest.param(0.02, marks=pytest.mark.slow), 0.05])
 @pytest.mark.parametrize(
     "draw",
     [

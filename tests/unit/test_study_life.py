@@ -330,6 +330,11 @@ def _compete(plan: Plan, directory: Path, session: str) -> None:
     study.close()
 
 
+@pytest.mark.parametrize(
+    "storage",
+    ["journal", "postgres", pytest.param("sqlite", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_competing_processes_share_one_budget_exactly(
     storage: str | None, make_plan: MakePlan, tmp_path: Path
 ) -> None:
