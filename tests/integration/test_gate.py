@@ -17,7 +17,7 @@ from inner import kill
 from serving import SCRIPTED, eventually
 
 from pytest_autotune.gate.history import results as history
-from pytest_autotune.gate.lock.lockfile import LockedMetric
+from pytest_autotune.gate.lock.entry import LockedMetric
 from pytest_autotune.study.environment import fingerprint
 
 STRICT = ("-W", "error", "--strict-markers", "--strict-config")

@@ -61,7 +61,7 @@ def test_a_soft_violation_worsens_the_score_in_either_direction(
     assert missed.value == met.value
 
 
-def test_fault_1_a_hard_violation_is_infeasible_and_not_an_infinite_score() -> None:
+def test_a_hard_violation_is_infeasible_and_not_an_infinite_score() -> None:
     metrics = {"mean_total_throughput": 9e9, "p99_ttft": 50.0}
     result = evaluate(metrics, [], make_slo(TTFT), THROUGHPUT)
     assert not result.compliance.feasible
@@ -71,7 +71,7 @@ def test_fault_1_a_hard_violation_is_infeasible_and_not_an_infinite_score() -> N
 
 
 @pytest.mark.parametrize("metrics", [{}, {"other": 1.0}, {"cost": math.nan}, {"cost": math.inf}])
-def test_fault_10_a_feasible_trial_without_its_objective_is_a_mistake_in_the_test(
+def test_a_feasible_trial_without_its_objective_is_a_mistake_in_the_test(
     metrics: Mapping[str, float],
 ) -> None:
     with pytest.raises(MissingMetricError, match="needs") as caught:
@@ -99,7 +99,7 @@ def test_an_infeasible_trial_without_its_objective_has_no_score() -> None:
 
 
 @pytest.mark.parametrize("policy", ["all", "filter", "max"])
-def test_fault_12_an_slo_on_a_metric_that_nobody_reported_fails_closed(policy: LevelPolicy) -> None:
+def test_an_slo_on_a_metric_that_nobody_reported_fails_closed(policy: LevelPolicy) -> None:
     slo = make_slo(TTFT, make_bound("error_rate", 0.01, hard=True), levels=policy)
     with_levels = evaluate({"cost": 1.0}, three_levels(0.1, 0.2), slo, COST)
     without = evaluate({"cost": 1.0}, [], slo, COST)
@@ -121,7 +121,7 @@ def test_what_the_trial_reports_itself_wins_over_the_aggregate() -> None:
     assert evaluate({"mean_e2e_latency": 9.0}, levels, make_slo(), LATENCY).value == 9.0
 
 
-def test_fault_15_by_default_one_failing_level_makes_the_trial_infeasible() -> None:
+def test_by_default_one_failing_level_makes_the_trial_infeasible() -> None:
     result = evaluate({"cost": 1.0}, three_levels(0.1, 0.2, 4.0), make_slo(TTFT), COST)
     assert not result.compliance.feasible
     (broken,) = result.compliance.results
@@ -129,7 +129,7 @@ def test_fault_15_by_default_one_failing_level_makes_the_trial_infeasible() -> N
     assert result.dropped == ()
 
 
-def test_fault_15_a_collapse_at_the_highest_load_does_not_beat_holding_it() -> None:
+def test_a_collapse_at_the_highest_load_does_not_beat_holding_it() -> None:
     throughput = {"mean_total_throughput": (100.0, 200.0, 5.0)}
     steady = {"mean_total_throughput": (50.0, 60.0, 70.0)}
     collapsing = evaluate({}, three_levels(0.1, 0.2, 9.0, **throughput), make_slo(TTFT), THROUGHPUT)
@@ -138,7 +138,7 @@ def test_fault_15_a_collapse_at_the_highest_load_does_not_beat_holding_it() -> N
     assert holding.compliance.feasible
 
 
-def test_fault_15_a_dropped_level_is_named_by_the_filter_policy() -> None:
+def test_a_dropped_level_is_named_by_the_filter_policy() -> None:
     levels = three_levels(0.1, 0.2, 4.0, mean_e2e_latency=(1.0, 3.0, 100.0))
     result = evaluate({}, levels, make_slo(TTFT, levels="filter"), LATENCY)
     assert result.compliance.feasible
@@ -193,7 +193,7 @@ def test_the_max_policy_without_any_level_has_no_objective() -> None:
         evaluate({"p99_ttft": 0.1, "cost": 1.0}, [], make_slo(TTFT, levels="max"), COST)
 
 
-def test_fault_12_a_level_that_lacks_a_metric_of_the_others_fails_closed() -> None:
+def test_a_level_that_lacks_a_metric_of_the_others_fails_closed() -> None:
     levels = [make_level(1, p99_ttft=0.1), make_level(2, p50_ttft=0.1)]
     result = evaluate({"cost": 1.0}, levels, make_slo(TTFT), COST)
     assert not result.compliance.feasible

@@ -133,6 +133,6 @@ def test_the_first_reported_name_counts() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_fault_12_a_reported_nan_is_not_passed_over_for_another_name(value: float) -> None:
+def test_a_reported_nan_is_not_passed_over_for_another_name(value: float) -> None:
     metrics = {"error_rate": value, "mean_error_rate": 0.0}
     assert lookup(metrics, ["error_rate", "mean_error_rate"]) is None

@@ -92,7 +92,7 @@ def test_lower_is_better_inside_and_the_users_sign_comes_back(value: float) -> N
         ("Minimize_Latency", "minimize_latency"),
     ],
 )
-def test_fault_9_a_misspelt_objective_is_an_error_naming_the_nearest(typo: str, meant: str) -> None:
+def test_a_misspelt_objective_is_an_error_naming_the_nearest(typo: str, meant: str) -> None:
     with pytest.raises(OptionError) as caught:
         Objective.parse(typo)
     message = str(caught.value)
@@ -103,6 +103,6 @@ def test_fault_9_a_misspelt_objective_is_an_error_naming_the_nearest(typo: str, 
 @pytest.mark.parametrize(
     "name", ["", ":", "minimize", "minimize:", "minimize:  ", "max:x", "minimise:x", ":x", "xyzzy"]
 )
-def test_fault_9_what_is_no_objective_never_scores(name: str) -> None:
+def test_what_is_no_objective_never_scores(name: str) -> None:
     with pytest.raises(OptionError, match="unknown objective"):
         Objective.parse(name)

@@ -37,7 +37,7 @@ def judged(number: int, objective: Objective, metrics: dict[str, float]) -> Tria
 
 
 @pytest.mark.parametrize("objective", ["minimize:x", "maximize:x"])
-def test_faults_1_and_7_feasible_comes_before_infeasible_by_amount_before_crashed(
+def test_feasible_comes_before_infeasible_by_amount_before_crashed(
     objective: str,
 ) -> None:
     goal = Objective.parse(objective)
@@ -61,7 +61,7 @@ def test_faults_1_and_7_feasible_comes_before_infeasible_by_amount_before_crashe
     score=st.floats(-MAX_SCORE, MAX_SCORE),
     violation=st.floats(min_value=1e-9, max_value=1e12),
 )
-def test_fault_7_no_score_is_worse_than_an_infeasible_trial(score: float, violation: float) -> None:
+def test_no_score_is_worse_than_an_infeasible_trial(score: float, violation: float) -> None:
     feasible = make_record(0, outcome=Outcome.FEASIBLE, score=score)
     infeasible = make_record(1, outcome=Outcome.INFEASIBLE, score=-MAX_SCORE, violation=violation)
     crashed = make_record(2, outcome=Outcome.FAILED, score=-MAX_SCORE)
@@ -69,7 +69,7 @@ def test_fault_7_no_score_is_worse_than_an_infeasible_trial(score: float, violat
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.FEASIBLE])
-def test_fault_1_only_a_feasible_trial_can_be_the_best(outcome: Outcome) -> None:
+def test_only_a_feasible_trial_can_be_the_best(outcome: Outcome) -> None:
     other = make_record(0, outcome=outcome, score=-math.inf)
     assert incumbent([other]) is None
     modest = make_record(1, score=1e6)

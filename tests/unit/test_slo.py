@@ -53,7 +53,7 @@ def test_the_ratio_is_the_share_of_the_threshold_by_which_it_is_missed(
 @given(threshold=finite, actual=finite, upper=st.booleans())
 @example(threshold=0.0, actual=0.001, upper=True)
 @example(threshold=-1.7e308, actual=1.7e308, upper=True)
-def test_fault_5_every_ratio_is_finite_and_positive_only_for_a_miss(
+def test_every_ratio_is_finite_and_positive_only_for_a_miss(
     threshold: float, actual: float, *, upper: bool
 ) -> None:
     ratio = violation_ratio(make_bound("x", threshold, upper=upper), actual)
@@ -75,14 +75,14 @@ def test_what_is_met_costs_nothing(ratio: float) -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(ratio=st.floats(1e-15, 1e-6), weight=weights, steepness=st.floats(1e-3, 10))
-def test_fault_6_an_infinitesimal_miss_costs_infinitesimally_little(
+def test_an_infinitesimal_miss_costs_infinitesimally_little(
     ratio: float, weight: float, steepness: float
 ) -> None:
     slope = weight / steepness
     assert soft_penalty(ratio, weight, steepness) <= slope * ratio * 1.01
 
 
-def test_fault_6_a_millionth_of_a_second_too_much_does_not_double_the_score() -> None:
+def test_a_millionth_of_a_second_too_much_does_not_double_the_score() -> None:
     bound = make_bound("p50_e2e_latency", 2.0)
     at, past = (check_bound(bound, {"p50_e2e_latency": x}, 0.1).penalty for x in (2.0, 2.000001))
     assert at == 0.0
@@ -121,13 +121,13 @@ def test_the_penalty_is_continuous_where_the_exponential_is_continued(steepness:
     steepness=st.floats(min_value=0, exclude_min=True, max_value=1e3),
 )
 @example(ratio=MAX_RATIO, weight=1.0, steepness=5e-324)
-def test_fault_5_the_penalty_never_overflows(ratio: float, weight: float, steepness: float) -> None:
+def test_the_penalty_never_overflows(ratio: float, weight: float, steepness: float) -> None:
     penalty = soft_penalty(ratio, weight, steepness)
     assert math.isfinite(penalty)
     assert penalty >= 0.0
 
 
-def test_fault_5_eighty_seconds_against_one_is_a_large_number() -> None:
+def test_eighty_seconds_against_one_is_a_large_number() -> None:
     result = check_bound(make_bound("mean_ttft", 1.0), {"mean_ttft": 80.0}, 0.1)
     assert result.severity is Severity.SEVERE
     assert 1e20 < result.penalty < math.inf
@@ -223,9 +223,7 @@ REPORTED = {
     ],
 )
 @pytest.mark.parametrize("how", ["missing", "nan", "inf", "-inf"])
-def test_fault_12_a_metric_that_was_not_reported_fails_closed(
-    slo: Any, metric: str, how: str
-) -> None:
+def test_a_metric_that_was_not_reported_fails_closed(slo: Any, metric: str, how: str) -> None:
     bounds = make_spec(parameters={"a": [1]}, slo=slo).slo
     metrics = dict(REPORTED) if how == "missing" else {**REPORTED, metric: float(how)}
     compliance = check(bounds, metrics)

@@ -184,9 +184,7 @@ def test_another_seed_gives_other_trials(name: str) -> None:
 
 @by_strategy
 @by_space
-def test_faults_3_and_4_a_study_resumed_from_json_goes_on_as_if_never_interrupted(
-    name: str, kind: str
-) -> None:
+def test_a_study_resumed_from_json_goes_on_as_if_never_interrupted(name: str, kind: str) -> None:
     space = space_of(kind)
     whole = search(strategy_for(name, space, n_initial_random=3), 10, varied)
     kept = [replace(record, params=json.loads(json.dumps(record.params))) for record in whole[:6]]

@@ -312,7 +312,7 @@ def test_a_trial_is_written_before_it_runs_and_is_small(
     before = journal.stat().st_size
     for number in range(5):
         _finish(study, _claim(study), cost=float(number))
-    # Reference fault 16: state rewritten whole, 379 KB after 50 trials.
+    # A state that is rewritten whole would come to 379 KB after 50 trials.
     assert (journal.stat().st_size - before) / 5 < 3000
 
 

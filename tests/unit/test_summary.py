@@ -185,7 +185,7 @@ def test_a_live_line_says_how_a_trial_ended_and_how_it_stands() -> None:
     assert "failed: no reason given" in trial_line(failed(4, " \n"), None)
 
 
-def test_fault_15_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
+def test_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
     best = feasible(0, 0.25, dropped=["8", "16"])
     assert "(levels 8, 16 dropped)" in trial_line(best, best)
     lines = list(render(make_summary([best])))
