@@ -65,12 +65,18 @@ def study(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
 
 
 @pytest.fixture
-def gated(tmp_path: Path) -> Iterator[Gated]:
-    """A repository whose first commit pins a=1 with a cost of 1."""
+def repository(tmp_path: Path) -> Iterator[Gated]:
+    """A repository without a commit, whose best configuration is a=1."""
     found = Gated(tmp_path / "repository")
     found.init()
-    found.pin()
-    found.commit("first")
     yield found
     found.stop()
     assert found.leftovers() == []
+
+
+@pytest.fixture
+def gated(repository: Gated) -> Gated:
+    """A repository whose first commit pins a=1 with a cost of 1."""
+    repository.pin()
+    repository.commit("first")
+    return repository

@@ -26,24 +26,25 @@ SPEC: Mapping[str, Any] = {
     "optimization": {"objective": "minimize:cost", "max_iterations": 12, "n_initial_random": 4},
     "slo": [{"metric": "mem", "max": 20}],
 }
-MODULE = """
-import os, pathlib, time
+HEAD = """
+import os, pathlib, signal, time
 import pytest
 
 pytestmark = pytest.mark.autotune(**{spec!r})
 
 
+"""
+MODULE = """
 def test_correct(trial):
     assert trial.params["a"] != 6
 
 
 def test_fast(trial):
-    time.sleep({sleep})
+    time.sleep(SLEEP)
     a, b, c = trial.params["a"], trial.params["b"], trial.params["c"]
-    log = pathlib.Path({log!r})
-    with log.open("a") as file:
-        file.write(f"{{a}} {{b}} {{c}} {{os.getpid()}}\\n")
-    trial.report({{"cost": (a - 3) ** 2 + abs(b - 5) + (c == "x"), "mem": a * b}})
+    with pathlib.Path("completed.log").open("a") as file:
+        file.write(f"{a} {b} {c} {os.getpid()}\\n")
+    trial.report({"cost": (a - 3) ** 2 + abs(b - 5) + (c == "x"), "mem": a * b})
 """
 
 
@@ -63,9 +64,9 @@ class Project(Study):
     """A folder with one study in ``test_study.py``."""
 
     def write(
-        self, spec: Mapping[str, Any] = SPEC, *, sleep: float = 0.0, module: str = MODULE
+        self, module: str = MODULE, spec: Mapping[str, Any] = SPEC, *, sleep: float = 0.0
     ) -> None:
-        text = module.format(spec=spec, sleep=sleep, log=str(self.path / "completed.log"))
+        text = HEAD.format(spec=spec) + module.replace("SLEEP", str(sleep))
         (self.path / "test_study.py").write_text(text)
 
     def completed(self) -> list[str]:

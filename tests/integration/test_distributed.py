@@ -43,14 +43,10 @@ def test_any_number_of_workers_meets_the_budget_without_repeating(
 
 
 def test_each_trial_stays_whole_on_one_worker(project: Project) -> None:
-    project.write(
-        module="""
-import os, pathlib, time, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
-
+    project.write("""
 @pytest.fixture(scope="module")
 def server(trial):
-    pathlib.Path(f"up-{{trial.number}}-{{os.getpid()}}").touch(exist_ok=False)
+    pathlib.Path(f"up-{trial.number}-{os.getpid()}").touch(exist_ok=False)
     return os.getpid()
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -60,29 +56,24 @@ def test_correct(trial, server, size):
 def test_fast(trial, server):
     time.sleep(0.02)
     assert server == os.getpid()
-    trial.report({{"cost": trial.number, "mem": 1}})
-""",
-    )
+    trial.report({"cost": trial.number, "mem": 1})
+""")
     result = project.run("-n", "3", status=pytest.ExitCode.OK)
     assert len(list(project.path.glob("up-*"))) == BUDGET
     assert f"{3 * BUDGET} passed" in result
 
 
 def test_no_worker_is_idle_behind_a_slow_trial(project: Project) -> None:
-    project.write(
-        module="""
-import os, pathlib, time, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
 def test_it(trial):
     here = pathlib.Path()
     limit = time.monotonic() + 60
     # The first trial takes as long as all others together.
     while trial.number == 0 and len(list(here.glob("ran-*"))) < 11 and time.monotonic() < limit:
         time.sleep(0.01)
-    (here / f"ran-{{os.getpid()}}-{{trial.number}}").touch()
-    trial.report({{"cost": trial.number, "mem": 1}})
-""",
-    )
+    (here / f"ran-{os.getpid()}-{trial.number}").touch()
+    trial.report({"cost": trial.number, "mem": 1})
+""")
     result = project.run("-n", "2")
     assert "12 of 12" in result
     by_worker: dict[str, int] = {}
@@ -97,11 +88,7 @@ def test_it(trial):
 def test_a_crashed_workers_trial_is_run_again(project: Project, tests: int) -> None:
     check = "def test_check(trial): crash(trial)\n" if tests == 2 else ""
     speed = "" if tests == 2 else "    crash(trial)\n"
-    project.write(
-        module=f"""
-import os, pathlib, signal, pytest
-pytestmark = pytest.mark.autotune(**{{spec!r}})
-
+    project.write(f"""
 def crash(trial):
     marker = pathlib.Path("crashed")
     if trial.number == 3 and not marker.exists():
@@ -110,9 +97,8 @@ def crash(trial):
 
 {check}
 def test_speed(trial):
-{speed}    trial.report({{{{"cost": trial.number, "mem": 1}}}})
-""",
-    )
+{speed}    trial.report({{"cost": trial.number, "mem": 1}})
+""")
     result = project.run(
         "-n", "2", status=pytest.ExitCode.TESTS_FAILED
     )  # xdist reports the crash itself
@@ -125,19 +111,15 @@ def test_speed(trial):
 
 
 def test_a_crash_in_the_last_trial_is_made_good_by_a_waiting_worker(project: Project) -> None:
-    project.write(
-        module="""
-import os, pathlib, signal, time, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
 def test_it(trial):
     marker = pathlib.Path("crashed")
     if trial.number == 11 and not marker.exists():
         marker.touch()
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
-    trial.report({{"cost": trial.number, "mem": 1}})
-""",
-    )
+    trial.report({"cost": trial.number, "mem": 1})
+""")
     result = project.run("-n", "2")
     assert "12 of 12: 12 feasible" in result
 

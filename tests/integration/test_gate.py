@@ -128,9 +128,8 @@ def test_a_slower_a_faster_and_an_equal_kernel_are_told_apart(gated: Gated) -> N
 
 
 @pytest.mark.slow
-def test_kernels_are_told_apart_by_their_real_times(tmp_path: Path) -> None:
-    gated = Gated(tmp_path / "repository")
-    gated.init()
+def test_kernels_are_told_apart_by_their_real_times(repository: Gated) -> None:
+    gated = repository
     gated.spec(
         {"alpha": 0.05, "max_launches": 20},
         optimization={"objective": "minimize_latency", "strategy": "grid_search"},
@@ -580,9 +579,8 @@ def test_without_a_cache_the_gate_works_and_keeps_nothing(gated: Gated) -> None:
     [QUICK, pytest.param({"alpha": 0.1, "power": 0.8, "max_launches": 6}, marks=pytest.mark.slow)],
     ids=["quick", "sure"],
 )
-def test_a_slower_server_is_found(tmp_path: Path, gate: Mapping[str, Any]) -> None:
-    gated = Gated(tmp_path / "repository")
-    gated.init()
+def test_a_slower_server_is_found(repository: Gated, gate: Mapping[str, Any]) -> None:
+    gated = repository
     server: Mapping[str, Any] = {
         "command": [sys.executable, "server.py", "--port", "{port}", "--itl", "{a}"],
         "startup_timeout": 20,
@@ -632,4 +630,3 @@ def test_a_slower_server_is_found(tmp_path: Path, gate: Mapping[str, Any]) -> No
     ratio = re.search(r"regressed: \w*ttft \S+ ms → \S+ ms, ×(1\.\d+) .*worse by more", text)
     assert ratio is not None, text
     assert 1.2 < float(ratio[1]) < 1.4
-    assert gated.leftovers() == []

@@ -175,8 +175,7 @@ def disjoint(entries: list[dict[str, Any]]) -> bool:
 
 
 def test_workers_never_share_a_gpu_and_those_without_one_say_so(one: Leasing) -> None:
-    one.write(
-        """
+    one.write("""
 def test_it(trial, gpu):
     with using(trial, gpu.devices):
         # So that three workers have a trial at least, and one of them none of the two GPUs.
@@ -184,8 +183,7 @@ def test_it(trial, gpu):
         time.sleep(0.05)
     assert gpu.count == 1
     trial.report({"cost": trial.number})
-"""
-    )
+""")
     text = one.run("-n", "4", "-W", "error")
     assert "12 of 12" in text
     entries = one.entries()
@@ -230,16 +228,14 @@ def test_what_a_killed_run_held_goes_to_who_waits(
 ) -> None:
     monkeypatch.setenv(VISIBLE, "0")
     first, second = make("first"), make("second")
-    first.write(
-        """
+    first.write("""
 def test_it(trial, gpu):
     with using(trial, gpu.devices):
         if trial.number == 2 and not Path("holding").exists():
             Path("holding").touch()
             time.sleep(600)
     trial.report({"cost": trial.number})
-"""
-    )
+""")
     second.write()
     holder = first.start()
     eventually((first.path / "holding").exists, PATIENCE)

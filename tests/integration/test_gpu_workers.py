@@ -17,18 +17,13 @@ SPEC: dict[str, Any] = {
     "optimization": {"objective": "minimize:cost", "strategy": "grid_search"},
 }
 MODULE = """
-import os, pathlib, time
-import pytest
-
 PRELUDE
-pytestmark = pytest.mark.autotune(**{spec!r})
-
 
 def test_it(trial, gpu):
     time.sleep(SECONDS)
     with pathlib.Path("used.log").open("a") as log:
-        log.write(f"{{os.environ['CUDA_VISIBLE_DEVICES']}}\\n")
-    trial.report({{"cost": trial.params["a"]}})
+        log.write(f"{os.environ['CUDA_VISIBLE_DEVICES']}\\n")
+    trial.report({"cost": trial.params["a"]})
 """
 
 
@@ -41,7 +36,7 @@ def gpus(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def write(project: Project, *, prelude: str = "", seconds: float = 0.05) -> None:
     module = MODULE.replace("PRELUDE", prelude).replace("SECONDS", str(seconds))
-    project.write(SPEC, module=module)
+    project.write(module, SPEC)
 
 
 def test_workers_see_their_gpus_before_any_code_of_the_tests_runs(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +13,10 @@ STUDY = "test_kernel.py (kernel)"
 
 
 @pytest.fixture
-def gated(tmp_path: Path) -> Iterator[Gated]:
+def gated(repository: Gated) -> Gated:
     """A repository without a lock file, whose best configuration is a=1."""
-    found = Gated(tmp_path / "repository")
-    found.init()
-    found.commit("first")
-    yield found
-    found.stop()
-    assert found.leftovers() == []
+    repository.commit("first")
+    return repository
 
 
 def elsewhere(entry: dict[str, Any]) -> None:

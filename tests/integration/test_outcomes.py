@@ -11,12 +11,10 @@ SLO = [{"metric": "mem", "max": 2}]
 
 
 def test_feasible_trials_pass_and_the_best_is_shown(study: Run) -> None:
-    result = study(
-        """
+    result = study("""
         def test_it(trial):
             trial.report({"cost": abs(trial.params["a"] - 3) + 0.5})
-        """
-    )
+        """)
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
@@ -282,8 +280,7 @@ def test_patience_ends_a_study_in_which_nothing_improves(study: Run) -> None:
 
 
 def test_plain_pytest_skips_a_study(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         import pytest
         pytestmark = pytest.mark.autotune("no such spec")
 
@@ -293,8 +290,7 @@ def test_plain_pytest_skips_a_study(pytester: pytest.Pytester) -> None:
 
         def test_it(trial):
             raise AssertionError
-        """
-    )
+        """)
     result = pytester.runpytest_inprocess("-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*tuning study: runs with --autotune"])
@@ -302,15 +298,13 @@ def test_plain_pytest_skips_a_study(pytester: pytest.Pytester) -> None:
 
 def test_other_tests_run_beside_a_study_as_ever(study: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_other="def test_other(): pass")
-    result = study(
-        """
+    result = study("""
         def test_without_a_trial():
             pass
 
         def test_it(trial):
             trial.report({"cost": 1})
-        """
-    )
+        """)
     result.assert_outcomes(passed=6)
 
 
@@ -323,8 +317,7 @@ def test_a_trial_outside_a_study_is_an_error(pytester: pytest.Pytester) -> None:
 
 
 def test_a_module_fixture_lives_as_long_as_its_trial(study: Run) -> None:
-    result = study(
-        """
+    result = study("""
         events = []
 
         @pytest.fixture(scope="module")
@@ -341,25 +334,21 @@ def test_a_module_fixture_lives_as_long_as_its_trial(study: Run) -> None:
             trial.report({"cost": 1})
             if trial.params["a"] == 4:
                 assert events == ["up 1", "down 1", "up 2", "down 2", "up 3", "down 3", "up 4"]
-        """
-    )
+        """)
     assert result.ret == pytest.ExitCode.OK
 
 
 def test_finished_trials_reach_other_plugins(study: Run, pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        """
+    pytester.makeconftest("""
         def pytest_autotune_trial_finished(config, study, trial):
             print(f"heard {study} {trial.number} {trial.outcome.value} {trial.value}")
-        """
-    )
+        """)
     result = study("def test_it(trial): trial.report({'cost': trial.params['a']})", "-s")
     result.stdout.fnmatch_lines(["*heard test_study.py 3 feasible 4.0*"])
 
 
 def test_another_plugin_can_offer_a_strategy(study: Run, pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        """
+    pytester.makeconftest("""
         class Last:
             def __init__(self, context):
                 self.space = context.space
@@ -373,8 +362,7 @@ def test_another_plugin_can_offer_a_strategy(study: Run, pytester: pytest.Pytest
 
         def pytest_autotune_make_strategy(config, name, context):
             return Last(context) if name == "last" else None
-        """
-    )
+        """)
     result = study(
         "def test_it(trial): trial.report({'cost': trial.params['a']})",
         "-v",

@@ -131,8 +131,7 @@ def test_trials_of_earlier_sessions_are_recorded_too(project: Project, workers: 
     (project.path / "r.csv").unlink()
     result = project.run("--autotune-record", "r.csv", *workers)
     assert len(rows(project.path / "r.csv")) == 12
-    project.write(module="import pytest\npytestmark = pytest.mark.autotune(**{spec!r})\n"
-                  "def test_it(trial): raise RuntimeError\n")  # fmt: skip
+    project.write("def test_it(trial): raise RuntimeError\n")
     again = project.run("--autotune-replay", "r.csv", *workers)
     best = [line for line in result.splitlines() if line.startswith(" " * 9 + "cost ")]
     assert best
@@ -181,16 +180,11 @@ def test_nothing_finished_is_no_recording(study: Study, pytester: pytest.Pyteste
 
 
 def test_an_interrupted_run_records_what_it_has(project: Project) -> None:
-    project.write(
-        module="""
-import pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
-
+    project.write("""
 def test_it(trial):
     if trial.number == 2:
         raise KeyboardInterrupt
-    trial.report({{"cost": 1, "mem": 1}})
-"""
-    )
+    trial.report({"cost": 1, "mem": 1})
+""")
     project.run("--autotune-record", "r.csv", status=pytest.ExitCode.INTERRUPTED)
     assert len(rows(project.path / "r.csv")) == 2

@@ -235,8 +235,7 @@ def test_workers_replay_each_point_once(project: Project, by: str) -> None:
     }
     if by == "spec":
         spec["replay"] = {"file": "recorded.csv"}
-    project.write(spec, module="import pytest\npytestmark = pytest.mark.autotune(**{spec!r})\n"
-                  "def test_it(trial, nothing): raise RuntimeError\n")  # fmt: skip
+    project.write("def test_it(trial, nothing): raise RuntimeError\n", spec)
     option = ["--autotune-replay", "recorded.csv"] if by == "option" else []
     result = project.run("-n", "2", "-W", "error", *option, status=0)
     assert "12 passed" in result
@@ -293,8 +292,7 @@ def test_classes_and_functions_are_studies_that_can_be_replayed(
     pytester: pytest.Pytester,
 ) -> None:
     (pytester.path / "recorded.csv").write_text(COSTS)
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         import pytest
         SPEC = dict(parameters={"a": [1, 2]}, optimization={"objective": "minimize:cost"})
 
@@ -311,8 +309,7 @@ def test_classes_and_functions_are_studies_that_can_be_replayed(
 
         @pytest.mark.skip
         def test_skipped(): raise RuntimeError
-        """
-    )
+        """)
     result = pytester.runpytest_inprocess("--autotune", "--autotune-replay", "recorded.csv")
     result.assert_outcomes(passed=7, skipped=1)
 

@@ -81,18 +81,14 @@ def test_a_killed_parallel_run_loses_nothing_and_repeats_nothing(
 def test_an_interrupt_leaves_the_trial_to_the_next_run_without_counting_it(
     project: Project,
 ) -> None:
-    project.write(
-        module="""
-import pathlib, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
 def test_it(trial):
     marker = pathlib.Path("interrupted")
     if trial.number == 2 and not marker.exists():
         marker.touch()
         raise KeyboardInterrupt
-    trial.report({{"cost": 1.0, "mem": 1}})
-""",
-    )
+    trial.report({"cost": 1.0, "mem": 1})
+""")
     first = project.run(status=pytest.ExitCode.INTERRUPTED)
     assert "1 interrupted, to be run again" in first
     assert "run again to resume" in first
@@ -104,16 +100,12 @@ def test_it(trial):
 
 
 def test_a_trial_that_kills_its_process_every_time_is_given_up(project: Project) -> None:
-    project.write(
-        module="""
-import os, signal, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
 def test_it(trial):
     if trial.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    trial.report({{"cost": 1.0, "mem": 1}})
-""",
-    )
+    trial.report({"cost": 1.0, "mem": 1})
+""")
     for _ in range(3):
         project.run(status=-9)
     project.run(status=pytest.ExitCode.OK)
@@ -140,7 +132,7 @@ def test_a_changed_space_starts_a_new_study_and_says_why(project: Project) -> No
     project.run()
     parameters = {**SPEC["parameters"], "c": ["x", "y", "z"]}
     changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}
-    project.write(changed)
+    project.write(spec=changed)
     result = project.run()
     assert "a new study was started, because this changed: space (parameters), slo" in result
     assert "12 of 12" in result

@@ -128,15 +128,12 @@ def test_the_command_that_the_summary_prints_measures_the_best_again(
 def test_reordered_tests_still_run_slot_by_slot_and_as_written(
     study: Run, pytester: pytest.Pytester
 ) -> None:
-    pytester.makeconftest(
-        """
+    pytester.makeconftest("""
         import random
         def pytest_collection_modifyitems(items):
             random.Random(1).shuffle(items)
-        """
-    )
-    result = study(
-        """
+        """)
+    result = study("""
         seen = []
 
         def test_one(trial):
@@ -149,15 +146,13 @@ def test_reordered_tests_still_run_slot_by_slot_and_as_written(
         def test_three(trial):
             seen.append((trial.number, 3))
             assert seen == sorted(seen)
-        """
-    )
+        """)
     result.stdout.fnmatch_lines(["*4 of 4*"])
     assert "failed" not in result.parseoutcomes()
 
 
 def test_a_study_with_parametrized_tests_and_a_class(study: Run) -> None:
-    result = study(
-        """
+    result = study("""
         @pytest.mark.autotune(
             parameters={"a": [1, 2]},
             optimization={"objective": "minimize:cost", "strategy": "grid_search"},
@@ -176,8 +171,7 @@ def test_a_study_with_parametrized_tests_and_a_class(study: Run) -> None:
         )
         def test_alone(trial):
             trial.report({"cost": trial.params["b"]})
-        """
-    )
+        """)
     result.assert_outcomes(passed=9)
     result.stdout.fnmatch_lines(
         [

@@ -19,20 +19,16 @@ def storage(request: pytest.FixtureRequest, project: Project) -> str:
     "storage", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"], indirect=True
 )
 def test_two_sessions_share_one_budget(project: Project, storage: str) -> None:
-    project.write(
-        module="""
-import os, pathlib, time, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
 def test_it(trial):
     # Begin together, however long one of the sessions takes to start.
-    pathlib.Path(f"here-{{os.environ['RUNNER']}}").touch()
+    pathlib.Path(f"here-{os.environ['RUNNER']}").touch()
     limit = time.monotonic() + 60
     while len(list(pathlib.Path().glob("here-*"))) < 2 and time.monotonic() < limit:
         time.sleep(0.01)
     time.sleep(0.05)
-    trial.report({{"cost": trial.params["a"], "mem": 1}})
-""",
-    )
+    trial.report({"cost": trial.params["a"], "mem": 1})
+""")
     args = ("--autotune-storage", storage)
     first = project.start(*args, RUNNER="first")
     second = project.start(*args, "-n", "2", RUNNER="second")
@@ -66,10 +62,8 @@ def test_the_password_is_shown_nowhere(project: Project, storage: str) -> None:
 def test_a_database_that_goes_away_ends_the_run_and_loses_nothing(
     project: Project, postgres_url: str, workers: str
 ) -> None:
-    project.write(
-        module="""
-import pathlib, psycopg, pytest
-pytestmark = pytest.mark.autotune(**{spec!r})
+    project.write("""
+import psycopg
 def test_it(trial):
     marker = pathlib.Path("cut")
     if trial.number == 4 and not marker.exists():
@@ -80,9 +74,8 @@ def test_it(trial):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-    trial.report({{"cost": trial.params["a"], "mem": 1}})
-""",
-    )
+    trial.report({"cost": trial.params["a"], "mem": 1})
+""")
     (project.path / "url").write_text(postgres_url)
     args = ("--autotune-storage", postgres_url, "-n", workers, "-W", "error")
     everything = project.run(*args, status=pytest.ExitCode.USAGE_ERROR)

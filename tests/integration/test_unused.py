@@ -17,14 +17,12 @@ HEAVY = ("docker", "filelock", "jsonschema", "numpy", "optuna", "sqlalchemy", "y
 
 
 def _modules_after(pytester: pytest.Pytester, *args: str) -> set[str]:
-    pytester.makeconftest(
-        """
+    pytester.makeconftest("""
         import json, sys
         def pytest_unconfigure():
             with open("modules.json", "w") as file:
                 json.dump(sorted(sys.modules), file)
-        """
-    )
+        """)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     subprocess.run(
         [sys.executable, "-m", "pytest", *_OTHERS, *args],
@@ -45,26 +43,22 @@ def test_an_unrelated_run_imports_nothing_heavy(pytester: pytest.Pytester) -> No
 
 
 def test_a_skipped_study_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         import pytest
         @pytest.mark.autotune("some spec")
         def test_it(trial): pass
-        """
-    )
+        """)
     assert not _modules_after(pytester).intersection(HEAVY)
 
 
 def test_docker_is_not_imported_by_a_study_that_starts_no_container(
     pytester: pytest.Pytester,
 ) -> None:
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         import pytest
         @pytest.mark.autotune(parameters={"a": [1]}, optimization={"objective": "minimize:x"})
         def test_it(trial): trial.report({"x": 1})
-        """
-    )
+        """)
     modules = _modules_after(pytester, "--autotune")
     assert "optuna" in modules
     assert not modules.intersection({"docker", "sqlalchemy", "torch"})
