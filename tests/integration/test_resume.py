@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from typing import Any
 
@@ -15,11 +16,19 @@ BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, float | None]]:
-    project = Project(tmp_path_factory.mktemp("whole"))
-    project.write()
-    project.run(status=1)
-    return project.trials()
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose study was run to its end."""
+    made = Project(tmp_path_factory.mktemp("whole"))
+    made.write()
+    made.run(status=1)
+    return made
+
+
+@pytest.fixture
+def finished(whole: Project, project: Project) -> Project:
+    """A copy of a project whose study was run to its end."""
+    shutil.copytree(whole.path, project.path, dirs_exist_ok=True)
+    return project
 
 
 def _kill_at_random(project: Project, seed: int, *args: str) -> None:
@@ -45,7 +54,7 @@ def kill_points(first: int) -> list[Any]:
 
 @pytest.mark.parametrize("seed", kill_points(0))
 def test_a_killed_serial_run_resumes_to_the_same_trials(
-    project: Project, uninterrupted: list[tuple[str, str, float | None]], seed: int
+    project: Project, whole: Project, seed: int
 ) -> None:
     project.write(sleep=0.03)
     _kill_at_random(project, seed)
@@ -54,7 +63,7 @@ def test_a_killed_serial_run_resumes_to_the_same_trials(
     project.run(status=(0, 1))
     after = project.records()
     assert after[: len(before)] == before
-    assert project.trials() == uninterrupted
+    assert project.trials() == whole.trials()
     ran_again = set(project.completed()[ran_before:])
     finished = {" ".join(map(str, record.params.values())) for record in before}
     assert not ran_again & finished
@@ -115,45 +124,41 @@ def test_it(trial):
     assert "died 3 times" in records[1].reason
 
 
-def test_a_finished_study_is_not_run_again_until_asked_for(project: Project) -> None:
-    project.run(status=1)
-    again = project.run(status=pytest.ExitCode.OK)
+def test_a_finished_study_is_not_run_again_until_asked_for(finished: Project) -> None:
+    again = finished.run(status=pytest.ExitCode.OK)
     assert "no tests ran" in again
     assert "12 of 12" in again
     assert "12 of them in earlier runs" in again
-    more = project.run("--autotune-trials", "14")
+    more = finished.run("--autotune-trials", "14")
     assert "14 of 14" in more
-    fresh = project.run("--autotune-fresh")
+    fresh = finished.run("--autotune-fresh")
     assert "earlier runs" not in fresh
-    assert len(project.completed()) > BUDGET
+    assert len(finished.completed()) > BUDGET
 
 
-def test_a_changed_space_starts_a_new_study_and_says_why(project: Project) -> None:
-    project.run()
+def test_a_changed_space_starts_a_new_study_and_says_why(finished: Project) -> None:
     parameters = {**SPEC["parameters"], "c": ["x", "y", "z"]}
     changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}
-    project.write(spec=changed)
-    result = project.run()
+    finished.write(spec=changed)
+    result = finished.run()
     assert "a new study was started, because this changed: space (parameters), slo" in result
     assert "12 of 12" in result
-    assert len(project.records(changed)) == BUDGET
+    assert len(finished.records(changed)) == BUDGET
 
 
-def test_a_changed_test_module_is_pointed_out(project: Project) -> None:
-    project.run()
-    text = (project.path / "test_study.py").read_text()
-    (project.path / "test_study.py").write_text(text + "# changed\n")
-    result = project.run()
+def test_a_changed_test_module_is_pointed_out(finished: Project) -> None:
+    text = (finished.path / "test_study.py").read_text()
+    (finished.path / "test_study.py").write_text(text + "# changed\n")
+    result = finished.run()
     assert "the test module changed since this study began" in result
 
 
-def test_a_damaged_log_keeps_everything_before_the_damage(project: Project) -> None:
-    project.run()
-    (journal,) = project.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+def test_a_damaged_log_keeps_everything_before_the_damage(finished: Project) -> None:
+    (journal,) = finished.path.glob(".pytest_cache/d/autotune/*/trials.journal")
     lines = journal.read_bytes().splitlines(keepends=True)
     middle = len(lines) // 2
     journal.write_bytes(b"".join([*lines[:middle], b'{"op_code": 5, gar\n', *lines[middle:]]))
-    result = project.run(status=(0, 1))
+    result = finished.run(status=(0, 1))
     assert f"line {middle + 1} of the trial log was damaged" in result
     assert "12 of 12" in result
     damaged = json.loads(lines[0])
@@ -162,11 +167,10 @@ def test_a_damaged_log_keeps_everything_before_the_damage(project: Project) -> N
     assert len(saved.read_bytes().splitlines()) == len(lines) + 1
 
 
-def test_a_log_cut_off_in_mid_line_is_mended(project: Project) -> None:
-    project.run()
-    (journal,) = project.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+def test_a_log_cut_off_in_mid_line_is_mended(finished: Project) -> None:
+    (journal,) = finished.path.glob(".pytest_cache/d/autotune/*/trials.journal")
     journal.write_bytes(journal.read_bytes()[:-7])
-    result = project.run()
+    result = finished.run()
     assert "of the trial log was damaged" in result
     assert "12 of 12" in result
-    assert len({record.key for record in project.records()}) == BUDGET
+    assert len({record.key for record in finished.records()}) == BUDGET
