@@ -233,7 +233,7 @@ def test_what_runs_is_what_is_selected(gated: Gated) -> None:
     assert "1 deselected" in text
 
 
-@pytest.mark.parametrize("option", ["--lf", "--ff"])
+@pytest.mark.parametrize("option", ["--lf", pytest.param("--ff", marks=pytest.mark.slow)])
 def test_a_comparison_that_failed_is_repeated_with_its_tests(gated: Gated, option: str) -> None:
     gated.write(".pytest_cache/v/cache/lastfailed", '{"test_kernel.py::gate": true}')
     gated.kernel("1.1")

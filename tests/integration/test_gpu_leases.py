@@ -563,9 +563,9 @@ def server(**keys: Any) -> dict[str, Any]:
     ("keys", "seen"),
     [
         ({}, "0"),
-        ({"gpus": 2}, "0,1"),
+        pytest.param({"gpus": 2}, "0,1", marks=SLOW),
         ({"gpus": "all"}, "0,1"),
-        ({"gpus": ["1"]}, "1"),
+        pytest.param({"gpus": ["1"]}, "1", marks=SLOW),
         ({"gpus": ["1", "0"]}, "1,0"),
     ],
 )

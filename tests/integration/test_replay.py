@@ -218,7 +218,7 @@ def test_what_is_replayed_and_what_is_measured_do_not_meet(
     assert "note " not in output(again)
 
 
-@pytest.mark.parametrize("by", ["option", "spec"])
+@pytest.mark.parametrize("by", [pytest.param("option", marks=pytest.mark.slow), "spec"])
 def test_workers_replay_each_point_once(project: Project, by: str) -> None:
     rows = [f"{a},{b},c{a * b},x" for a in range(1, 7) for b in range(1, 9)]
     (project.path / "recorded.csv").write_text(

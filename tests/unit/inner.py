@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
-#: Variables with which pytest loads only this plugin and xdist, and what each run starts inherits.
+#: Variables with which pytest loads this plugin and xdist only. What it starts inherits them.
 FEW_PLUGINS: Final[Mapping[str, str]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTEST_ADDOPTS": "-p autotune -p xdist",
@@ -26,8 +26,6 @@ INSTALLED_PLUGINS: Final[Mapping[str, Any]] = {
     # It warns under xdist, and warnings are errors in many inner runs.
     "PYTEST_ADDOPTS": "-p no:benchmark",
 }
-
-
 #: The exit status that a run must have, or one of several; none for any.
 Status: TypeAlias = int | tuple[int, ...] | None
 
