@@ -22,6 +22,7 @@ from pytest_autotune.spec.loading import (
     load_named,
 )
 from pytest_autotune.spec.model import Optimization
+from pytest_autotune.study.machine import on_this_machine
 
 SPEC = {"parameters": {"tile": [8, 16], "ratio": {"type": "continuous", "low": 0.1, "high": 0.9}}}
 YAML = """\
@@ -198,6 +199,15 @@ def test_inline_keys_may_be_written_as_python_writes_them() -> None:
     pool = inline.space.pool
     assert pool is not None
     assert len(pool) == 12
+
+
+def test_loading_asks_nothing_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    layout = {"tp": [2], "dp": [1]}
+    spec = load_inline("s", {"parallel_config": layout, "constraints": ["tp <= gpus"]}, "marker")
+    assert spec.space.variables == {"cpus": None, "gpus": None}
+    with pytest.raises(SpecError, match=r"with gpus = 0"):
+        on_this_machine(spec)
 
 
 def test_loading_changes_nothing_in_the_callers_document() -> None:
