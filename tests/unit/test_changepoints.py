@@ -292,9 +292,5 @@ def test_the_best_split_is_that_of_the_definition(count: int, least: int) -> Non
 
 
 def test_numpy_is_loaded_only_to_show_the_history() -> None:
-    program = (
-        "import sys, pytest_autotune.plugin.gate.launch_hooks;"
-        "import pytest_autotune.gate.history.results;"
-        "assert 'numpy' not in sys.modules"
-    )
+    program = "import sys, pytest_autotune.gate.history.results;assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
