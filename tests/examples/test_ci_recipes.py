@@ -55,7 +55,7 @@ def jobs(recipe: Path) -> dict[str, dict[str, Any]]:
 
 
 def blocks(job: Mapping[str, Any]) -> list[str]:
-    """What a job runs in a shell, as the services put it together."""
+    """Return the shell commands of a job, as the services put them together."""
     if "steps" in job:
         return [step["run"] for step in job["steps"] if "run" in step]
     before = job.get("before_script", [])
@@ -241,7 +241,7 @@ def pytest_calls(clone: Clone, recipe: Path, name: str, **variables: str) -> lis
 
 
 def settings(pytester: pytest.Pytester, call: list[str]) -> Settings:
-    """What pytest and the plugin make of arguments; raise UsageError for an unknown one."""
+    """Return the settings of a command line; raise UsageError for an unknown option."""
     return read_settings(pytester.parseconfig(*call))
 
 

@@ -328,7 +328,7 @@ def test_expect_continue(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> list[str]:
-    """What is said to each prompt if there is no other."""
+    """The answer to each prompt if there is no other."""
     with serving(*SMALL, "--max-batch-size", "1", "--prefill-chunk", "1024") as server:
         texts = [server.text(prompt=prompt, max_tokens=40) for prompt in PROMPTS]
     # A model that says the same to everything would prove nothing.

@@ -183,7 +183,7 @@ class Gated(Runs):
         self.lock_file.write_text(json.dumps(document, indent=2) + "\n")
 
     def leftovers(self) -> list[str]:
-        """Return what is left of worktrees and temporary files."""
+        """Return the worktrees and temporary files that are left."""
         trees = self.git("worktree", "list", "--porcelain").count("worktree ")
         locks = self.path / ".git" / "pytest-autotune"
         held = [path for path in locks.glob("*") if path.name != "mutex"]

@@ -82,5 +82,5 @@ class Project(Study):
         return self.records_of(nodeid, load_inline(nodeid, spec, "test"), storage)
 
     def trials(self) -> list[tuple[str, str, float | None]]:
-        """What must be equal between two runs of the same seed."""
+        """Return the part of the trials that two runs of the same seed have in common."""
         return [(json.dumps(dict(r.params)), r.outcome.value, r.value) for r in self.records()]

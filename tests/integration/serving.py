@@ -70,7 +70,7 @@ def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there and no zombie."""
+    """Return whether a process runs, and is no zombie."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -1,4 +1,4 @@
-"""What cannot win is cut short, what is likeliest to fail runs first, and little of it is lost."""
+"""A trial that cannot win is cut short; the level that is likeliest to fail runs first."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def decided(gated: Gated, against: str, status: int) -> str:
 
 
 def properties(path: Path) -> dict[str, dict[str, str]]:
-    """Return what a JUnit file says of each comparison."""
+    """Return the properties of each comparison in a JUnit file."""
     found = {}
     for case in ET.parse(path).iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"

@@ -1,4 +1,4 @@
-"""What keeps the gate from comparing is said in one message, with exit status 4."""
+"""A mistake that keeps the gate from comparing ends in one message and exit status 4."""
 
 from __future__ import annotations
 

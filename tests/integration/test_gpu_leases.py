@@ -107,7 +107,7 @@ class Leasing(Study):
         return [json.loads(line) for line in self.entry_log.read_text().splitlines()]
 
     def finished(self) -> list[dict[str, Any]]:
-        """What other plugins were told of trials, on whatever machine the run believed to be."""
+        """Return the trials that other plugins were told of, on whatever machine."""
         told = self.path / "told.json"
         return [json.loads(line) for line in told.read_text().splitlines()]
 

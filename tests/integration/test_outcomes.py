@@ -1,4 +1,4 @@
-"""What happens in a test, and what becomes of its trial and of the run."""
+"""The events of a test decide the outcome of its trial and of the run."""
 
 from __future__ import annotations
 

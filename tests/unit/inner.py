@@ -91,7 +91,7 @@ class Runs:
         return text
 
     def output(self) -> str:
-        """Return what the latest run printed so far."""
+        """Return the output of the latest run so far."""
         return self.log.read_text()
 
     def stop(self) -> None:
