@@ -84,7 +84,7 @@ def test_it(trial):
     assert sorted(by_worker.values()) == [1, BUDGET - 1]
 
 
-@pytest.mark.parametrize("tests", [1, 2])
+@pytest.mark.parametrize("tests", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_crashed_workers_trial_is_run_again(project: Project, tests: int) -> None:
     check = "def test_check(trial): crash(trial)\n" if tests == 2 else ""
     speed = "" if tests == 2 else "    crash(trial)\n"

@@ -315,7 +315,9 @@ def test_the_old_revision_runs_with_what_it_pinned(gated: Gated, old: str) -> No
     assert note in text
 
 
-@pytest.mark.parametrize("how", ["ini", "environment", "conftest"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("ini", marks=pytest.mark.slow), "environment", "conftest"]
+)
 def test_a_package_of_the_old_revision_is_imported_from_there(gated: Gated, how: str) -> None:
     environment = {}
     if how == "ini":
@@ -441,7 +443,7 @@ def test_what_a_killed_run_leaves_is_cleared_away_by_the_next(gated: Gated) -> N
 # The SLO of what is pinned
 
 
-@pytest.mark.parametrize("hard", ["hard", "soft"])
+@pytest.mark.parametrize("hard", ["hard", pytest.param("soft", marks=pytest.mark.slow)])
 def test_a_pinned_configuration_that_breaks_its_slo_fails(gated: Gated, hard: str) -> None:
     bound = {"metric": "cost", "max": 1.05, "hard_fail": hard == "hard", "fail_ratio": 0.5}
     gated.spec(slo=[bound])
@@ -515,7 +517,11 @@ def test_a_regression_from_the_baseline_is_called_once_the_machine_is_known(gate
     ("sessions", "reason"),
     [
         ([], "how much sessions on this machine differ is not known yet: 1 of 3 were seen"),
-        ([1.08, 1.0], "sessions on this machine differ among themselves by 8.0 %, more than 1 %"),
+        pytest.param(
+            [1.08, 1.0],
+            "sessions on this machine differ among themselves by 8.0 %, more than 1 %",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_where_the_machine_may_be_the_cause_nothing_is_called_a_regression(

@@ -256,7 +256,7 @@ def test_it(trial, gpu):
     assert disjoint(first.entries())
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=SLOW)])
 def test_a_run_waits_for_so_long_and_loses_no_trial(one: Leasing, workers: str) -> None:
     with held("0", "1"):
         text = one.run("-n", workers, "--autotune-gpu-timeout", "1s", status=USAGE)

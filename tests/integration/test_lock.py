@@ -111,7 +111,7 @@ def test_an_entry_of_other_hardware_is_replaced_by_force_only(gated: Gated) -> N
     assert gated.entry()["fingerprint"]["cpu"] != "Z80"
 
 
-@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("pinned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_luckiest_is_not_what_gets_pinned(gated: Gated, *, pinned: bool) -> None:
     # The search finds a=1 the best, and a=2 close to it; launched again, a=3 is, by far.
     gated.write(
