@@ -37,14 +37,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from pytest_autotune.study.study import Plan
+    from pytest_autotune.study.plan import Plan
 
 GOAL_RATIO: Final = 1.5
 GOAL_RESUME_SECONDS: Final = 0.5
@@ -89,8 +89,8 @@ def measure(params: Mapping[str, Any]) -> dict[str, float]:
 def make_plan(budget: int) -> Plan:
     """Return our study's plan: the spec as a marker would give it."""
     from pytest_autotune.spec.loading import load_inline
+    from pytest_autotune.study.plan import Plan
     from pytest_autotune.study.settings import Settings
-    from pytest_autotune.study.study import Plan
 
     spec = load_inline("test_trial", SPEC, "benchmark")
     return Plan.make(NODEID, spec, Settings(trials=budget))
@@ -113,17 +113,20 @@ class Ours:
     """A study of the plugin, driven as its session drives it."""
 
     def __init__(self, directory: Path, budget: int) -> None:
-        from pytest_autotune.study.study import Study
+        from pytest_autotune.study.searched import SearchedStudy
 
         self.plan = make_plan(budget)
-        self.study = Study.open(self.plan, directory, session="benchmark", started=time.time())
+        self.study = SearchedStudy.open(
+            self.plan, directory, session="benchmark", started=time.time()
+        )
         self._count = 0
 
     def run_trial(self) -> None:
         """Claim, report, judge, finish."""
         from pytest_autotune.errors import SLOViolation
-        from pytest_autotune.scoring.records import Outcome, TrialRecord
-        from pytest_autotune.study.study import SlotRequest
+        from pytest_autotune.scoring.judgement import Ending, judge
+        from pytest_autotune.scoring.records import TrialRecord
+        from pytest_autotune.study.protocol import SlotRequest
         from pytest_autotune.study.trial import Trial
 
         record = self.study.claim(SlotRequest(id=f"trial-{self._count:04d}", ordinal=self._count))
@@ -131,9 +134,9 @@ class Ours:
         trial = Trial(record, self.plan)
         with suppress(SLOViolation):
             trial.report(measure(trial.params))
-        evaluation = trial.evaluate()
-        outcome = Outcome.FEASIBLE if evaluation.compliance.feasible else Outcome.INFEASIBLE
-        self.study.finish(record, outcome, evaluation=evaluation)
+        measurement = trial.measurement(Ending.COMPLETE)
+        judgement = judge(measurement, self.plan.question)
+        self.study.finish(replace(record, measurement=measurement, judgement=judgement))
         self._count += 1
 
 
@@ -339,12 +342,13 @@ def end_to_end(root: Path, short: int, long: int, repeats: int) -> dict[str, Any
 def resume_ours(directory: Path, finished: int, *, walk: bool) -> dict[str, float]:
     """Open our study and claim its first new trial; run in a fresh process."""
     from pytest_autotune.scoring.records import TrialRecord
-    from pytest_autotune.study.study import SlotRequest, Stop, Study
+    from pytest_autotune.study.protocol import SlotRequest, Stop
+    from pytest_autotune.study.searched import SearchedStudy
 
     begun = time.perf_counter()
     plan = make_plan(finished + 10)
     planned = time.perf_counter()
-    study = Study.open(plan, directory, session="another", started=time.time())
+    study = SearchedStudy.open(plan, directory, session="another", started=time.time())
     opened = time.perf_counter()
     for ordinal in range(finished if walk else 0):
         answer = study.claim(SlotRequest(id=f"trial-{ordinal:04d}", ordinal=ordinal))

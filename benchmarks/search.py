@@ -3,8 +3,9 @@
 Every space of a folder is searched by looking configurations up instead of running them
 (``NAME.csv.gz`` and ``NAME.json``; a combination that is not in the table does not exist).
 *Ours* goes through the code that a user's study goes through: ``Study.claim()``, the verdict of
-``evaluate()`` with the SLO as hard bounds, ``Study.finish()``, with a journal on disk. The peers
-run in the same session, each the real package on the same table (``search_peers.py``). Prints:
+``judge()`` with the SLO as hard bounds, ``SearchedStudy.finish()``, with a journal on disk. The
+peers run in the same session, each the real package on the same table (``search_peers.py``).
+Prints:
 
 1. per space: the best configuration found, in per cent of the optimum (what breaks the SLO
    counts as nothing), after so many unique evaluations; the median over seeds and the 10th
@@ -79,13 +80,16 @@ from search_spaces import (
 import pytest_autotune
 from pytest_autotune.errors import OptionError
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Ending, Measurement, judge
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest
+from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan, SlotRequest, Study
 
 MAIN: Final = "auto"
 #: The peer that nothing may be worse than.
@@ -187,7 +191,9 @@ def run_study(space: Replayed, task: Task, folder: Path) -> Trace:
 
     began = time.perf_counter()
     plan = space.plan(task.method.name, task.budget, task.seed)
-    study = Study.open(plan, folder, session="search", started=time.time(), extension=watched)
+    study = SearchedStudy.open(
+        plan, folder, session="search", started=time.time(), extension=watched
+    )
     running: deque[TrialRecord] = deque()
     rows: list[int] = []
     racing = Racing(space.table, task.seed) if task.method.raced else None
@@ -208,12 +214,10 @@ def run_study(space: Replayed, task: Task, folder: Path) -> Trace:
                 estimate = racing.lost(rows[-1])
                 given_up.append(estimate is not None)
                 if estimate is not None:
-                    study.finish(record, Outcome.PRUNED, reason="lost", estimate=estimate)
+                    lost = Measurement(ending=Ending.PRUNED, reason="lost", estimate=estimate)
+                    study.finish(_judged(record, lost, plan))
                     continue
-            judged = space.recording.result(record.params).judge(plan.spec.slo, plan.objective)
-            study.finish(
-                record, judged.outcome, evaluation=judged.evaluation, reason=judged.reason
-            )  # fmt: skip
+            study.finish(_judged(record, space.recording.result(record.params), plan))
     finally:
         study.close()
     seconds = time.perf_counter() - began
@@ -232,6 +236,11 @@ def run_study(space: Replayed, task: Task, folder: Path) -> Trace:
         better=0 if racing is None else racing.better,
         wronged=0 if racing is None else racing.wronged,
     )
+
+
+def _judged(record: TrialRecord, measurement: Measurement, plan: Plan) -> TrialRecord:
+    judgement = judge(measurement, plan.question)
+    return replace(record, measurement=measurement, judgement=judgement)
 
 
 def unavailable(strategy: str) -> str:

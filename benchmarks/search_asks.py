@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
+from pytest_autotune.scoring.judgement import Judgement, Outcome
+from pytest_autotune.scoring.records import Owner, TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.strategies import History, make_strategy
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan
 
 #: Numbers of trials, and proposals at each; every one is followed by a trial more.
 TRIALS: Final = (10, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -80,10 +81,12 @@ def _trial(number: int, point: Point | None, rng: np.random.Generator) -> TrialR
     return TrialRecord(
         number=number,
         params=point,
-        outcome=Outcome.FAILED if fails else Outcome.FEASIBLE,
         owner=Owner(process="", session="", slot=""),
-        score=None if fails else score,
-        value=None if fails else score,
+        judgement=Judgement(
+            outcome=Outcome.FAILED if fails else Outcome.FEASIBLE,
+            score=None if fails else score,
+            value=None if fails else score,
+        ),
     )
 
 

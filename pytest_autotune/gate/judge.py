@@ -26,9 +26,10 @@ from pytest_autotune.gate.revision.dependencies import changed_dependency_files
 from pytest_autotune.gate.revision.git import RevisionError
 from pytest_autotune.gate.revision.repository import Commit, Repository
 from pytest_autotune.gate.revision.worktree import worktree
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.environment import environment_changes, fingerprint
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 
 #: The number of latest sessions whose differences count.
 _SESSIONS: Final = 20

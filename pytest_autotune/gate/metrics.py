@@ -8,7 +8,7 @@ from typing import Final
 from pytest_autotune.errors import UserError
 from pytest_autotune.gate.compare.comparison import GatedMetric
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 
 _MEDIAN: Final = "p50_"
 _MEAN: Final = "mean_"

@@ -15,7 +15,7 @@ from pytest_autotune.load.limits import further_percentiles, goodput_limits, lim
 from pytest_autotune.load.results import LevelResult
 from pytest_autotune.load.statistics import LevelRun, error_classes, level_metrics
 from pytest_autotune.load.target import Target
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Compliance, check
 from pytest_autotune.spec.benchmark import MEASURED, BenchmarkSpec

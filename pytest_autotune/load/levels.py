@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from pytest_autotune.load.results import LevelResult
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.spec.benchmark import BenchmarkSpec, LevelSearch
 from pytest_autotune.spec.scenario import Scenario
 

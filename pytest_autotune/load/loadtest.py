@@ -24,7 +24,7 @@ from pytest_autotune.load.results import LevelResult, LoadResult, progress, satu
 from pytest_autotune.load.search import search_levels
 from pytest_autotune.load.standing import Standing, bar
 from pytest_autotune.load.target import Address, Target, first_model
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
-from pytest_autotune.scoring.evaluation import Level
-from pytest_autotune.scoring.records import Outcome, TrialRecord, effective
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import Metrics
+from pytest_autotune.scoring.records import TrialRecord, effective
 
 #: So many infeasible trials must have been measured before anything but the lightest goes first.
 MIN_INFEASIBLE: Final = 3
@@ -32,7 +34,7 @@ class Fate:
 def fates(
     records: Sequence[TrialRecord],
     levels: Sequence[Level],
-    breaks: Callable[[Mapping[str, float | None], Level], bool],
+    breaks: Callable[[Metrics, Level], bool],
 ) -> list[Fate]:
     """Return the records of those of ``levels`` that were ever measured.
 
@@ -46,7 +48,7 @@ def fates(
     found = []
     for level in levels:
         seen = [m for record in past for m in _metrics_of(record, level)]
-        seconds = [m["duration"] for m in seen if m.get("duration") is not None]
+        seconds = [m["duration"] for m in seen if "duration" in m]
         if seconds:
             failed = sum(breaks(metrics, level) for metrics in seen)
             found.append(
@@ -65,10 +67,5 @@ def first(found: Sequence[Fate]) -> Fate | None:
     return max(found, key=lambda fate: fate.worth)
 
 
-def _metrics_of(record: TrialRecord, level: Level) -> list[Mapping[str, Any]]:
-    return [
-        entry["metrics"]
-        for entry in record.levels
-        if (entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"))
-        == level.identity
-    ]
+def _metrics_of(record: TrialRecord, level: Level) -> list[Metrics]:
+    return [entry.metrics for entry in record.levels if entry.identity == level.identity]

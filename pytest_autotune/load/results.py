@@ -10,7 +10,7 @@ from typing import Any
 from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
 from pytest_autotune.load.limits import LATENCIES
 from pytest_autotune.load.statistics import RequestRecord
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import aggregate
 from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.text.numbers import number, quantity

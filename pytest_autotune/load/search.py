@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pytest_autotune.load.levels import level_of
 from pytest_autotune.load.results import LevelResult, LoadResult, progress
-from pytest_autotune.scoring.evaluation import Level, max_compliant
+from pytest_autotune.scoring.levels import Level, max_compliant
 from pytest_autotune.spec.benchmark import BenchmarkSpec, LevelSearch
 from pytest_autotune.spec.scenario import Scenario
 

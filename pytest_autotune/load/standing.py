@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from pytest_autotune.errors import TrialPruned
 from pytest_autotune.load.race import ALPHA, MIN_BLOCK, OPEN_BLOCK, LevelRace
 from pytest_autotune.load.statistics import RequestRecord, percentile_of
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import aggregate, split_name
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
@@ -110,35 +110,26 @@ def _form(metric: str, *, maximize: bool) -> tuple[str, Literal["mean", "max"]] 
 def _follows(best: TrialRecord, levels: Sequence[Level]) -> bool:
     """Return whether a trial was measured at ``levels`` and its objective follows from them."""
     assert best.metric is not None
-    if best.value is None or {_identity(level) for level in best.levels} != {
+    if best.value is None or {level.identity for level in best.levels} != {
         level.identity for level in levels
     }:
         return False
-    value = aggregate([_finite(level) for level in best.levels]).get(best.metric, math.nan)
+    value = aggregate([level.metrics for level in best.levels]).get(best.metric, math.nan)
     return math.isclose(value, best.value, rel_tol=1e-9)
-
-
-def _identity(level: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (level.get("concurrency"), level.get("request_rate"), level.get("scenario"))
-
-
-def _finite(level: Mapping[str, Any]) -> dict[str, float]:
-    found: Mapping[str, float | None] = level["metrics"]
-    return {name: math.nan if value is None else value for name, value in found.items()}
 
 
 def _disorderly(bar: Bar, record: TrialRecord) -> bool:
     """Return whether a trial was served faster at a heavier level by more than the margin."""
     scenarios: dict[Any, list[tuple[float, float]]] = {}
     for level in record.levels:
-        metrics = _finite(level)
+        metrics = level.metrics
         slowness = metrics.get(bar.of_level, math.nan)
         if bar.maximize:
             counts = (f"mean_{name}" for name in bar.work)
             work = sum(metrics.get(name, math.nan) for name in counts) if bar.work else 1.0
             slowness = metrics.get("mean_e2e_latency", math.nan) / work if work else math.nan
-        load = level.get("concurrency") or level.get("request_rate") or 0.0
-        scenarios.setdefault(level.get("scenario"), []).append((load, slowness))
+        load = level.load
+        scenarios.setdefault(level.scenario, []).append((load, slowness))
     return any(
         heavy * (1 + RACE_MARGIN) < light
         for found in scenarios.values()

@@ -53,9 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the hooks of this plugin."""
-    from pytest_autotune.plugin import hookspecs as newhooks
+    from pytest_autotune.plugin import hookspecs
 
-    pluginmanager.add_hookspecs(newhooks)
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
         elif _only_tells(config):
             pass
         elif settings.enabled:
-            from pytest_autotune.plugin.session import register
+            from pytest_autotune.plugin.tuning import register
 
             register(config, settings)
         elif settings.gate:
@@ -122,7 +122,7 @@ def _only_tells(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip studies where they were not asked for, before any fixture is set up."""
-    if config.pluginmanager.hasplugin("autotune-session"):
+    if config.pluginmanager.hasplugin("autotune-runner"):
         return
     skip = pytest.mark.skip(reason=SKIP_REASON)
     for item in items:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_autotune.study.study import Plan
+    from pytest_autotune.study.plan import Plan
 
 
 def announce(config: pytest.Config, text: str, **colour: bool) -> None:
@@ -22,6 +22,7 @@ def announce(config: pytest.Config, text: str, **colour: bool) -> None:
 
 def announce_replay(config: pytest.Config, plan: Plan) -> None:
     """Say of a study whose results are replayed that they are, before there are any."""
-    if plan.replay is not None:
-        text = f"autotune: {plan.label} from {plan.replay}: nothing is run or measured"
+    if not plan.source.measures:
+        source = plan.source.description
+        text = f"autotune: {plan.label} from {source}: nothing is run or measured"
         announce(config, text, yellow=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus, share
-from pytest_autotune.study.study import Stop, new_session_id
+from pytest_autotune.plugin.findings import Findings
 
 if TYPE_CHECKING:
     import pytest
@@ -69,7 +71,7 @@ class RunContext:
             assert scratch is not None
             state = scratch
         return cls(
-            session=new_session_id(),
+            session=_new_session_id(),
             started=time.time(),
             state_directory=state,
             scratch=scratch,
@@ -93,25 +95,20 @@ class RunContext:
             **({_GPUS: gpus} if local else {}),
         }
 
-    def send(
-        self,
-        config: pytest.Config,
-        stops: Mapping[str, Stop],
-        notices: Mapping[str, Sequence[str]],
-        errors: Sequence[str],
-    ) -> None:
-        """Hand what only this worker knows to the controller."""
+    def send(self, config: pytest.Config, findings: Findings) -> None:
+        """Hand the findings of this worker to the controller."""
         output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
-        output[WIRE] = {
-            "stops": {study: stop.value for study, stop in stops.items()},
-            "notices": {study: list(texts) for study, texts in notices.items()},
-            "errors": list(errors),
-        }
+        output[WIRE] = findings.document()
 
     def cleanup(self) -> None:
         """Remove the scratch folder."""
         if self.scratch is not None and not self.is_worker:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _new_session_id() -> str:
+    """Return a unique id for a pytest run."""
+    return f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def visible_to(worker: int, workers: int) -> dict[str, str]:

@@ -15,11 +15,12 @@ from pytest_autotune.gpu.needs import largest_need
 from pytest_autotune.gpu.visible import caller_gpus
 from pytest_autotune.plugin.announce import announce_replay
 from pytest_autotune.plugin.context import WIRE, RunContext, is_distributed, visible_to
-from pytest_autotune.plugin.slots import StudyOutline
+from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.planning import make_plan, prepare
+from pytest_autotune.plugin.slots import CollectedStudy, StudyOutline
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
-from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
-from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.text.places import Origin
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
-    from pytest_autotune.plugin.slots import CollectedStudy
-    from pytest_autotune.study.settings import Settings
 
 _COLLECTION: Final = "collection.json"
 #: ``--dist`` modes under which the user leaves it to xdist where a test runs.
@@ -43,13 +42,8 @@ class Reporter(Protocol):
     def learn(self, studies: Iterable[StudyOutline]) -> None:
         """Take over which studies were collected; the first to tell knows them all."""
 
-    def merge(
-        self,
-        stops: Mapping[str, Stop],
-        notices: Mapping[str, Sequence[str]],
-        errors: Sequence[str],
-    ) -> None:
-        """Take over what one process knows about the end of its studies."""
+    def merge(self, findings: Findings) -> None:
+        """Take over the findings of one process."""
 
 
 class ControllerReporter(Reporter, Protocol):
@@ -79,7 +73,7 @@ def publish_collection(
                 "file": study.plan.spec.origin.file,
                 "pointer": study.plan.spec.origin.pointer,
                 "folder": study.plan.spec.origin.folder,
-                "source": study.plan.source,
+                "code": study.plan.code,
                 "capacity": study.outline.capacity,
                 "gpus": study.gpus,
                 "tests": study.tests,
@@ -183,7 +177,7 @@ class Controller:
         if collection["errors"]:
             raise pytest.UsageError("\n".join(collection["errors"]))
         outlines = [_outline(study, self._settings) for study in collection["studies"]]
-        servers = [o.plan.spec.server for o in outlines if o.plan.replay is None]
+        servers = [o.plan.spec.server for o in outlines if o.plan.source.measures]
         self._containers = any(s is not None and s.backend == "docker" for s in servers)
         if self._session is not None and not self._told:
             self._told = True
@@ -204,8 +198,7 @@ class Controller:
         """Take over what only the worker knew; a crashed one had no time to say."""
         sent = getattr(node, "workeroutput", {}).get(WIRE)
         if sent is not None:
-            stops = {study: Stop(stop) for study, stop in sent["stops"].items()}
-            self._reporter.merge(stops, sent["notices"], sent["errors"])
+            self._reporter.merge(Findings.of(sent))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -221,12 +214,10 @@ class Controller:
 def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
     origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
-    spec = build_spec(study["name"], study["raw"], origin)
-    if is_measured(spec, settings):
-        spec = fit_to_machine(on_this_machine(spec), study["gpus"])
+    spec = prepare(build_spec(study["name"], study["raw"], origin), settings)
     return StudyOutline(
         nodeid=study["nodeid"],
-        plan=Plan.make(study["nodeid"], spec, settings, study["source"]),
+        plan=make_plan(study["nodeid"], spec, settings, gpus=study["gpus"], code=study["code"]),
         capacity=study["capacity"],
         tests=[(before, after) for before, after in study["tests"]],
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.gpu.leases import Lease
     from pytest_autotune.load.loadtest import LoadTest
+    from pytest_autotune.plugin.run import TrialRunner
     from pytest_autotune.serving.server import InferenceServer
     from pytest_autotune.study.trial import Trial
 
@@ -28,8 +29,7 @@ def trial(request: pytest.FixtureRequest) -> Trial:
             "pytest.mark.autotune(...)",
             pytrace=False,
         )
-    session = request.config.pluginmanager.getplugin("autotune-session")
-    return session.trial_for(slot)  # type: ignore[no-any-return]
+    return _runner(request).trial_for(slot)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def gpu(request: pytest.FixtureRequest, trial: Trial) -> Lease:
     As many as its parallel layout needs, or the marker's ``gpus`` says. They are the only ones
     in ``CUDA_VISIBLE_DEVICES``, here and in whatever the test starts.
     """
-    session = request.config.pluginmanager.getplugin("autotune-session")
-    return session.lease_of(trial)  # type: ignore[no-any-return]
+    return _runner(request).running(trial).grant.lease
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +50,8 @@ def gpu_benchmark(request: pytest.FixtureRequest, trial: Trial) -> GpuBenchmark:
     ``pytest_autotune.measure``; a candidate that is certainly slower than the incumbent is
     pruned, unless ``race=False``.
     """
-    session = request.config.pluginmanager.getplugin("autotune-session")
-    return session.benchmark_for(trial)  # type: ignore[no-any-return]
+    runner = _runner(request)
+    return runner.resources.benchmark(runner.running(trial))
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +61,10 @@ def inference_server(request: pytest.FixtureRequest, trial: Trial) -> Iterator[I
     One per trial, shared by its tests: ``.base_url``, ``.api_url``, ``.logs()``, ``.log_file``,
     ``.gpus``, ``.command``, ``.startup_seconds``. Ended and removed after the trial's last test.
     """
-    session = request.config.pluginmanager.getplugin("autotune-session")
-    server = session.start_server(trial)
+    runner = _runner(request)
+    server = runner.resources.start_server(runner.running(trial))
     yield server
-    session.stop_server(server)
+    runner.resources.stop_server(server)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,12 @@ def load_test(request: pytest.FixtureRequest, trial: Trial) -> Iterator[LoadTest
     call. An address (``load_test("http://127.0.0.1:8000")``) will do for a server. A candidate that
     can no longer become better than the incumbent is pruned, unless ``race=False``.
     """
-    session = request.config.pluginmanager.getplugin("autotune-session")
-    test = session.load_test_for(trial)
+    runner = _runner(request)
+    test = runner.resources.load_test(runner.running(trial))
     yield test
     test.close()
+
+
+def _runner(request: pytest.FixtureRequest) -> TrialRunner:
+    runner: TrialRunner = request.config.pluginmanager.getplugin("autotune-runner")
+    return runner

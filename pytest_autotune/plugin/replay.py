@@ -1,4 +1,4 @@
-"""Hooks under which tests of a replayed study run: nothing of theirs does, results are given."""
+"""Tests of a replayed study: nothing of theirs runs, and recorded results are reported."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_autotune.errors import RecordedFailure
+from pytest_autotune.scoring.judgement import Ending
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
-    from pytest_autotune.plugin.session import TuningSession
+    from pytest_autotune.plugin.run import TrialRunner
 
 #: Marks that say whether, or how, a test's own code can run here.
 _ABOUT_RUNNING: Final = frozenset({"skip", "skipif", "xfail"})
 
 
-class Replayer:
-    """Reports what was recorded in place of the tests."""
+class ReplayedTest(pytest.Function):
+    """A test in whose place recorded results are reported."""
 
-    def __init__(self, session: TuningSession) -> None:
-        self._session = session
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Of its fixtures only the trial is set up.
+        self.fixturenames = ["trial"]
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
-        """Report a trial's recorded results in its last test, a recorded failure in its first."""
-        active = self._session.active_for(pyfuncitem)
-        if active is None or active.study.plan.replay is None:
-            return None
-        recorded = active.study.plan.replay.recording.result(active.record.params)
-        if not recorded.valid:
-            raise RecordedFailure(recorded.failure)
-        if pyfuncitem is active.last:
-            active.trial.report(recorded.report())
-        return True
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Node, pytest.Mark]]:
+        """Leave out the marks that are about running the test's own code."""
+        found = super().iter_markers_with_node(name)
+        return (pair for pair in found if pair[1].name not in _ABOUT_RUNNING)
+
+    def runtest(self) -> None:
+        """Report the recorded results in a trial's last test, a recorded failure in its first."""
+        runner: TrialRunner = self.config.pluginmanager.getplugin("autotune-runner")
+        active = runner.active_for(self)
+        assert active is not None, "tests run within a trial"
+        recorded = active.study.plan.source.recorded(active.record.params)
+        if recorded.ending is Ending.FAILED:
+            raise RecordedFailure(recorded.reason)
+        if self is active.last:
+            active.trial.report_measurement(recorded)
 
 
-def strip(item: pytest.Item, file: str) -> None:
-    """Leave of a test's set-up only its trial, and say on it that its result is replayed."""
+def replayed_test(item: pytest.Item, file: str) -> ReplayedTest:
+    """Return what runs in place of ``item``, whose results are recorded in ``file``."""
     assert isinstance(item, pytest.Function), "only functions have a trial"
-    item.fixturenames = ["trial"]
-    found = item.iter_markers_with_node
-
-    def iter_markers_with_node(name: str | None = None) -> Iterator[tuple[Node, pytest.Mark]]:
-        return (pair for pair in found(name) if pair[1].name not in _ABOUT_RUNNING)
-
-    changed: Any = item
-    changed.iter_markers_with_node = iter_markers_with_node
-    item.user_properties.append(("autotune_replayed", file))
+    test: ReplayedTest = ReplayedTest.from_parent(
+        item.parent, name=item.name, callspec=item.callspec, originalname=item.originalname
+    )
+    test.user_properties.append(("autotune_replayed", file))
+    return test

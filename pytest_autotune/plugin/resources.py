@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.gpu.allocation import Allocator, Need
-from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.plugin.active import ActiveTrial, Grant
 from pytest_autotune.plugin.context import RunContext
-from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.trial import Trial
 from pytest_autotune.system.masking import Masker
 from pytest_autotune.system.variables import expand_host_variables
@@ -34,34 +32,29 @@ if TYPE_CHECKING:
 _NOTED_WAIT_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """The GPUs of one trial, and the processes that were on them before it began."""
-
-    lease: Lease = field(default_factory=lambda: Lease(devices=()))
-    guests: frozenset[int] = frozenset()
-
-
 class Resources:
     """The GPUs and servers of one test process, handed from trial to trial.
 
-    ``project`` is the folder of the tests. ``notice`` takes a study and a sentence for its
+    ``project`` is the folder of the tests. With ``brief`` a benchmark is one of many launches
+    that are compared. ``notice`` takes a study and a sentence for its
     summary, ``on_wait`` what to show whoever waits.
     """
 
-    def __init__(  # noqa: PLR0913 - made by the session
+    def __init__(  # noqa: PLR0913 - made by Tuning
         self,
         context: RunContext,
         project: Path,
         masker: Masker,
         *,
         gpu_timeout: float,
+        brief: bool,
         notice: Callable[[str, str], None],
         on_wait: Callable[[str], None],
     ) -> None:
         self._context = context
         self._project = project
         self._masker = masker
+        self._brief = brief
         self._notice = notice
         self._gpus = Allocator(
             context.gpus, timeout=gpu_timeout, on_wait=on_wait, session=context.session
@@ -144,22 +137,18 @@ class Resources:
             if waited > _NOTED_WAIT_SECONDS:
                 self._notice(study, f"waited {duration(waited)} for GPUs, all trials together")
 
-    def benchmark(
-        self,
-        plan: Plan,
-        records: Callable[[], Sequence[TrialRecord]],
-        grant: Grant,
-        *,
-        brief: bool = False,
-    ) -> GpuBenchmark:
-        """Return what times callables for a trial."""
+    def benchmark(self, active: ActiveTrial) -> GpuBenchmark:
+        """Return the benchmark of a trial."""
         from pytest_autotune.bench.benchmark import GpuBenchmark
         from pytest_autotune.bench.machine import MachineWatch
 
-        watch = self._watch(grant, contained=False)
+        watch = self._watch(active.grant, contained=False)
         if watch is None:
             watch = partial(MachineWatch, shared=self._context.workers > 1)
-        return GpuBenchmark(plan.objective, plan.spec.slo, records, watch, brief=brief)
+        question = active.study.plan.question
+        return GpuBenchmark(
+            question.objective, question.slo, active.study.records, watch, brief=self._brief
+        )
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
         """Return what watches the devices of a trial, None where there is nothing to see.
@@ -179,17 +168,18 @@ class Resources:
         """The process that all of this run descend from: idle workers are no strangers."""
         return os.getppid() if self._context.is_worker else os.getpid()
 
-    def start_server(self, plan: Plan, trial: Trial) -> InferenceServer:
-        """Return a server for ``trial``, ready for requests."""
+    def start_server(self, active: ActiveTrial) -> InferenceServer:
+        """Return a server for a trial, ready for requests."""
         if self._servers is None:
             from pytest_autotune.serving.keeper import ServerKeeper
 
             logs = self._context.state_directory / "logs"
             self._servers = ServerKeeper(self._project, logs, self._masker)
+        plan, trial = active.study.plan, active.trial
         return self._servers.acquire(plan.spec, plan.label, trial.number, trial.params)
 
     def stop_server(self, server: InferenceServer) -> None:
-        """Take back what :meth:`start_server` gave."""
+        """Take back the server that :meth:`start_server` gave."""
         assert self._servers is not None, "it came from there"
         self._servers.release(server)
 
@@ -197,32 +187,27 @@ class Resources:
         """Return the last server that was started for a trial, running or not."""
         return None if self._servers is None else self._servers.of_trial(trial)
 
-    def load_test(
-        self,
-        plan: Plan,
-        trial: Trial,
-        grant: Grant,
-        records: Callable[[], Sequence[TrialRecord]],
-    ) -> LoadTest:
+    def load_test(self, active: ActiveTrial) -> LoadTest:
         """Return a load test of the trial's spec."""
         from pytest_autotune.load.loadtest import LoadTest
 
-        benchmark = plan.spec.benchmark
+        plan, trial = active.study.plan, active.trial
+        benchmark, server = plan.spec.benchmark, plan.spec.server
         if benchmark.api_key is not None:
             where = benchmark.origin.at("benchmark", "api_key")
             self._masker.learn_value(expand_host_variables(benchmark.api_key, where))
-        server = plan.spec.server
         # Every trial gets the same prompts, unless one server is to answer them all.
         reused = server is not None and (server.reuse or server.backend == "url")
+        contained = server is not None and server.backend == "docker"
         return LoadTest(
             trial.spec,
             benchmark,
             plan.spec.slo,
             objective=plan.objective,
-            records=records,
+            records=active.study.records,
             stream=_stream(plan, trial, reused=reused),
             mask=self._masker,
-            watch=self._watch(grant, contained=server is not None and server.backend == "docker"),
+            watch=self._watch(active.grant, contained=contained),
         )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import Strategy
-from pytest_autotune.study.study import Plan, SlotRequest
+from pytest_autotune.study.pinned import Pin
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest
 from pytest_autotune.text.values import label
 
 #: Slots kept spare per xdist worker: each is handed up to two slots ahead of time, which then
@@ -53,21 +55,22 @@ class StudyOutline:
     tests: Sequence[tuple[str, str]]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedStudy:
     """A study found at collection. ``scope`` is that of its ``trial`` parameters.
 
     ``marked_gpus`` is what its marker says of GPUs, ``gpus`` that or what its parallel layout
-    takes: expressions over parameters.
+    takes: expressions over parameters. ``pin`` is the configuration that is pinned for it.
     """
 
     nodeid: str
     scope: Any
     plan: Plan
-    slots: list[Slot]
+    slots: Sequence[Slot]
     marked_gpus: str | None = None
     gpus: str | None = None
-    tests: list[tuple[str, str]] = field(default_factory=list)
+    tests: Sequence[tuple[str, str]] = ()
+    pin: Pin | None = None
 
     @property
     def outline(self) -> StudyOutline:
@@ -76,7 +79,7 @@ class CollectedStudy:
             nodeid=self.nodeid,
             plan=self.plan,
             capacity=sum(slot.ordinal is not None for slot in self.slots),
-            tests=tuple(self.tests),
+            tests=self.tests,
         )
 
 

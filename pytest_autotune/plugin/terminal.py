@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_autotune.errors import UserError
+from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.records import TrialRecord, effective
+from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.storage import masked_url
-from pytest_autotune.study.study import Plan, Stop, read_records
 from pytest_autotune.study.summary import Summary
 
 if TYPE_CHECKING:
@@ -53,9 +55,7 @@ class StudyReporter:
         self._settings = settings
         self._context = context
         self._studies: list[StudyOutline] = []
-        self._stops: dict[str, Stop] = {}
-        self._notices: dict[str, list[str]] = {}
-        self._errors: list[str] = []
+        self._findings = Findings()
         self._summaries: list[Summary] = []
         self._recorded = ""
 
@@ -81,18 +81,9 @@ class StudyReporter:
             total += sum(sizes[max(study.capacity - finished, 0) :])
         return total
 
-    def merge(
-        self,
-        stops: Mapping[str, Stop],
-        notices: Mapping[str, Sequence[str]],
-        errors: Sequence[str],
-    ) -> None:
-        """Take over what one worker, or this process, knows about the end of its studies."""
-        for study, stop in stops.items():
-            self._stops.setdefault(study, stop)
-        for study, texts in notices.items():
-            self._notices.setdefault(study, []).extend(texts)
-        self._errors.extend(errors)
+    def merge(self, findings: Findings) -> None:
+        """Take over the findings of one process: a worker, or this one."""
+        self._findings.take_over(findings)
 
     def pytest_report_header(self) -> str:
         """Say that tuning is on, where its state is, and what is not measured."""
@@ -134,11 +125,11 @@ class StudyReporter:
             try:
                 self._summaries.append(self._summarize(study))
             except UserError as error:
-                self._errors.append(str(error))
+                self._findings.add_error(str(error))
         if session.exitstatus not in _INTERRUPTED and self._lock():
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         self._record()
-        if self._errors:
+        if self._findings.errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         elif self._failed and session.exitstatus in (
             pytest.ExitCode.OK,
@@ -159,12 +150,12 @@ class StudyReporter:
 
         Returns whether that was interrupted: then nothing is pinned.
         """
-        if self._locker is None or self._errors:
+        if self._locker is None or self._findings.errors:
             return False
         try:
             self._locked = {found.study: found for found in self._locker.lock(self._summaries)}
         except UserError as error:
-            self._errors.append(str(error))
+            self._findings.add_error(str(error))
         except KeyboardInterrupt:
             from pytest_autotune.gate.lock.locking import Locking
 
@@ -186,17 +177,17 @@ class StudyReporter:
         try:
             self._recorded = record(self._summaries[0], target)
         except UserError as error:
-            self._errors.append(str(error))
+            self._findings.add_error(str(error))
 
     def _records(self, plan: Plan) -> Sequence[TrialRecord]:
         return read_records(plan, self._context.state_directory)
 
     def _summarize(self, study: StudyOutline) -> Summary:
-        notices = [*study.plan.spec.notices, *self._notices.get(study.nodeid, ())]
+        notices = [*study.plan.spec.notices, *self._findings.notices.get(study.nodeid, ())]
         return Summary(
             plan=study.plan,
             records=self._records(study.plan),
-            stop=self._stops.get(study.nodeid),
+            stop=self._findings.stops.get(study.nodeid),
             session=self._context.session,
             capacity=study.capacity,
             tests=study.tests,
@@ -217,7 +208,7 @@ class StudyReporter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show each study's result."""
-        for error in dict.fromkeys(self._errors):
+        for error in self._findings.errors:
             terminalreporter.write_line(f"autotune: {error}", red=True)
         for summary in self._summaries:
             terminalreporter.write_sep("=", f"autotune: {summary.label}")

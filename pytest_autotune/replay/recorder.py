@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,14 @@ from pytest_autotune.replay.columns import (
     level_column,
     metric_column,
 )
-from pytest_autotune.scoring.metrics import aggregate, level_label
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.metrics import Metrics
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.system.files import replace_file
 
 if TYPE_CHECKING:
+    from pytest_autotune.study.plan import Plan
     from pytest_autotune.study.settings import GivenFile
-    from pytest_autotune.study.study import Plan
     from pytest_autotune.study.summary import Summary
 
 
@@ -106,44 +106,21 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
         yield common
         return
     for level in record.levels:
-        place = {key: level[key] for key in LEVEL if level.get(key) is not None}
         yield {
             **common,
-            **{level_column(key, names): write_cell(value) for key, value in place.items()},
-            **_metrics(level["metrics"], names),
+            **{
+                level_column(key, names): write_cell(value)
+                for key, value in level.document().items()
+            },
+            **_metrics(level.metrics, names),
         }
-    own = _own_metrics(record, plan)
+    own = record.measurement.metrics
     if own or not record.levels:
         yield {**common, **_metrics(own, names)}
 
 
-def _metrics(metrics: Mapping[str, float | None], names: Sequence[str]) -> dict[str, str]:
-    return {
-        metric_column(name, names): write_cell(math.nan if value is None else value)
-        for name, value in metrics.items()
-    }
-
-
-def _own_metrics(record: TrialRecord, plan: Plan) -> Mapping[str, float | None]:
-    """Return what a trial reported itself, and does not follow from its levels."""
-    if not record.levels:
-        return record.metrics
-    kept = [
-        {name: math.nan if value is None else value for name, value in level["metrics"].items()}
-        for level in record.levels
-        if level_label(level) not in record.dropped
-    ]
-    follows: dict[str, float | None] = {
-        name: value if math.isfinite(value) else None
-        for name, value in (aggregate(kept) if kept else {}).items()
-    }
-    derived = {"max_compliant_concurrency", "max_compliant_request_rate"}
-    return {
-        name: value
-        for name, value in record.metrics.items()
-        if not (name in follows and follows[name] == value)
-        and not (plan.spec.slo.levels == "max" and name in derived)
-    }
+def _metrics(metrics: Metrics, names: Sequence[str]) -> dict[str, str]:
+    return {metric_column(name, names): write_cell(value) for name, value in metrics.items()}
 
 
 def _trials(count: int) -> str:

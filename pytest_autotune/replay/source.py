@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import ExpressionError, RecordingError, SpecError
+from pytest_autotune.scoring.judgement import Measurement
+from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.build import place_of
 
 if TYPE_CHECKING:
@@ -23,18 +27,39 @@ class Replay:
     given: bool = False
 
     @property
+    def measures(self) -> bool:
+        """Whether tests run: they do not."""
+        return False
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of studies that are not measured, wherever they are kept."""
+        return ", replayed"
+
+    @property
     def file(self) -> str:
         """The file, as the user would write it."""
         return self.recording.shown
 
-    def __str__(self) -> str:
-        """Name file and selection, for people."""
+    @property
+    def description(self) -> str:
+        """The file and the selection, for people."""
         where = self.recording.where
         return self.file if where is None else f"{self.file} where {where}"
 
-    def key(self) -> dict[str, Any]:
-        """Return what identifies the results."""
-        return {"recording": self.recording.digest, "where": self.recording.where or ""}
+    @property
+    def arguments(self) -> Sequence[str]:
+        """Arguments that replay the same results again; none where the spec says so."""
+        return ("--autotune-replay", shlex.quote(self.file)) if self.given else ()
+
+    def key(self, spec: Spec) -> Mapping[str, Any]:  # noqa: ARG002 - whatever a server would be started with
+        """Return what identifies the results, the same on every machine."""
+        found = {"recording": self.recording.digest, "where": self.recording.where or ""}
+        return {"replay": found}
+
+    def recorded(self, params: Point) -> Measurement:
+        """Return the recorded result of a point."""
+        return self.recording.result(params)
 
 
 def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:

@@ -4,96 +4,33 @@ Pure: neither pytest nor a study is needed.
 
     recording = Recording.read(Path("recorded.csv.gz"), "system == 'h100_sxm'")
     space = recording.restrict(spec.space)
-    recorded = recording.result(space.example())
-    judged = recorded.judge(spec.slo, objective)
+    measurement = recording.result(space.example())
+    judgement = judge(measurement, Question(slo=spec.slo, objective=objective))
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from pytest_autotune.errors import MissingMetricError, RecordingError
+from pytest_autotune.errors import RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import Columns
 from pytest_autotune.replay.content import MAX_SHOWN, Content, is_numeric, some
-from pytest_autotune.scoring.evaluation import (
-    Evaluation,
-    Level,
-    broken_so_far,
-    evaluate,
-    reported_slo,
-)
-from pytest_autotune.scoring.metrics import Metrics, flatten
-from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome
-from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.scoring.judgement import Ending, Measurement
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.listing import Listing
 from pytest_autotune.space.parameters import OUTSIDE, Point
 from pytest_autotune.space.pool import IntArray, Pool
 from pytest_autotune.space.space import Space
 from pytest_autotune.text.values import label
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What a recorded trial comes to under some SLO and objective; ``reason`` if it failed."""
-
-    outcome: Outcome
-    evaluation: Evaluation | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What was recorded of one point.
-
-    ``metrics`` are those of the whole trial, under flat names; ``levels`` its load levels.
-    ``error`` is why it failed, where it is not ``valid``. ``duration`` is in seconds, None
-    where it is unknown.
-    """
-
-    metrics: Metrics = field(default_factory=dict)
-    levels: Sequence[Level] = ()
-    valid: bool = True
-    error: str = ""
-    duration: float | None = None
-
-    @property
-    def failure(self) -> str:
-        """What is said of a trial that failed."""
-        return f"recorded as failed: {self.error or 'no reason given'}"
-
-    def report(self) -> dict[str, Any]:
-        """Return what a test would have handed to ``trial.report``."""
-        if not self.levels:
-            return dict(self.metrics)
-        levels = [{**level.metrics, **level.document()} for level in self.levels]
-        return {**self.metrics, "levels": levels}
-
-    def judge(self, slo: SLO, objective: Objective) -> Judged:
-        """Judge it as a study does a trial that reports this."""
-        if not self.valid:
-            return Judged(outcome=Outcome.FAILED, reason=self.failure)
-        broken = not broken_so_far(self.metrics, slo).feasible or (
-            slo.levels == "all"
-            and any(not broken_so_far(level.metrics, slo).feasible for level in self.levels)
-        )
-        # A hard SLO that breaks ends a trial; what it had not reported by then is not missing.
-        bounds = reported_slo(self.metrics, self.levels, slo) if broken else slo
-        try:
-            evaluation = evaluate(self.metrics, self.levels, bounds, objective)
-        except MissingMetricError as error:
-            return Judged(outcome=Outcome.FAILED, reason=str(error))
-        feasible = evaluation.compliance.feasible
-        outcome = Outcome.FEASIBLE if feasible else Outcome.INFEASIBLE
-        return Judged(outcome=outcome, evaluation=evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +119,7 @@ class Recording:
         self._check()
         return restricted
 
-    def result(self, point: Point) -> Recorded:
+    def result(self, point: Point) -> Measurement:
         """Return the recorded result of a ``point`` of the restricted space.
 
         Raises :class:`RecordingError` where it is none.
@@ -198,7 +135,8 @@ class Recording:
         duration = max((seconds for seconds in durations if seconds is not None), default=None)
         if failed:
             error = read_text(_cell(failed[0], columns.endings, "error"))
-            return Recorded(valid=False, error=error, duration=duration)
+            reason = f"recorded as failed: {error or 'no reason given'}"
+            return Measurement(ending=Ending.FAILED, reason=reason, duration=duration)
         levels, metrics = [], {}
         for cells in found:
             level = _level(cells, columns)
@@ -208,7 +146,7 @@ class Recording:
             else:
                 levels.append(replace(level, metrics=measured))
         levels.sort(key=lambda level: (level.load, level.scenario or ""))
-        return Recorded(metrics=metrics, levels=tuple(levels), duration=duration)
+        return Measurement(metrics=metrics, levels=tuple(levels), duration=duration)
 
     @cached_property
     def _cells(self) -> Sequence[Sequence[str]]:

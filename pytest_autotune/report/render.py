@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
-from pytest_autotune.report.text import metric_lines, slo_rows_table
-from pytest_autotune.scoring.metrics import level_label
+from pytest_autotune.report.metric_lines import metric_lines
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
@@ -29,9 +29,11 @@ class Line:
 
 def render(summary: Summary) -> Iterator[Line]:
     """Yield the lines of a study's summary."""
-    replay = summary.plan.replay
-    if replay is not None:
-        yield Line("replayed", f"from {replay}: nothing was run or measured here", "note")
+    source = summary.plan.source
+    if not source.measures:
+        yield Line(
+            "replayed", f"from {source.description}: nothing was run or measured here", "note"
+        )
     best = summary.best
     if best is not None:
         yield from _best(summary, best)
@@ -56,20 +58,20 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     value = quantity(best.metric, best.value)
     yield Line("", f"{best.metric} {value} ({summary.plan.objective.name}{penalty})")
     others = list(metric_lines({n: v for n, v in best.metrics.items() if n != best.metric}))
-    measured = [level for level in best.levels if "request_throughput" in level["metrics"]]
+    measured = [level for level in best.levels if "request_throughput" in level.metrics]
     if measured:
         # Of a load test there are a hundred metrics: a table says more.
-        rows = [level_row(level_label(level), level["metrics"]) for level in measured]
+        rows = [level_row(level.label, level.metrics) for level in measured]
         for index, line in enumerate(table(LEVEL_HEADER, rows).splitlines()):
             yield Line("levels" if index == 0 else "", line)
     else:
         for index, line in enumerate(others):
             yield Line("metrics" if index == 0 else "", line)
     if best.dropped:
-        levels = ", ".join(map(str, best.dropped))
+        levels = ", ".join(best.dropped)
         yield Line("dropped", f"levels that break the SLO: {levels}", "note")
     for note in best.notes:
         yield Line("note", note, "note")
-    if best.slo:
-        for index, line in enumerate(slo_rows_table(best.slo).splitlines()):
+    if best.bounds:
+        for index, line in enumerate(slo_table(best.bounds).splitlines()):
             yield Line("slo" if index == 0 else "", line)

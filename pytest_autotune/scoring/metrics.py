@@ -113,14 +113,6 @@ def _extreme(pick: Any, values: Sequence[float]) -> float:
     return float(pick(values)) if all(map(math.isfinite, values)) else math.nan
 
 
-def level_label(level: Mapping[str, Any]) -> str:
-    """Return a load level as people write it: ``8``, ``2.5/s``, ``8 D(100,100)``."""
-    rate = level.get("request_rate")
-    load = str(level.get("concurrency")) if rate is None else f"{rate:g}/s"
-    scenario = level.get("scenario")
-    return load if scenario is None else f"{load} {scenario}"
-
-
 def lookup(metrics: Metrics, names: Sequence[str]) -> tuple[str, float] | None:
     """Return the first of ``names`` that was reported, or None if it is not a finite number.
 

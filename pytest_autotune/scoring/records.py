@@ -1,38 +1,21 @@
-"""Trials as this package sees them: frozen, plain, and told apart by outcome."""
+"""Trials: what was measured of each, and the judgement on it."""
 
 from __future__ import annotations
 
-import enum
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from pytest_autotune.report.text import compliance_rows
-from pytest_autotune.scoring.metrics import aggregate, level_label
+from pytest_autotune.scoring.judgement import Judgement, Measurement, Outcome
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import Metrics
+from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.space.parameters import Point, point_key
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from pytest_autotune.scoring.evaluation import Evaluation, Level
-
-#: Keys of Optuna's user attributes.
-PARAMS: Final = "autotune:params"
-OWNER: Final = "autotune:owner"
-RESULT: Final = "autotune:result"
-
-
-class Outcome(str, enum.Enum):
-    """How a trial ended, or that it has not."""
-
-    RUNNING = "running"
-    FEASIBLE = "feasible"
-    INFEASIBLE = "infeasible"
-    FAILED = "failed"
-    PRUNED = "pruned"
+_RUNNING: Final = Judgement(outcome=Outcome.RUNNING)
+_UNMEASURED: Final = Measurement()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,46 +34,20 @@ class Owner:
     retry_of: int | None = None
     started: float = 0.0
 
-    def document(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {
-            "process": self.process,
-            "session": self.session,
-            "slot": self.slot,
-            "attempt": self.attempt,
-            "retry_of": self.retry_of,
-            "started": self.started,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial of a study.
+    """One trial of a study: its parameters, the measurement, and the judgement on it.
 
-    ``value`` has the user's sign and no penalty; ``score`` is canonical, lower is better,
-    penalties included. ``violation`` is by how much hard bounds are broken. ``duration`` is
-    in seconds. ``slo`` has one plain mapping per bound, ``notes`` one sentence each on how it
-    was measured. ``estimate`` is what is known of the objective of a trial that was pruned, with
-    the user's sign.
+    ``number`` counts the trials of a study from 0. A trial that still runs has neither a
+    measurement nor a judgement.
     """
 
     number: int
     params: Point
-    outcome: Outcome
     owner: Owner
-    metric: str | None = None
-    value: float | None = None
-    score: float | None = None
-    violation: float = 0.0
-    penalty: float = 0.0
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    levels: Sequence[Mapping[str, Any]] = ()
-    dropped: Sequence[str] = ()
-    slo: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()
-    reason: str = ""
-    duration: float | None = None
-    estimate: float | None = None
+    measurement: Measurement = _UNMEASURED
+    judgement: Judgement = _RUNNING
 
     @cached_property
     def key(self) -> str:
@@ -98,9 +55,79 @@ class TrialRecord:
         return point_key(self.params)
 
     @property
+    def outcome(self) -> Outcome:
+        """How the trial ended, or that it has not."""
+        return self.judgement.outcome
+
+    @property
     def finished(self) -> bool:
         """Whether the trial ran to an end, any end."""
         return self.outcome is not Outcome.RUNNING
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that the objective looked at, None where there was none."""
+        return self.judgement.metric
+
+    @property
+    def value(self) -> float | None:
+        """The objective's value with the user's sign and without penalty."""
+        return self.judgement.value
+
+    @property
+    def score(self) -> float | None:
+        """The canonical score: lower is better, penalties included."""
+        return self.judgement.score
+
+    @property
+    def violation(self) -> float:
+        """The sum of the ratios by which hard bounds are broken, 0 if feasible."""
+        return self.judgement.compliance.violation
+
+    @property
+    def penalty(self) -> float:
+        """The sum of the soft penalties, as a share of the objective's magnitude."""
+        return self.judgement.compliance.penalty
+
+    @property
+    def metrics(self) -> Metrics:
+        """All metrics that were judged: reported ones, and the aggregates of the levels."""
+        return self.judgement.metrics
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Labels of the levels that ``slo.levels: filter`` left out."""
+        return self.judgement.dropped
+
+    @property
+    def bounds(self) -> tuple[BoundResult, ...]:
+        """The bounds of the SLO, each where it fared worst."""
+        return self.judgement.compliance.results
+
+    @property
+    def reason(self) -> str:
+        """Why the trial failed or was pruned, empty otherwise."""
+        return self.judgement.reason
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The load levels that were measured, lightest first."""
+        return self.measurement.levels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the trial was measured."""
+        return self.measurement.notes
+
+    @property
+    def duration(self) -> float | None:
+        """Length of the trial in seconds, None where it is unknown."""
+        return self.measurement.duration
+
+    @property
+    def estimate(self) -> float | None:
+        """The objective of a pruned trial as far as it is known, with the user's sign."""
+        return self.measurement.estimate
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -110,93 +137,6 @@ class TrialRecord:
         if self.outcome is Outcome.INFEASIBLE:
             return (1, self.violation)
         return (2, math.inf)
-
-    @classmethod
-    def from_optuna(cls, trial: FrozenTrial) -> TrialRecord:
-        """Read a trial back from storage; raise KeyError where it is none of ours."""
-        result: Mapping[str, Any] = trial.user_attrs.get(RESULT, {})
-        # The result is written before the state: without the state it does not count.
-        done = trial.state.is_finished()
-        common = {
-            "number": trial.number,
-            "params": json.loads(trial.user_attrs[PARAMS]),
-            "owner": Owner(**trial.user_attrs[OWNER]),
-        }
-        if not done:
-            return cls(outcome=Outcome.RUNNING, **common)
-        return cls(outcome=Outcome(result.get("outcome", "failed")), **common, **expanded(result))
-
-
-def result_document(  # noqa: PLR0913 - all that is known of a trial
-    outcome: Outcome,
-    *,
-    evaluation: Evaluation | None,
-    levels: Sequence[Level],
-    reason: str,
-    duration: float,
-    notes: Sequence[str] = (),
-    estimate: float | None = None,
-) -> dict[str, Any]:
-    """Return what is stored of a finished trial, as plain and finite JSON types."""
-    document: dict[str, Any] = {"outcome": outcome.value, "duration": round(duration, 6)}
-    if reason:
-        document["reason"] = reason
-    if notes:
-        document["notes"] = list(notes)
-    if estimate is not None and math.isfinite(estimate):
-        document["estimate"] = float(estimate)
-    if levels:
-        document["levels"] = [level.document() for level in levels]
-        # One list per metric, as the names would be most of what is stored.
-        document["level_metrics"] = {
-            name: [_finite(level.metrics.get(name, math.nan)) for level in levels]
-            for name in dict.fromkeys(name for level in levels for name in level.metrics)
-        }
-    if evaluation is None:
-        return document
-    return document | {
-        "metric": evaluation.metric,
-        "value": evaluation.value,
-        "score": evaluation.score,
-        "violation": evaluation.compliance.violation,
-        "penalty": evaluation.compliance.penalty,
-        "metrics": {
-            name: _finite(value)
-            for name, value in evaluation.metrics.items()
-            if name not in evaluation.aggregates
-        },
-        "dropped": list(evaluation.dropped),
-        "slo": compliance_rows(evaluation.compliance),
-    }
-
-
-def expanded(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a record: what was stored, and the aggregates of its levels."""
-    fields = {
-        key: value for key, value in document.items() if key not in {"outcome", "level_metrics"}
-    }
-    columns: Mapping[str, Sequence[float | None]] = document.get("level_metrics", {})
-    if columns:
-        fields["levels"] = [
-            {**level, "metrics": {name: values[at] for name, values in columns.items()}}
-            for at, level in enumerate(document["levels"])
-        ]
-    if "metrics" in fields:
-        dropped = set(document.get("dropped", ()))
-        kept = [
-            {name: math.nan if v is None else v for name, v in level["metrics"].items()}
-            for level in fields.get("levels", ())
-            if level_label(level) not in dropped
-        ]
-        merged = aggregate(kept) if kept else {}
-        finite = {name: _finite(value) for name, value in merged.items()}
-        fields["metrics"] = {**finite, **fields["metrics"]}
-    return fields
-
-
-def _finite(value: float) -> float | None:
-    """Replace NaN and infinity, which JSON does not know, by None."""
-    return value if math.isfinite(value) else None
 
 
 def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:

@@ -15,8 +15,8 @@ from pytest_autotune.serving.running import RunningServer
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.study.study import slug
 from pytest_autotune.system.masking import Masker
+from pytest_autotune.text.names import slug
 
 _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 

@@ -18,7 +18,8 @@ from optuna.samplers import TPESampler
 from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.unseen import first_unseen, nearest_unseen, random_unseen

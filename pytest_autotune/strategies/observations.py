@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Bound
 from pytest_autotune.space.pool import FloatArray
 
@@ -123,18 +124,14 @@ def _excess(records: Sequence[TrialRecord], bound: Bound) -> FloatArray:
     allowed = _allowed(bound)
     found = np.full(len(records), np.nan)
     for at, record in enumerate(records):
-        actual = _actual(record.slo, bound.label)
+        actual = _actual(record, bound.label)
         if actual is not None:
             found[at] = _log_ratio(actual, allowed, upper=bound.upper)
     return found
 
 
-def _actual(rows: Sequence[Mapping[str, Any]], label: str) -> float | None:
-    for row in rows:
-        if row["label"] == label:
-            actual: float | None = row["actual"]
-            return actual
-    return None
+def _actual(record: TrialRecord, label: str) -> float | None:
+    return next((r.actual for r in record.bounds if r.bound.label == label), None)
 
 
 def _allowed(bound: Bound) -> float:

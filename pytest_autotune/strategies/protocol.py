@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-from pytest_autotune.scoring.evaluation import Evaluation, Level
-from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord, expanded, result_document
+from pytest_autotune.scoring.records import Owner, TrialRecord
 from pytest_autotune.space.parameters import Point
-from pytest_autotune.study.study import Plan, SlotRequest, Stop
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study
 
 #: Id of the only slot, and so part of its tests' node ids.
 PINNED: Final = "pinned"
@@ -47,58 +47,31 @@ class Pins(Protocol):
 
 
 @dataclass
-class PinnedStudy:
-    """Gives its one trial to the first who asks, and keeps what becomes of it in memory.
-
-    Stands in for :class:`~pytest_autotune.study.study.Study`.
-    """
+class PinnedStudy(Study):
+    """A study of one trial, which the first who asks gets; what becomes of it is kept in memory."""
 
     pin: Pin
     session: str
-    notices: tuple[str, ...] = ()
+    notices: Sequence[str] = ()
     _records: list[TrialRecord] = field(default_factory=list)
 
-    @property
-    def plan(self) -> Plan:
-        """The study before anything ran."""
-        return self.pin.plan
+    def __post_init__(self) -> None:
+        """Take plan and seed from the pin."""
+        self.plan = self.pin.plan
+        self.seed = self.plan.seed if self.pin.seed is None else self.pin.seed
 
-    def records(self) -> list[TrialRecord]:
+    def records(self) -> Sequence[TrialRecord]:
         """Return the trial, once it began."""
         return list(self._records)
 
-    def claim(self, slot: SlotRequest) -> TrialRecord | Stop:
+    def claim(self, slot: SlotRequest) -> Claim:
         """Take the trial."""
         if self._records:
             return Stop.DONE_BEFORE
         owner = Owner(process="", session=self.session, slot=slot.id, started=time.time())
-        record = TrialRecord(number=0, params=self.pin.params, outcome=Outcome.RUNNING, owner=owner)
+        self._records = [TrialRecord(number=0, params=self.pin.params, owner=owner)]
+        return self._records[0]
+
+    def finish(self, record: TrialRecord) -> None:
+        """Keep how the trial ended."""
         self._records = [record]
-        return record
-
-    def finish(  # noqa: PLR0913 - as a study's
-        self,
-        record: TrialRecord,
-        outcome: Outcome,
-        *,
-        evaluation: Evaluation | None = None,
-        levels: Sequence[Level] = (),
-        notes: Sequence[str] = (),
-        reason: str = "",
-        estimate: float | None = None,
-    ) -> TrialRecord:
-        """Keep how the trial ended and return it finished."""
-        document: Mapping[str, Any] = result_document(
-            outcome,
-            evaluation=evaluation, levels=levels, notes=notes, reason=reason,
-            duration=time.time() - record.owner.started, estimate=estimate,
-        )  # fmt: skip
-        finished = replace(record, outcome=outcome, **expanded(document))
-        self._records = [finished]
-        return finished
-
-    def give_back(self, record: TrialRecord) -> None:
-        """Leave the trial unfinished."""
-
-    def close(self) -> None:
-        """Nothing is held."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
-from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
+from pytest_autotune.scoring.slo import BoundResult
+from pytest_autotune.scoring.wording import limit
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import Stop
 from pytest_autotune.text.durations import duration
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.values import parameters
@@ -114,9 +118,7 @@ class Summary:
         )
         if plan.xfail:
             again += " --autotune-infeasible xfail"
-        given = ""
-        if plan.replay is not None and plan.replay.given:
-            given = f" --autotune-replay {shlex.quote(plan.replay.file)}"
+        given = "".join(f" {argument}" for argument in plan.source.arguments)
         again += given
         best = self.best
         if best is None:
@@ -127,37 +129,31 @@ class Summary:
         return [again, f"pytest --autotune {nodes}{given}"]
 
     def tightest(self) -> str:
-        """Name the SLO that stood in the way when nothing was feasible.
+        """Return the SLO that stood in the way when nothing was feasible.
 
         That is the bound that even its best trial missed by most; the trial that came
         closest overall is named with it.
         """
-        infeasible = [r for r in self.trials if r.outcome is Outcome.INFEASIBLE and r.slo]
-        if not infeasible:
-            return ""
-        least: dict[str, Mapping[str, Any]] = {}
-        for record in infeasible:
-            for row in record.slo:
-                known = least.get(row["label"])
-                if known is None or row["ratio"] < known["ratio"]:
-                    least[row["label"]] = row
-        broken = [row for record in infeasible for row in record.slo if _is_broken(row)]
-        labels = {row["label"] for row in broken}
+        infeasible = [r for r in self.trials if r.outcome is Outcome.INFEASIBLE and r.bounds]
+        results = [result for record in infeasible for result in record.bounds]
+        least: dict[str, BoundResult] = {}
+        for result in results:
+            known = least.get(result.bound.label)
+            if known is None or result.ratio < known.ratio:
+                least[result.bound.label] = result
+        labels = {result.bound.label for result in results if result.infeasible}
         if not labels:
             return ""
-        name = max(labels, key=lambda key: (least[key]["ratio"], key))
-        row = least[name]
+        name = max(labels, key=lambda key: (least[key].ratio, key))
+        result, metric = least[name], least[name].bound.metrics[0]
         closest = min(infeasible, key=lambda record: (record.violation, record.number))
-        limit = _limit(row)
-        if row["actual"] is None:
-            return f"{name} {limit}: no trial reported {row['metric']}"
-        came = (
-            f"the best of {len(infeasible)} trials reached {quantity(row['metric'], row['actual'])}"
-        )
-        if row["ratio"] <= 0:
+        if result.actual is None:
+            return f"{name} {limit(result.bound)}: no trial reported {metric}"
+        came = f"the best of {len(infeasible)} trials reached {quantity(metric, result.actual)}"
+        if result.ratio <= 0:
             came += ", but broke another bound"
         return (
-            f"{name} {limit}: {came}; "
+            f"{name} {limit(result.bound)}: {came}; "
             f"trial {closest.number} came closest overall ({parameters(closest.params)})"
         )
 
@@ -182,10 +178,6 @@ class Summary:
         }
 
 
-def _is_broken(row: Mapping[str, Any]) -> bool:
-    return row["severity"] in {"hard", "missing"}
-
-
 def trial_line(record: TrialRecord, best: TrialRecord | None) -> str:
     """Return the live line of a finished trial: number, parameters, score, best so far."""
     what = {
@@ -203,24 +195,20 @@ def trial_line(record: TrialRecord, best: TrialRecord | None) -> str:
     else:
         standing = f"best so far {quantity(best.metric, best.value)} (trial {best.number})"
     if record.dropped:
-        what += f" (levels {', '.join(map(str, record.dropped))} dropped)"
+        what += f" (levels {', '.join(record.dropped)} dropped)"
     return f"trial {record.number} [{parameters(record.params)}] {what}; {standing}"
 
 
 def broken_bounds(record: TrialRecord) -> str:
     """Return ``infeasible: …`` with the bound that was broken by most."""
-    broken = [row for row in record.slo if _is_broken(row)]
+    broken = [result for result in record.bounds if result.infeasible]
     if not broken:
         return "infeasible"
-    worst = max(broken, key=lambda row: row["ratio"])
-    if worst["actual"] is None:
-        return f"infeasible: {worst['label']} was not reported"
-    actual = quantity(worst["metric"], worst["actual"])
-    return f"infeasible: {worst['label']} {actual}, limit {_limit(worst)}"
-
-
-def _limit(row: Mapping[str, Any]) -> str:
-    return f"{'≤' if row['upper'] else '≥'} {quantity(row['metric'], row['threshold'])}"
+    result = max(broken, key=lambda result: result.ratio)
+    if result.actual is None:
+        return f"infeasible: {result.bound.label} was not reported"
+    actual = quantity(result.bound.metrics[0], result.actual)
+    return f"infeasible: {result.bound.label} {actual}, limit {limit(result.bound)}"
 
 
 def _first_line(text: str) -> str:

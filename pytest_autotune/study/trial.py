@@ -1,26 +1,19 @@
-"""What a test gets as ``trial``."""
+"""The trial that a test gets as ``trial``."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
-from pytest_autotune.report.text import slo_table
-from pytest_autotune.scoring.evaluation import (
-    Evaluation,
-    Level,
-    broken_so_far,
-    evaluate,
-    reported_slo,
-)
+from pytest_autotune.scoring.judgement import Ending, Measurement, broken_so_far
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import flatten
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
-
-if TYPE_CHECKING:
-    from pytest_autotune.scoring.records import TrialRecord
-    from pytest_autotune.study.study import Plan
-
+from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.study.plan import Plan
 
 #: What a reported level has besides metrics.
 _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid"})
@@ -117,6 +110,11 @@ class Trial:
         self._assert_slo(broken_so_far(self._metrics, self._plan.spec.slo))
         self._assert_levels()
 
+    def report_measurement(self, measurement: Measurement) -> None:
+        """Report what was measured at another time, under flat names already."""
+        levels = [{**level.metrics, **level.document()} for level in measurement.levels]
+        self.report({**measurement.metrics, **({"levels": levels} if levels else {})})
+
     def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
         """Report the metrics of one load level, in the same shapes as :meth:`report`.
 
@@ -141,16 +139,19 @@ class Trial:
             (estimate,) = flatten({"estimate": estimate}).values()
         raise TrialPruned(reason or "given up early", estimate)
 
-    def evaluate(self, *, complete: bool = True) -> Evaluation:
-        """Judge the trial by everything reported; raises :class:`MissingMetricError`.
-
-        A trial that was cut short is not ``complete``: what it had no chance to report does
-        not count as missing.
-        """
-        slo = self._plan.spec.slo
-        if not complete:
-            slo = reported_slo(self._metrics, self.levels, slo)
-        return evaluate(self._metrics, self.levels, slo, self._plan.objective)
+    def measurement(
+        self, ending: Ending, *, reason: str = "", estimate: float | None = None
+    ) -> Measurement:
+        """Return everything reported so far, as what the trial measured."""
+        return Measurement(
+            ending=ending,
+            metrics=dict(self._metrics),
+            levels=self.levels,
+            notes=self.notes,
+            reason=reason,
+            estimate=estimate,
+            duration=round(time.time() - self._record.owner.started, 6),
+        )
 
     def _add_level(
         self,
@@ -178,4 +179,4 @@ class Trial:
 
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:
-            raise SLOViolation(slo_table(compliance))
+            raise SLOViolation(slo_table(compliance.results))

@@ -18,8 +18,8 @@ from pytest_autotune.gate.lock.entry import LockedMetric, LockEntry, digests_of
 from pytest_autotune.gate.lock.lockfile import read_lock_file, write_lock
 from pytest_autotune.spec.loading import load_named
 from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan
 
 #: Decides with two pairs of launches where nothing is left to chance.
 QUICK: Mapping[str, Any] = {"alpha": 0.4, "power": 0.6, "max_launches": 4}

@@ -12,8 +12,9 @@ from inner import Runs
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan, read_records
 
 #: A study whose result depends on its parameters only: what a resumed run must reproduce.
 SPEC: Mapping[str, Any] = {

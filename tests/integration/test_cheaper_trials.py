@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from serving import MODULE, SPEC, Serving, process
 
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_named
 
 #: What every trial is measured by, unless it is cut short.
@@ -82,7 +83,7 @@ def test_levels_that_cannot_save_a_trial_are_not_run(serving: Serving) -> None:
     write(serving, [0.02, 0.06], "--capacity", "1", benchmark=block)
     serving.run(status=0)
     first, pruned = records(serving)
-    assert [level["concurrency"] for level in first.levels] == [1, 2, 4]
+    assert [level.concurrency for level in first.levels] == [1, 2, 4]
     assert pruned.outcome is Outcome.PRUNED
     assert "over 3 levels (level 1: " in pruned.reason
     assert "level 4" not in pruned.reason
@@ -139,7 +140,7 @@ def test_the_level_that_fails_most_runs_first_once_that_is_known(serving: Servin
     text = serving.run("-v", "--autotune-infeasible", "xfail", status=0)
     found = records(serving)
     assert [record.outcome.value for record in found] == ["infeasible"] * 4 + ["feasible"]
-    measured = [[level["concurrency"] for level in record.levels] for record in found]
+    measured = [[level.concurrency for level in record.levels] for record in found]
     assert measured == [[1, 6], [1, 6], [1, 6], [6], [1, 6]]
     assert "1 other level was left out: the trial is infeasible" in found[3].notes
     expected = "level 6 ran first: 4 of 4 earlier trials broke a hard bound there, in "

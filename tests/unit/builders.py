@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import pytest
 
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.errors import MissingMetricError
+from pytest_autotune.scoring.judgement import Judgement, Measurement, Outcome, Question, judge
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, Owner, TrialRecord
-from pytest_autotune.scoring.slo import SLO, Bound, Compliance
+from pytest_autotune.scoring.records import Owner, TrialRecord
+from pytest_autotune.scoring.slo import SLO, Bound, BoundResult, Compliance, Severity
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.ranges import Continuous
 from pytest_autotune.space.space import Space
@@ -20,8 +24,8 @@ from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
 from pytest_autotune.study.machine import on_this_machine
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan
 
 STRATEGIES: Final = ("auto", "bayesian", "grid_search", "random")
 LATENCY: Final = Objective.parse("minimize_latency")
@@ -159,14 +163,55 @@ def make_record(
         slot=fields.pop("slot", f"trial-{number:03d}"),
         retry_of=fields.pop("retry_of", None),
     )
-    return TrialRecord(
-        number=number,
-        params={"a": number} if params is None else params,
-        outcome=outcome,
-        owner=owner,
-        score=score,
-        **fields,
+    record = TrialRecord(
+        number=number, params={"a": number} if params is None else params, owner=owner
     )
+    return changed(record, outcome=outcome, score=score, **fields)
+
+
+def changed(record: TrialRecord, **fields: Any) -> TrialRecord:
+    """Return ``record`` with other parts of its measurement, its judgement or itself.
+
+    ``violation`` and ``penalty`` become one bound that is missed by so much.
+    """
+    if {"violation", "penalty"} & set(fields):
+        ratio, penalty = fields.pop("violation", 0.0), fields.pop("penalty", 0.0)
+        missed = BoundResult(
+            bound=make_bound("missed", 1.0, hard=True, fail_ratio=0.0),
+            actual=1.0 + ratio,
+            ratio=ratio,
+            severity=Severity.HARD if ratio else Severity.MINOR,
+            penalty=penalty,
+        )
+        fields.setdefault("bounds", (missed,) if ratio or penalty else ())
+    if "bounds" in fields:
+        fields["compliance"] = Compliance(results=tuple(fields.pop("bounds")))
+
+    def taken(part: Any) -> Any:
+        names = {name for name in fields if name in type(part).__dataclass_fields__}
+        return replace(part, **{name: fields.pop(name) for name in names})
+
+    judgement = taken(record.judgement)
+    measurement = taken(record.measurement)
+    return replace(record, judgement=judgement, measurement=measurement, **fields)
+
+
+def evaluate(
+    metrics: Metrics, levels: Sequence[Level], slo: SLO, objective: Objective
+) -> Judgement:
+    """Judge a complete trial; raise what its last test would."""
+    judgement = judge(
+        Measurement(metrics=metrics, levels=tuple(levels)), Question(slo=slo, objective=objective)
+    )
+    if judgement.outcome is Outcome.FAILED:
+        raise MissingMetricError(judgement.reason)
+    return judgement
+
+
+def ended(record: TrialRecord, plan: Plan, **measured: Any) -> TrialRecord:
+    """Return a trial of ``plan`` that measured so."""
+    measurement = Measurement(**measured)
+    return replace(record, measurement=measurement, judgement=judge(measurement, plan.question))
 
 
 def strategy_for(
@@ -220,6 +265,17 @@ def in_space(space: Space, point: Point) -> bool:
         if type(parameter.value(index)) is not type(value) or parameter.value(index) != value:
             return False
     return True
+
+
+def seen(metric: str, actual: float | None, *, hard: bool = False) -> BoundResult:
+    """Return a bound on ``metric`` where ``actual`` was seen."""
+    severity = Severity.MET if actual is not None else Severity.MISSING
+    return BoundResult(
+        bound=make_bound(metric, 1.0, hard=hard),
+        actual=actual,
+        ratio=0.0 if actual is None else actual - 1.0,
+        severity=Severity.HARD if hard else severity,
+    )
 
 
 def penalty_of(compliance: Compliance) -> float:

@@ -20,9 +20,10 @@ from builders import (
     strategy_for,
 )
 
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import SLO, check, check_bound
 from pytest_autotune.space import sampling
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
@@ -141,6 +142,7 @@ def _all(space: Space) -> Sequence[Point]:
 
 def served(strategy: Any, space: Space, trials: int, limit: float) -> list[TrialRecord]:
     """Serve more at once, which is faster in all and slower for each."""
+    bound = make_bound("ttft", limit, hard=True, fail_ratio=0.0)
     records: list[TrialRecord] = []
     for number in range(trials):
         point = strategy.propose(History(records=records), [0, number])
@@ -154,8 +156,7 @@ def served(strategy: Any, space: Space, trials: int, limit: float) -> list[Trial
                 outcome=Outcome.FEASIBLE if met else Outcome.INFEASIBLE,
                 score=-rate if met else None,
                 value=rate,
-                violation=max(0.0, ttft / limit - 1),
-                slo=[{"label": "ttft", "actual": ttft}],
+                bounds=[check_bound(bound, {"ttft": ttft}, 0.1)],
             )
         )
     return records
@@ -187,8 +188,10 @@ def test_without_a_feasible_trial_it_heads_for_where_the_bounds_are_met() -> Non
         ttft = 0.8 + 0.1 * (abs(point["x"] - 37) + abs(point["y"] - 2))
         outcome = Outcome.FEASIBLE if ttft <= 1 else Outcome.INFEASIBLE
         score = 1.0 if ttft <= 1 else None
-        row = {"label": "ttft", "actual": ttft}
-        records.append(make_record(number, params=point, outcome=outcome, score=score, slo=[row]))
+        bounds = check(slo, {"ttft": ttft}).results
+        records.append(
+            make_record(number, params=point, outcome=outcome, score=score, bounds=bounds)
+        )
         if outcome is Outcome.FEASIBLE:
             break
     assert records[-1].outcome is Outcome.FEASIBLE

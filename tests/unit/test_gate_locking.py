@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from builders import make_bound, make_plan, make_record, make_spec
+from builders import changed, make_bound, make_plan, make_record, make_spec
 
 from pytest_autotune.gate.launch.launcher import LaunchFailed, LaunchResult
 from pytest_autotune.gate.lock.entry import LockEntry, LockError
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file, write_lock
 from pytest_autotune.gate.lock.locking import CONTENDERS, LAUNCHES, Locking, Pinning
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO, check
 from pytest_autotune.study.environment import fingerprint
-from pytest_autotune.study.study import Plan, Stop
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.summary import Summary
 
 LABEL: Final = "test_it.py (study)"
@@ -173,7 +175,7 @@ def test_only_what_came_close_is_measured_again_and_not_too_much_of_it(locks: Lo
 def test_what_is_to_be_much_is_pinned_at_its_most(locks: Locks) -> None:
     plan = plan_for(optimization={"objective": "maximize:cost"})
     fake = Fake({1: 95.0, 2: 99.0}, maximize=True)
-    records = [replace(trial(1, -100.0), value=100.0), replace(trial(2, -98.0), value=98.0)]
+    records = [changed(trial(1, -100.0), value=100.0), changed(trial(2, -98.0), value=98.0)]
     locks.pin(fake, summary(*records, plan=plan))
     assert (locks.entry.parameters, locks.entry.maximize) == ({"a": 2}, True)
     assert locks.entry.median == 99.0

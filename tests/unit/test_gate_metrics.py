@@ -10,7 +10,7 @@ from builders import make_plan, make_spec
 from pytest_autotune.errors import UserError
 from pytest_autotune.gate.compare.comparison import GatedMetric
 from pytest_autotune.gate.metrics import gated_metrics
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 
 TIMED = {"mean_e2e_latency": 0.3, "p50_e2e_latency": 0.2, "num_samples": 50.0}
 

@@ -18,8 +18,8 @@ from pytest_autotune.gate.lock.entry import (
 from pytest_autotune.gate.lock.lockfile import LockFile
 from pytest_autotune.gate.lock.pins import LockPins, hardened
 from pytest_autotune.scoring.slo import SLO, Severity, check
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan
 
 SLOS: list[dict[str, Any]] = [
     {"metric": "ttft", "statistic": "p99", "max": 0.5, "hard_fail": False},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from builders import make_bound, make_record, make_slo, make_spec
+from builders import changed, make_bound, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import benchmark, compilation
 from pytest_autotune.bench.benchmark import GpuBenchmark
@@ -18,8 +18,9 @@ from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.errors import BenchmarkError, TrialPruned
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, penalized
 
 MEASURED = Measurement(
@@ -185,7 +186,7 @@ def test_without_an_incumbent_there_is_no_race(calls: Calls) -> None:
 
 def test_the_best_of_the_feasible_is_what_to_beat(calls: Calls) -> None:
     records = [
-        replace(best("mean_e2e_latency", value), number=number, outcome=outcome)
+        changed(best("mean_e2e_latency", value), number=number, outcome=outcome)
         for number, (value, outcome) in enumerate(
             [
                 (0.02, Outcome.FEASIBLE),

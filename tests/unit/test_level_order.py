@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from builders import make_record
+from builders import make_level, make_record
 
 from pytest_autotune.load.order import Fate, fates, first
-from pytest_autotune.scoring.evaluation import Level
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.records import TrialRecord
 
 LEVELS = [Level(concurrency=load, metrics={}) for load in (1, 4, 16)]
 
@@ -22,8 +23,7 @@ def breaks(metrics: Mapping[str, float | None], level: Level) -> bool:
 def trial(number: int, *levels: tuple[int, bool, float], outcome: str = "") -> TrialRecord:
     broken = any(failed for _, failed, _ in levels)
     entries = [
-        {"concurrency": load, "metrics": {"broken": float(failed), "duration": seconds}}
-        for load, failed, seconds in levels
+        make_level(load, broken=float(failed), duration=seconds) for load, failed, seconds in levels
     ]
     default = Outcome.INFEASIBLE if broken else Outcome.FEASIBLE
     return make_record(number, outcome=Outcome(outcome) if outcome else default, levels=entries)

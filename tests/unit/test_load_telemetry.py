@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pytest
-from builders import make_record, make_spec
+from builders import make_level, make_record, make_spec
 from scripted import Scripted, serve
 
 from pytest_autotune.errors import TrialPruned
@@ -263,8 +263,8 @@ def raced(server: Scripted, *sights: Seen, requests: int = 60) -> tuple[LoadTest
     spec = make_spec(
         parameters={"a": [1]}, benchmark={**LOAD, "max_requests_per_iteration": requests}
     )
-    entry = {"concurrency": 1, "metrics": {"mean_ttft": 0.001}}
-    best = make_record(0, metric="mean_ttft", value=0.001, score=0.001, levels=[entry])
+    level = make_level(1, mean_ttft=0.001)
+    best = make_record(0, metric="mean_ttft", value=0.001, score=0.001, levels=(level,))
     watcher = Watcher(server, sights)
     objective = Objective.parse("minimize_ttft")
     test = LoadTest(

@@ -21,9 +21,9 @@ from pytest_autotune.load.loadtest import LoadTest
 from pytest_autotune.load.results import LevelResult, LoadResult, saturation
 from pytest_autotune.load.search import highest
 from pytest_autotune.load.target import Address
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.scoring.slo import Bound, Compliance, check_bound
 from pytest_autotune.study.trial import Trial
 
@@ -568,6 +568,10 @@ def make_trial(**keys: Any) -> Trial:
     return Trial(make_record(0, {"a": 1}, Outcome.RUNNING, None), make_plan(spec))
 
 
+def judged(trial: Trial) -> Judgement:
+    return judge(trial.measurement(Ending.COMPLETE), trial._plan.question)
+
+
 def test_a_trial_takes_the_result_as_it_is(server: Scripted, make: MakeTest) -> None:
     slo = [ttft("p90", 10.0)]
     result = make({"num_concurrency": [1, 2]}, slo=slo)(server.url)
@@ -575,7 +579,7 @@ def test_a_trial_takes_the_result_as_it_is(server: Scripted, make: MakeTest) -> 
     trial.report(result)
     assert [level.concurrency for level in trial.levels] == [1, 2]
     assert trial.notes == result.notes
-    evaluation = trial.evaluate()
+    evaluation = judged(trial)
     assert evaluation.compliance.met
     assert evaluation.value == pytest.approx(result.metrics["mean_ttft"])
 
@@ -750,7 +754,7 @@ def test_a_trial_is_scored_by_the_highest_level_of_a_search(
     result = make({"num_concurrency": search(1, 3)}, slo=slo)(server.url)
     trial = make_trial(slo=slo)
     trial.report(result)
-    assert trial.evaluate().value == 3
+    assert judged(trial).value == 3
 
 
 # A server that dies

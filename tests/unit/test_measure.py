@@ -23,8 +23,9 @@ from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Ending, Race, Sampling, sample
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
+from pytest_autotune.scoring.judgement import Ending as TrialEnding
+from pytest_autotune.scoring.judgement import Outcome, judge
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.study.trial import Trial
 
 #: Little of everything, for what is measured in earnest.
@@ -664,7 +665,8 @@ def test_a_trial_takes_it_as_it_is() -> None:
     trial.report(found)
     assert trial.metrics == dict(found.metrics)
     assert trial.notes == ("e2e_latency: it was noisy",)
-    assert trial.evaluate().metric == "mean_e2e_latency"
+    judgement = judge(trial.measurement(TrialEnding.COMPLETE), trial._plan.question)
+    assert judgement.metric == "mean_e2e_latency"
 
 
 def test_a_trial_takes_what_was_measured_in_earnest_and_holds_it_against_its_slo() -> None:

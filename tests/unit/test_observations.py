@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import LATENCY, THROUGHPUT, make_bound, make_record, make_slo
+from builders import LATENCY, THROUGHPUT, make_bound, make_record, make_slo, seen
 
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO
 from pytest_autotune.strategies.observations import Observations
 
@@ -23,10 +24,6 @@ def feasible(number: int, score: float) -> TrialRecord:
 
 def losses(records: list[TrialRecord], objective: Objective = LATENCY) -> Any:
     return Observations.of(records, NO_SLO, objective).loss
-
-
-def row(label: str, actual: float | None) -> dict[str, Any]:
-    return {"label": label, "actual": actual}
 
 
 def test_times_count_by_their_ratio() -> None:
@@ -92,7 +89,7 @@ def test_a_pruned_trial_that_reached_nothing_counts_as_an_average_one() -> None:
 
 def test_an_infeasible_trial_tells_its_objective_without_penalties() -> None:
     broken = make_record(
-        1, outcome=Outcome.INFEASIBLE, score=900.0, value=2.0, slo=[row("ttft", 3.0)], violation=2.0
+        1, outcome=Outcome.INFEASIBLE, score=900.0, value=2.0, bounds=[seen("ttft", 3.0, hard=True)]
     )
     slo = make_slo(make_bound("ttft", 1.0, hard=True, fail_ratio=0.0))
     found = Observations.of([feasible(0, 1.0), broken], slo, LATENCY)
@@ -117,8 +114,8 @@ def test_a_hard_bound_is_a_signal_positive_where_it_is_broken(
     bound: dict[str, Any], actual: float | None, excess: float
 ) -> None:
     slo: SLO = make_slo(make_bound("m", **bound, hard=True), make_bound("soft", 1.0))
-    rows = [row("m", actual), row("soft", 9.0)]
-    record = make_record(0, outcome=Outcome.FEASIBLE, score=1.0, slo=rows)
+    bounds = [seen("m", actual), seen("soft", 9.0)]
+    record = make_record(0, outcome=Outcome.FEASIBLE, score=1.0, bounds=bounds)
     (signal,) = Observations.of([record], slo, LATENCY).signals
     assert signal.label == "m"
     assert signal.excess == pytest.approx([excess], nan_ok=True)
@@ -126,7 +123,7 @@ def test_a_hard_bound_is_a_signal_positive_where_it_is_broken(
 
 def test_what_is_infeasible_for_no_known_reason_counts_as_failed() -> None:
     slo = make_slo(make_bound("m", 1.0, hard=True, fail_ratio=0.0))
-    missing = make_record(0, outcome=Outcome.INFEASIBLE, slo=[row("m", None)], violation=1.0)
+    missing = make_record(0, outcome=Outcome.INFEASIBLE, bounds=[seen("m", None)])
     crashed = make_record(1, outcome=Outcome.FAILED)
     assert list(Observations.of([missing, crashed], slo, LATENCY).failed) == [True, True]
 

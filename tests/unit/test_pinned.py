@@ -6,15 +6,16 @@ import time
 from typing import Any
 
 import pytest
-from builders import make_bound, make_plan, make_record, make_slo, make_spec
+from builders import ended, make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import benchmark
 from pytest_autotune.bench.benchmark import LAUNCH_SECONDS, GpuBenchmark
-from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.pinned import PINNED, Pin, PinnedStudy
-from pytest_autotune.study.study import Plan, SlotRequest, Stop
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest, Stop
 from pytest_autotune.study.trial import Trial
 
 SLOT = SlotRequest(id=PINNED, ordinal=0)
@@ -50,37 +51,12 @@ def test_its_one_trial_goes_to_the_first_who_asks() -> None:
     assert study.plan is study.pin.plan
 
 
-def test_what_becomes_of_it_is_kept_as_a_study_would() -> None:
+def test_a_finished_trial_is_kept() -> None:
     study = pinned()
-    record = claimed(study)
-    judged = evaluate({"cost": 2.0, "ttft": float("nan")}, [], make_slo(), COST)
-    finished = study.finish(record, Outcome.FEASIBLE, evaluation=judged, notes=["quiet"])
+    finished = ended(claimed(study), study.plan, metrics={"cost": 2.0}, notes=("quiet",))
+    study.finish(finished)
     assert study.records() == [finished]
-    assert (finished.outcome, finished.score, finished.metric) == (Outcome.FEASIBLE, 2.0, "cost")
-    assert finished.metrics == {"cost": 2.0, "ttft": None}
-    assert (finished.params, finished.owner, list(finished.notes)) == (
-        {"a": 2}, record.owner, ["quiet"],
-    )  # fmt: skip
-    assert finished.duration is not None
-    assert 0 <= finished.duration < 5
     assert study.claim(SLOT) is Stop.DONE_BEFORE
-
-
-def test_a_failure_is_kept_with_its_reason() -> None:
-    study = pinned()
-    finished = study.finish(claimed(study), Outcome.FAILED, reason="AssertionError")
-    assert (finished.outcome, finished.reason, finished.finished) == (
-        Outcome.FAILED, "AssertionError", True,
-    )  # fmt: skip
-
-
-def test_bounds_that_were_broken_are_kept() -> None:
-    study = pinned()
-    slo = make_slo(make_bound("cost", 1.0, hard=True, fail_ratio=0.0))
-    judged = evaluate({"cost": 2.0}, [], slo, COST)
-    finished = study.finish(claimed(study), Outcome.INFEASIBLE, evaluation=judged)
-    assert finished.violation == 1.0
-    assert [row["severity"] for row in finished.slo] == ["hard"]
 
 
 def test_to_give_it_back_leaves_it_unfinished() -> None:
@@ -154,9 +130,3 @@ def test_one_of_many_launches_samples_briefly_and_is_not_watched(
     assert (seen[1].get("max_time"), seen[1]["watch"]) == (asked.get("max_time"), watch)
     # Energy is told by who watches.
     assert seen[2]["watch"] is watch
-
-
-def test_what_it_had_reached_when_it_was_pruned_is_kept() -> None:
-    study = pinned()
-    finished = study.finish(claimed(study), Outcome.PRUNED, reason="slow", estimate=3.5)
-    assert (finished.outcome, finished.estimate) == (Outcome.PRUNED, 3.5)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
-from builders import make_bound, make_level, make_record, make_slo
+from builders import evaluate, make_bound, make_record, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import (
-    Outcome,
-    TrialRecord,
-    effective,
-    expanded,
-    incumbent,
-    result_document,
-)
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import MAX_SCORE
 
 SLO = make_slo(
@@ -102,57 +94,3 @@ def test_a_record_is_known_by_its_parameters_in_any_order() -> None:
     assert make_record(0, {"a": 1, "b": [2]}).key == make_record(1, {"b": [2], "a": 1}).key
     assert make_record(0, {"a": 1}).key != make_record(0, {"a": True}).key
     assert make_record(0, {"a": 1}).key != make_record(0, {"a": 1.0}).key
-
-
-def test_what_is_stored_is_plain_finite_json() -> None:
-    levels = [make_level(1, soft=math.nan, hard=0.5)]
-    evaluation = evaluate({"x": 1.0, "y": math.inf}, levels, SLO, Objective.parse("minimize:x"))
-    document = result_document(
-        Outcome.INFEASIBLE, evaluation=evaluation, levels=levels, reason="", duration=1 / 3
-    )
-    text = json.dumps(document, allow_nan=False)
-    assert json.loads(text) == document
-    assert document["metrics"]["y"] is None
-    assert document["level_metrics"]["soft"] == [None]
-    assert "reason" not in document
-
-
-def test_a_level_metric_is_stored_once_and_its_aggregates_follow_from_it() -> None:
-    levels = [make_level(1, soft=0.1, hard=0.5), make_level(4, soft=0.3, hard=0.7)]
-    evaluation = evaluate({"x": 1.0}, levels, SLO, Objective.parse("minimize:x"))
-    document = result_document(
-        Outcome.FEASIBLE, evaluation=evaluation, levels=levels, reason="", duration=1.0
-    )
-    assert document["metrics"] == {"x": 1.0}
-    fields = expanded(json.loads(json.dumps(document)))
-    assert fields["metrics"] == pytest.approx(dict(evaluation.metrics))
-    assert [(lv["concurrency"], lv["metrics"]["hard"]) for lv in fields["levels"]] == [
-        (1, 0.5),
-        (4, 0.7),
-    ]
-
-
-def test_aggregates_are_of_the_levels_that_were_kept() -> None:
-    slo = make_slo(make_bound("hard", 1.0, hard=True, fail_ratio=0.0), levels="filter")
-    levels = [make_level(1, hard=0.5, y=1.0), make_level(4, hard=2.0, y=9.0)]
-    evaluation = evaluate({"x": 1.0}, levels, slo, Objective.parse("minimize:x"))
-    document = result_document(
-        Outcome.FEASIBLE, evaluation=evaluation, levels=levels, reason="", duration=1.0
-    )
-    assert document["dropped"] == ["4"]
-    assert expanded(document)["metrics"]["y"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("estimate", "stored"), [(2.5, 2.5), (None, None), (math.inf, None), (math.nan, None)]
-)
-def test_what_a_pruned_trial_had_reached_is_stored_where_it_is_known(
-    estimate: float | None, stored: float | None
-) -> None:
-    document = result_document(
-        Outcome.PRUNED, evaluation=None, levels=[], reason="slow", duration=1.0, estimate=estimate
-    )
-    assert ("estimate" in document) is (stored is not None)
-    fields = expanded(json.loads(json.dumps(document, allow_nan=False)))
-    record = make_record(0, outcome=Outcome.PRUNED, score=None, **fields)
-    assert record.estimate == stored

@@ -120,4 +120,4 @@ def test_any_file_is_a_recording_or_an_error(tmp_path: Path, text: str, where: s
         assert pool is not None
         for row in range(len(pool)):
             assert space.is_valid(pool.point(row))
-            recording.result(pool.point(row)).report()
+            recording.result(pool.point(row))

@@ -13,18 +13,19 @@ import pytest
 from builders import GEMM, STRATEGIES, in_space, make_spec, points_of, search, strategy_for
 
 from pytest_autotune.errors import RecordingError, UserError
+from pytest_autotune.plugin.planning import make_plan as plan_of
 from pytest_autotune.replay.table import Recording
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.judgement import Ending, Outcome, Question, judge
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.ranges import Integer, Listed
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import GivenFile, Settings
-from pytest_autotune.study.study import Plan
 
 COST = Objective.parse("minimize:cost")
 Write = Callable[..., Recording]
@@ -152,7 +153,7 @@ def test_columns_are_told_apart_by_name(record: Write) -> None:
     assert point == {"tp-size": 1, "valid": False, "concurrency": 4}
     recorded = recording.result(point)
     metrics = {"valid": 7.0, "mean_e2e_latency": 0.5, "p99_e2e_latency": 0.75, "metric_x": 2.0}
-    assert recorded.valid
+    assert recorded.ending is Ending.COMPLETE
     assert recorded.levels == (Level(concurrency=8, metrics=metrics),)
     assert recorded.metrics == {}
 
@@ -172,11 +173,10 @@ def test_levels_failures_and_durations(record: Write) -> None:
     assert first.levels[1].metrics == {"cost": 2.0}
     assert set(first.levels[0].metrics) == {"cost", "other"}
     assert (first.metrics, first.duration) == ({"other": 9.0}, 2.5)
-    assert first.report()["levels"][1] == {"request_rate": 8.0, "cost": 2.0}
     second = recording.result({"a": 2})
-    assert (second.valid, second.error, second.duration) == (False, "out of\nmemory", None)
-    assert second.failure == "recorded as failed: out of\nmemory"
-    assert recording.result({"a": 3}).valid
+    assert (second.ending, second.duration) == (Ending.FAILED, None)
+    assert second.reason == "recorded as failed: out of\nmemory"
+    assert recording.result({"a": 3}).ending is Ending.COMPLETE
     with pytest.raises(RecordingError, match="nothing was recorded for"):
         recording.result({"a": 4})
 
@@ -189,21 +189,19 @@ def test_a_point_is_judged_as_a_study_would(record: Write) -> None:
     recording.restrict(spec.space)
     slo = make_spec(parameters={"a": [1]}, slo=[{"metric": "mem", "max": 10}]).slo
 
-    def judge(a: int, bounds: Any = slo) -> Any:
-        return recording.result({"a": a}).judge(bounds, COST)
+    def judged(a: int, bounds: Any = slo) -> Any:
+        return judge(recording.result({"a": a}), Question(slo=bounds, objective=COST))
 
-    assert judge(1).outcome is Outcome.INFEASIBLE
-    assert judge(1).evaluation.compliance.violation == 1.0
-    assert judge(2).outcome is Outcome.FEASIBLE
-    assert (judge(2).evaluation.value, judge(2).evaluation.score) == (2.0, 2.0)
-    assert judge(3).outcome is Outcome.FAILED
-    assert "needs cost" in judge(3).reason
-    assert judge(4).reason == "recorded as failed: no reason given"
-    assert judge(5).outcome is Outcome.INFEASIBLE  # as mem is missing
-    assert judge(6).evaluation.value is None
-    # What it had not reported when it was cut short is not missing; else it is.
-    assert judge(1, spec.slo).evaluation.compliance.violation == 1.0
-    assert judge(2, spec.slo).outcome is Outcome.INFEASIBLE
+    assert judged(1).outcome is Outcome.INFEASIBLE
+    assert judged(1).compliance.violation == 1.0
+    assert judged(2).outcome is Outcome.FEASIBLE
+    assert (judged(2).value, judged(2).score) == (2.0, 2.0)
+    assert judged(3).outcome is Outcome.FAILED
+    assert "needs cost" in judged(3).reason
+    assert judged(4).reason == "recorded as failed: no reason given"
+    assert judged(5).outcome is Outcome.INFEASIBLE  # as mem is missing
+    assert judged(6).value is None
+    assert judged(2, spec.slo).outcome is Outcome.INFEASIBLE  # as ttft is missing
 
 
 def test_every_strategy_stays_on_the_recorded_points(record: Write) -> None:
@@ -224,14 +222,14 @@ def test_every_strategy_stays_on_the_recorded_points(record: Write) -> None:
         ).space
     )
 
-    def judge(point: Point) -> tuple[Outcome, float | None, float]:
-        judged = recording.result(point).judge(spec_of({"a": [1]}).slo, COST)
-        assert judged.evaluation is not None
-        return judged.outcome, judged.evaluation.score, 0.0
+    def score(point: Point) -> tuple[Outcome, float | None, float]:
+        question = Question(slo=spec_of({"a": [1]}).slo, objective=COST)
+        found = judge(recording.result(point), question)
+        return found.outcome, found.score, 0.0
 
     for name in STRATEGIES:
         strategy = strategy_for(name, restricted, limit=30, n_initial_random=4)
-        found = search(strategy, 30, judge)
+        found = search(strategy, 30, score)
         assert len({record.key for record in found}) == len(found) == len(rows), name
         assert strategy.propose(History(records=found), [0, 30]) is None
     few = strategy_for("grid_search", restricted, limit=6).plan()
@@ -347,7 +345,7 @@ def test_what_cannot_be_replayed_says_why(
     replay = {"file": "r.csv", **({} if where is None else {"where": where})}
     document = {"parameters": {"a": [1, 2, 3, 4]}, "replay": replay, **keys}
     with pytest.raises(UserError) as caught:
-        Plan.make("test_it.py", load_inline("s", document, "spec.yaml", tmp_path), Settings())
+        plan_of("test_it.py", load_inline("s", document, "spec.yaml", tmp_path), Settings())
     assert message in str(caught.value)
     assert str(caught.value).startswith("spec.yaml: /")
     assert str(tmp_path) not in str(caught.value)
@@ -358,7 +356,7 @@ def test_what_cannot_be_replayed_says_why(
     [
         ("r.csv.gz", b"a,b", "cannot be decompressed: Not a gzipped file"),
         ("r.csv.gz", b"\x1f\x8b\x08", "cannot be decompressed: "),
-        ("r.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-20], "cannot be decompressed: "),
+        ("r.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-20], "cannot be decompressed: "),
         ("r.csv", b"\xff\xfe\x00", "is not a text in UTF-8: "),
         ("r.csv", None, "cannot be read: Is a directory"),
         ("none.csv", b"", "no such file"),
@@ -373,7 +371,7 @@ def test_a_file_that_cannot_be_read_says_why(
         (tmp_path / name.replace("none", "other")).write_bytes(content)
     given = GivenFile(where="--autotune-replay", written=name, path=tmp_path / name)
     with pytest.raises(RecordingError) as caught:
-        Plan.make("test_it.py", make_spec(parameters={"a": [1]}), Settings(replay=given))
+        plan_of("test_it.py", make_spec(parameters={"a": [1]}), Settings(replay=given))
     assert str(caught.value).startswith(f"--autotune-replay: {name}: {problem}")
 
 
@@ -384,15 +382,14 @@ def test_a_plan_of_recorded_results_has_a_name_and_a_key_of_its_own(tmp_path: Pa
     def plan(file: str, where: str | None = None) -> Plan:
         replay = {"file": file, **({} if where is None else {"where": where})}
         document = {"parameters": {"a": [1, 2, 3, 4]}, "replay": replay}
-        return Plan.make(
-            "test_it.py", load_inline("s", document, "x", tmp_path), Settings(), "source"
-        )
+        spec = load_inline("s", document, "x", tmp_path)
+        return plan_of("test_it.py", spec, Settings(), code="digest")
 
     first = plan("r.csv")
-    assert (first.label, first.source) == ("test_it.py (s), replayed", "")
+    assert (first.label, first.code) == ("test_it.py (s), replayed", "")
     assert "environment" not in first.key()
     assert first.key() == plan("r.csv").key()
     assert first.key() != plan("s.csv").key()
     assert first.key() != plan("r.csv", "a > 0").key()
     assert isinstance(first.spec.space.parameters[0], Categorical)
-    assert str(plan("r.csv", "a > 0").replay) == "r.csv where a > 0"
+    assert plan("r.csv", "a > 0").source.description == "r.csv where a > 0"

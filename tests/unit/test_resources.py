@@ -29,7 +29,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]
     context = RunContext(session="s", started=0.0, state_directory=tmp_path, scratch=None)
     found = Resources(
         context, tmp_path, Masker(),
-        gpu_timeout=1.0, notice=lambda study, text: None, on_wait=lambda text: None,
+        gpu_timeout=1.0, brief=False, notice=lambda study, text: None, on_wait=lambda text: None,
     )  # fmt: skip
     yield found
     found.close()

@@ -33,7 +33,7 @@ from search_spaces import (
     load,
 )
 
-from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import History, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.parameters import point_key
 from pytest_autotune.space.ranges import Continuous, Integer

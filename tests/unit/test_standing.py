@@ -11,17 +11,18 @@ from statistics import fmean, quantiles
 from typing import Any
 
 import pytest
-from builders import make_record
+from builders import changed, make_level, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.load.race import Contest
 from pytest_autotune.load.standing import Bar, Reached, Standing, bar, best_possible, bound_of
 from pytest_autotune.load.statistics import RequestRecord
-from pytest_autotune.scoring.evaluation import Level
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import aggregate
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, penalized
 
 PROPERTY = settings(derandomize=True, max_examples=300, deadline=None)
@@ -49,10 +50,7 @@ def best(
     assert measured is not None
     metric, value = measured
     score = penalized(goal.score(value), penalty)
-    entries = [
-        {"concurrency": load, "metrics": metrics}
-        for load, metrics in zip(loads, levels, strict=True)
-    ]
+    entries = [make_level(load, **found) for load, found in zip(loads, levels, strict=True)]
     return make_record(
         fields.pop("number", 0),
         **{"metric": metric, "value": value, "score": score, "levels": entries, **fields},
@@ -129,17 +127,17 @@ def test_the_incumbent_must_have_been_measured_alike() -> None:
     for levels in (closed(1, 4), closed(1, 4, 8), opened(1, 4, 16), closed(*LOADS, scenario="D")):
         assert bar_of("minimize_ttft", record, levels=levels) is None
     # It reported another value than its levels'.
-    assert bar_of("minimize_ttft", replace(record, value=0.15)) is None
-    assert bar_of("minimize_ttft", replace(record, levels=())) is None
-    assert bar_of("minimize_ttft", replace(record, value=None)) is None
+    assert bar_of("minimize_ttft", changed(record, value=0.15)) is None
+    assert bar_of("minimize_ttft", changed(record, levels=())) is None
+    assert bar_of("minimize_ttft", changed(record, value=None)) is None
 
 
 def test_without_an_incumbent_there_is_nothing_to_beat() -> None:
     record = best("minimize_ttft", ttfts(0.1, 0.2, 0.3))
     assert bar_of("minimize_ttft") is None
-    assert bar_of("minimize_ttft", replace(record, outcome=Outcome.INFEASIBLE)) is None
-    assert bar_of("minimize_ttft", replace(record, score=MAX_SCORE)) is None
-    assert bar_of("minimize_ttft", replace(record, metric=None)) is None
+    assert bar_of("minimize_ttft", changed(record, outcome=Outcome.INFEASIBLE)) is None
+    assert bar_of("minimize_ttft", changed(record, score=MAX_SCORE)) is None
+    assert bar_of("minimize_ttft", changed(record, metric=None)) is None
     zero = best("minimize_ttft", ttfts(0.0, 0.0, 0.0))
     assert bar_of("minimize_ttft", zero) is None
     penalised = best("maximize_throughput", rates(100, 200, 300), penalty=1.5)

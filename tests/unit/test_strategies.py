@@ -18,6 +18,7 @@ from builders import (
     MIXED,
     STRATEGIES,
     TASK_FILE,
+    changed,
     feasible,
     in_space,
     make_record,
@@ -28,7 +29,8 @@ from builders import (
 )
 
 from pytest_autotune.errors import OptionError, SpecError
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.space.space import Space
@@ -202,7 +204,7 @@ def test_a_proposal_does_not_depend_on_what_this_process_saw_on_the_way() -> Non
     slow = {record.number for record in sorted(finished, key=lambda r: r.rank)[:6:2]}
     for count in range(8, 41, 4):
         at_the_time = [
-            replace(record, outcome=Outcome.RUNNING, score=None) if number in slow else record
+            changed(record, outcome=Outcome.RUNNING, score=None) if number in slow else record
             for number, record in enumerate(finished[:count])
         ]
         watching.propose(History(records=at_the_time), [0, count])
@@ -344,7 +346,7 @@ def test_crashed_trials_tell_the_sampler_nothing_about_scores() -> None:
     crashed: list[TrialRecord] = []
     for record in search(silent, 20, feasible(gemm_time), seed=5):
         if record.key not in seen:
-            crashed.append(replace(record, number=len(told) + len(crashed), outcome=Outcome.FAILED))
+            crashed.append(changed(record, number=len(told) + len(crashed), outcome=Outcome.FAILED))
     without = strategy.propose(History(records=told), [9])
     with_crashed = strategy_for("bayesian", space_of("gemm"), n_initial_random=3).propose(
         History(records=told + crashed), [9]
@@ -368,7 +370,7 @@ def test_the_first_trials_are_random_until_enough_of_them_say_something() -> Non
     ]
     history = History(records=silent)
     assert bayesian.propose(history, [0, 20]) == at_random.propose(history, [0, 20])
-    telling = [replace(r, outcome=Outcome.FEASIBLE, score=float(r.number)) for r in silent]
+    telling = [changed(r, outcome=Outcome.FEASIBLE, score=float(r.number)) for r in silent]
     history = History(records=telling)
     proposals = [
         bayesian.propose(history, [0, n]) == at_random.propose(history, [0, n]) for n in range(5)

@@ -16,14 +16,18 @@ from typing import Any
 
 import optuna
 import pytest
+from builders import ended
 
 from pytest_autotune.errors import StorageError, TrialLostError
-from pytest_autotune.scoring.evaluation import evaluate
-from pytest_autotune.scoring.records import Outcome, TrialRecord, effective, incumbent
+from pytest_autotune.scoring.judgement import Ending
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
+from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.storage import masked_url
-from pytest_autotune.study.study import Plan, SlotRequest, Stop, Study, Wait, read_records
 
 SPEC: Mapping[str, Any] = {
     "parameters": {"a": [1, 2, 3, 4, 5], "b": [True, 1, 1.0, "1", None, [1, 2]]},
@@ -32,7 +36,7 @@ SPEC: Mapping[str, Any] = {
 }
 SLOT = SlotRequest(id="trial-000")
 MakePlan = Callable[..., Plan]
-Open = Callable[..., Study]
+Open = Callable[..., SearchedStudy]
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
@@ -50,17 +54,17 @@ def make_plan() -> MakePlan:
     def make(storage: str | None = None, nodeid: str = "test_x.py", **changes: Any) -> Plan:
         settings = Settings(storage=storage, fresh=changes.pop("fresh", False))
         spec = {**SPEC, **changes}
-        return Plan.make(nodeid, load_inline("x", spec, "test"), settings, source="s")
+        return Plan.make(nodeid, load_inline("x", spec, "test"), settings, code="s")
 
     return make
 
 
 @pytest.fixture
 def open_study(tmp_path: Path) -> Iterator[Open]:
-    opened: list[Study] = []
+    opened: list[SearchedStudy] = []
 
-    def open_(plan: Plan, session: str = "one", started: float | None = None) -> Study:
-        study = Study.open(plan, tmp_path, session=session, started=started or time.time())
+    def open_(plan: Plan, session: str = "one", started: float | None = None) -> SearchedStudy:
+        study = SearchedStudy.open(plan, tmp_path, session=session, started=started or time.time())
         opened.append(study)
         return study
 
@@ -69,21 +73,29 @@ def open_study(tmp_path: Path) -> Iterator[Open]:
         study.close()
 
 
-def _finish(study: Study, record: TrialRecord, cost: float, mem: float = 1.0) -> TrialRecord:
-    metrics = {"cost": cost, "mem": mem}
-    evaluation = evaluate(metrics, (), study.plan.spec.slo, study.plan.objective)
-    feasible = evaluation.compliance.feasible
-    outcome = Outcome.FEASIBLE if feasible else Outcome.INFEASIBLE
-    return study.finish(record, outcome, evaluation=evaluation)
+def _finish(
+    study: SearchedStudy, record: TrialRecord, cost: float, mem: float = 1.0
+) -> TrialRecord:
+    finished = ended(record, study.plan, metrics={"cost": cost, "mem": mem})
+    study.finish(finished)
+    return finished
 
 
-def _claim(study: Study, slot: SlotRequest = SLOT) -> TrialRecord:
+def _fail(study: SearchedStudy, record: TrialRecord, reason: str = "boom") -> TrialRecord:
+    finished = ended(record, study.plan, ending=Ending.FAILED, reason=reason)
+    study.finish(finished)
+    return finished
+
+
+def _claim(study: SearchedStudy, slot: SlotRequest = SLOT) -> TrialRecord:
     claim = study.claim(slot)
     assert isinstance(claim, TrialRecord)
     return claim
 
 
-def _run_out(study: Study, cost: Callable[[TrialRecord], float] = lambda r: r.number) -> Stop:
+def _run_out(
+    study: SearchedStudy, cost: Callable[[TrialRecord], float] = lambda r: r.number
+) -> Stop:
     while isinstance(claim := study.claim(SLOT), TrialRecord):
         _finish(study, claim, cost(claim))
     assert isinstance(claim, Stop)
@@ -115,7 +127,7 @@ def test_infeasible_ranks_between_feasible_and_crashed(
         study = open_study(make_plan(storage, nodeid=direction, optimization=optimization))
         much = _finish(study, _claim(study), cost=0.0, mem=9.0)
         little = _finish(study, _claim(study), cost=1e9, mem=4.0)
-        crashed = study.finish(_claim(study), Outcome.FAILED, reason="boom")
+        crashed = _fail(study, _claim(study))
         fine = _finish(study, _claim(study), cost=5.0)
         better = _finish(study, _claim(study), cost=4.0 if direction == "minimize" else 6.0)
         ranked = sorted(study.records(), key=lambda record: record.rank)
@@ -134,7 +146,7 @@ def test_optuna_sees_feasibility_and_the_users_sign(
     study = open_study(make_plan(url, optimization=optimization))
     _finish(study, _claim(study), cost=9.0, mem=6.0)
     _finish(study, _claim(study), cost=7.0)
-    study.finish(_claim(study), Outcome.FAILED, reason="boom")
+    _fail(study, _claim(study))
     database = optuna.storages.RDBStorage(url)
     (name,) = optuna.get_all_study_names(database)
     seen = optuna.load_study(study_name=name, storage=database)
@@ -267,7 +279,7 @@ def test_a_new_study_says_what_changed(
     assert open_study(make_plan(storage)).notices == ()
     more = open_study(make_plan(storage, slo=[{"metric": "mem", "max": 4}]))
     assert more.notices == ("a new study was started, because this changed: slo",)
-    monkeypatch.setattr("pytest_autotune.study.study.fingerprint", lambda: {"gpus": "another"})
+    monkeypatch.setattr("pytest_autotune.study.source.fingerprint", lambda: {"gpus": "another"})
     moved = open_study(make_plan(storage))
     (notice,) = moved.notices
     assert "environment (cpu, cpus, memory, gpus, libraries, " in notice
@@ -317,7 +329,7 @@ def test_a_trial_is_written_before_it_runs_and_is_small(
 
 
 def _compete(plan: Plan, directory: Path, session: str) -> None:
-    study = Study.open(plan, directory, session=session, started=time.time())
+    study = SearchedStudy.open(plan, directory, session=session, started=time.time())
     while True:
         claim = study.claim(SLOT)
         if isinstance(claim, TrialRecord):
@@ -361,10 +373,12 @@ import sys, time
 from pathlib import Path
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.study.study import Plan, SlotRequest, Study
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest
+from pytest_autotune.study.searched import SearchedStudy
 spec, storage, directory = eval(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
-plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage), "s")
-study = Study.open(plan, directory, session="killed", started=time.time())
+plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage), code="s")
+study = SearchedStudy.open(plan, directory, session="killed", started=time.time())
 print(study.claim(SlotRequest(id="trial-000")).number, flush=True)
 time.sleep(60)
 """

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import make_bound, make_plan, make_record, make_slo, make_spec
+from builders import evaluate, make_bound, make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.report.render import Line, render
-from pytest_autotune.report.text import compliance_rows
-from pytest_autotune.scoring.evaluation import evaluate
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.study.study import Stop
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import Severity
+from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.summary import Summary, broken_bounds, trial_line
 
 SPEC = make_spec(
@@ -42,8 +43,7 @@ def infeasible(number: int, **metrics: float) -> TrialRecord:
         number,
         outcome=Outcome.INFEASIBLE,
         score=None,
-        violation=judged.compliance.violation,
-        slo=compliance_rows(judged.compliance),
+        bounds=judged.compliance.results,
     )
 
 
@@ -164,8 +164,9 @@ def test_without_an_infeasible_trial_nothing_is_tight() -> None:
 
 
 def test_an_infeasible_trial_without_a_broken_row_does_not_break_the_summary() -> None:
-    met = [{**row, "severity": "met", "ratio": -0.5} for row in infeasible(0, p99_ttft=0.5).slo]
-    record = make_record(0, outcome=Outcome.INFEASIBLE, score=None, slo=met)
+    bounds = infeasible(0, p99_ttft=0.5).bounds
+    met = [replace(result, severity=Severity.MET, ratio=-0.5) for result in bounds]
+    record = make_record(0, outcome=Outcome.INFEASIBLE, score=None, bounds=met)
     assert next(render(make_summary([record]))).text == "none: no trial was feasible"
     assert make_summary([record]).tightest() == ""
 
@@ -186,7 +187,7 @@ def test_a_live_line_says_how_a_trial_ended_and_how_it_stands() -> None:
 
 
 def test_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
-    best = feasible(0, 0.25, dropped=["8", "16"])
+    best = feasible(0, 0.25, dropped=("8", "16"))
     assert "(levels 8, 16 dropped)" in trial_line(best, best)
     lines = list(render(make_summary([best])))
     assert Line("dropped", "levels that break the SLO: 8, 16", "note") in lines
@@ -205,9 +206,8 @@ def test_a_summary_shows_the_best_with_all_that_was_measured() -> None:
         {"mean_ttft": 0.25, "p99_ttft": 0.5, "error_rate": 0.0}, [], make_slo(TTFT, ERRORS),
         Objective.parse("minimize:ttft"),
     )  # fmt: skip
-    best = feasible(
-        2, 0.25, penalty=0.5, metrics=judged.metrics, slo=compliance_rows(judged.compliance)
-    )
+    results = [replace(result, penalty=0.25) for result in judged.compliance.results]
+    best = feasible(2, 0.25, metrics=judged.metrics, bounds=results)
     lines = list(render(make_summary([best], notices=["something to know"])))
     assert lines[0] == Line("best", "trial 2: a=2", "good")
     assert lines[1] == Line("", "mean_ttft 250 ms (minimize:ttft, penalized ×1.5)")

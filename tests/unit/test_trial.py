@@ -8,7 +8,7 @@ import pytest
 from builders import make_plan, make_record, make_spec
 
 from pytest_autotune.errors import SLOViolation, TrialPruned
-from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.study.trial import Trial
 
 HARD = [{"metric": "ttft", "statistic": "p99", "max": 1.0}]
@@ -19,6 +19,10 @@ def make_trial(**keys: Any) -> Trial:
     spec = make_spec(parameters={"a": [1, 2], "b": [[1, 2]]}, **keys)
     record = make_record(3, {"a": 2, "b": [1, 2]}, Outcome.RUNNING, None)
     return Trial(record, make_plan(spec))
+
+
+def judged(trial: Trial, ending: Ending = Ending.COMPLETE) -> Judgement:
+    return judge(trial.measurement(ending), trial._plan.question)
 
 
 def test_a_trial_gives_its_parameters_and_keeps_them_to_itself() -> None:
@@ -38,7 +42,7 @@ def test_reports_add_up_and_later_values_win() -> None:
     trial.report({"cost": 1, "latency": {"p99": 0.5}})
     trial.report({"cost": 2})
     assert trial.metrics == {"cost": 2.0, "p99_e2e_latency": 0.5}
-    assert trial.evaluate().value == 2.0
+    assert judged(trial).value == 2.0
 
 
 def test_levels_may_come_with_a_report_or_one_by_one() -> None:
@@ -49,7 +53,7 @@ def test_levels_may_come_with_a_report_or_one_by_one() -> None:
         (1, {"p99_ttft": 0.2}),
         (8, {"p99_ttft": 0.4}),
     ]
-    assert trial.evaluate().metrics["p99_ttft"] == pytest.approx(0.3)
+    assert judged(trial).metrics["p99_ttft"] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.0, True, "4", None])
@@ -76,7 +80,7 @@ def test_a_broken_level_is_not_raised_where_others_may_carry_the_trial(policy: s
     trial.report_level(4, {"p99_ttft": 2.0})
     trial.report_level(1, {"p99_ttft": 0.2})
     trial.report({"cost": 1})
-    assert trial.evaluate().dropped == ("4",)
+    assert judged(trial).dropped == ("4",)
 
 
 @pytest.mark.parametrize("policy", ["all", "filter", "max"])
@@ -85,14 +89,14 @@ def test_what_was_raised_as_a_violation_is_one_at_the_end_too(policy: str) -> No
     trial.report_level(1, {"p99_ttft": 0.2})
     with pytest.raises(SLOViolation):
         trial.report({"cost": 1, "p99_ttft": 2.0})
-    assert not trial.evaluate(complete=False).compliance.feasible
+    assert not judged(trial, Ending.CUT_SHORT).compliance.feasible
 
 
 def test_a_missing_metric_counts_only_for_a_trial_that_ran_to_its_end() -> None:
     trial = make_trial(slo=[*HARD, {"metric": "error_rate", "max": 0.01}])
     trial.report({"cost": 1, "p99_ttft": 0.5})
-    assert not trial.evaluate().compliance.feasible
-    assert trial.evaluate(complete=False).compliance.feasible
+    assert not judged(trial).compliance.feasible
+    assert judged(trial, Ending.CUT_SHORT).compliance.feasible
 
 
 def test_a_trial_can_be_given_up() -> None:

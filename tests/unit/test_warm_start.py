@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_plan, make_record, make_space, make_spec
+from builders import ended, make_plan, make_record, make_space, make_spec
 
-from pytest_autotune.scoring.evaluation import evaluate
-from pytest_autotune.scoring.records import Outcome, TrialRecord
-from pytest_autotune.study.study import Plan, SlotRequest, Study
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest
+from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.warm_start import MAX_HINTS, fit, hints
 
 SPACE = {"tile": [16, 32, 64, 128], "layout": ["rows", "columns"]}
@@ -83,17 +85,16 @@ def test_numbers_are_moved_into_their_range(entry: Any, value: Any, expected: fl
     assert fit(make_space({"x": entry}), {"x": value}) == {"x": expected}
 
 
-def run(plan: Plan, directory: Path, trials: int) -> tuple[Study, list[Mapping[str, Any]]]:
+def run(plan: Plan, directory: Path, trials: int) -> tuple[SearchedStudy, list[Mapping[str, Any]]]:
     """Run a few trials, of which the one with the smallest tile is the fastest."""
-    study = Study.open(plan, directory, session="s", started=0.0)
+    study = SearchedStudy.open(plan, directory, session="s", started=0.0)
     points = []
     for number in range(trials):
         record = study.claim(SlotRequest(id=f"trial-{number}", ordinal=number))
         assert isinstance(record, TrialRecord)
         points.append(record.params)
         metrics = {"mean_e2e_latency": float(record.params["tile"])}
-        evaluation = evaluate(metrics, [], plan.spec.slo, plan.objective)
-        study.finish(record, Outcome.FEASIBLE, evaluation=evaluation)
+        study.finish(ended(record, plan, metrics=metrics))
     study.close()
     return study, points
 
@@ -115,7 +116,7 @@ def test_the_hints_stay_when_the_study_is_resumed(tmp_path: Path) -> None:
     assert first == [{"tile": 64, "layout": "rows"}]
     assert "warm start: a configuration that did well before came first" in study.notices
     moved = replace(plan, pinned=[{"tile": 32, "layout": "rows"}])
-    resumed = Study.open(moved, tmp_path, session="t", started=0.0)
+    resumed = SearchedStudy.open(moved, tmp_path, session="t", started=0.0)
     record = resumed.claim(SlotRequest(id="trial-1", ordinal=1))
     assert isinstance(record, TrialRecord)
     assert record.params != {"tile": 32, "layout": "rows"}

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import pytest_autotune
 from pytest_autotune.errors import AutotuneError, OutOfTime
 from pytest_autotune.gate.revision.imports import strays
-from pytest_autotune.scoring.records import Outcome
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 
 _CHILD: Final = Path(__file__).with_name("child.py")
@@ -88,7 +88,7 @@ class LaunchResult:
             outcome=Outcome(document["outcome"]),
             metrics=document["metrics"],
             score=document["score"],
-            bounds=tuple(map(_bound_result, document["slo"])),
+            bounds=tuple(map(_bound_result, document["bounds"])),
         )
 
     @property
@@ -103,21 +103,9 @@ class LaunchResult:
 
 
 def _bound_result(row: Mapping[str, Any]) -> BoundResult:
-    """Return the result of a bound as the record of a trial keeps it."""
-    bound = Bound(
-        label=row["label"],
-        metrics=(row["metric"],),
-        threshold=row["threshold"],
-        upper=row["upper"],
-    )
-    return BoundResult(
-        bound=bound,
-        actual=row["actual"],
-        ratio=row["ratio"],
-        severity=Severity(row["severity"]),
-        penalty=row["penalty"],
-        level=row["level"],
-    )
+    """Return the result of a bound as the launched process wrote it."""
+    bound = Bound(**{**row["bound"], "metrics": tuple(row["bound"]["metrics"])})
+    return BoundResult(**{**row, "bound": bound, "severity": Severity(row["severity"])})
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.validation import MAX_ERRORS
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.text.places import Origin, json_pointer
 from pytest_autotune.text.suggest import nearest, shown
 

@@ -31,13 +31,14 @@ from pytest_autotune.gate.lock.entry import (
 from pytest_autotune.gate.lock.fits import check_fits_plan
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, write_lock
 from pytest_autotune.gate.metrics import gated_metrics
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import RACE_MARGIN
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.pinned import PINNED
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters

@@ -13,7 +13,7 @@ from pytest_autotune.gate.lock.fits import check_fits_plan
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.scoring.slo import SLO, Bound
 from pytest_autotune.study.pinned import Pin
-from pytest_autotune.study.study import Plan
+from pytest_autotune.study.plan import Plan
 
 _COMMAND: Final = "pytest --autotune --autotune-lock"
 

@@ -22,7 +22,7 @@ from pytest_autotune.plugin.distributed import register_controller
 from pytest_autotune.plugin.gate.harness import harness_of
 from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties, run_once
 from pytest_autotune.plugin.gate.terminal import GateReporter
-from pytest_autotune.plugin.session import TuningSession
+from pytest_autotune.plugin.tuning import Tuning
 from pytest_autotune.report.gate import headline
 from pytest_autotune.study.settings import Settings
 
@@ -45,8 +45,7 @@ def register(config: pytest.Config, settings: Settings) -> None:
         config.pluginmanager.register(reporter, "autotune-report")
         register_controller(config, settings, context, reporter)
     pins = LockPins(lock)
-    tuning = TuningSession(config, settings, context, reporter, pins)
-    config.pluginmanager.register(tuning, "autotune-session")
+    tuning = Tuning.register(config, settings, context, reporter, pins)
     gate = GateHooks(config, settings, context, tuning, pins)
     config.pluginmanager.register(gate, "autotune-gate")
 
@@ -59,7 +58,7 @@ class GateHooks:
         config: pytest.Config,
         settings: Settings,
         context: RunContext,
-        tuning: TuningSession,
+        tuning: Tuning,
         pins: LockPins,
     ) -> None:
         self._strict = settings.strict
@@ -95,21 +94,21 @@ class GateHooks:
             for nodeid in self._pins.found:
                 if item.nodeid.startswith(nodeid) and belongs_to(item, nodeid):
                     last[nodeid] = item
-                    self._tuning.keep_whole(item.nodeid, _UNIT)
+                    self._tuning.collector.keep_whole(item.nodeid, _UNIT)
                     run_once(item)
         for nodeid, item in last.items():
             added = GateItem.behind(item, nodeid, strict=self._strict, compare=self._compare)
-            self._tuning.keep_whole(added.nodeid, _UNIT)
+            self._tuning.collector.keep_whole(added.nodeid, _UNIT)
             items.insert(items.index(item) + 1, added)
         return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self) -> None:
         """End with an error if nothing that was collected is pinned."""
-        if self._pins.unpinned and not self._pins.found and not self._tuning.errors:
+        if self._pins.unpinned and not self._pins.found and not self._tuning.findings.errors:
             there = ", ".join(map(repr, sorted(self._pins.entries))) or "nothing"
             studies = ", ".join(map(repr, dict.fromkeys(self._pins.unpinned)))
-            self._tuning.add_error(
+            self._tuning.findings.add_error(
                 f"{LOCK_NAME}: pins none of what was collected ({studies}), but {there}; "
                 "pytest --autotune --autotune-lock pins the best configuration of a study"
             )
@@ -119,10 +118,10 @@ class GateHooks:
         self._said = time.monotonic()
         return self._judge.judge(
             Case(
-                plan=self._tuning.plan_of(nodeid),
+                plan=self._tuning.collector.studies[nodeid].plan,
                 entry=self._pins.found[nodeid],
-                record=self._tuning.record_of(nodeid),
-                nodeids=self._tuning.reporting_tests(nodeid),
+                record=self._tuning.runner.record_of(nodeid),
+                nodeids=self._tuning.runner.reporting_tests(nodeid),
             )
         )
 

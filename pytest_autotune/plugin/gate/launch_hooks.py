@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 
 from pytest_autotune.gate.launch.launcher import Failure
 from pytest_autotune.plugin.context import RunContext
-from pytest_autotune.plugin.session import TuningSession
+from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.slots import StudyOutline
-from pytest_autotune.scoring.records import Outcome, TrialRecord
+from pytest_autotune.plugin.tuning import Tuning
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.pinned import Pin
+from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Plan, Stop
 from pytest_autotune.system.files import replace_file
 
 
@@ -45,31 +48,26 @@ class LaunchHooks:
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._job = job
-        self._session: TuningSession | None = None
+        self._tuning: Tuning | None = None
         self._context: RunContext | None = None
         self._uncollected: list[str] = []
         self._failures: list[str] = []
-        self._errors: list[str] = []
+        self._findings = Findings()
         self._all_found = False
 
     def start(self, config: pytest.Config, settings: Settings) -> None:
         """Register the session that runs the tests."""
         # The launcher removes this folder even if this process dies.
         self._context = RunContext.of(config, Path(self._job["result"]).parent)
-        self._session = TuningSession(config, settings, self._context, self, LaunchPins(self._job))
-        config.pluginmanager.register(self._session, "autotune-session")
+        pins = LaunchPins(self._job)
+        self._tuning = Tuning.register(config, settings, self._context, self, pins)
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
         """Do nothing: a launch has no summary."""
 
-    def merge(
-        self,
-        stops: Mapping[str, Stop],  # noqa: ARG002
-        notices: Mapping[str, Sequence[str]],  # noqa: ARG002
-        errors: Sequence[str],
-    ) -> None:
+    def merge(self, findings: Findings) -> None:
         """Keep the errors."""
-        self._errors += errors
+        self._findings.take_over(findings)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember modules that could not be imported."""
@@ -83,8 +81,8 @@ class LaunchHooks:
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_finish(self) -> Generator[None, object, object]:
         """Keep the errors of specs, before they end the run."""
-        assert self._session is not None, "started"
-        self._errors += self._session.errors
+        assert self._tuning is not None, "started"
+        self._findings.take_over(self._tuning.findings)
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -104,8 +102,8 @@ class LaunchHooks:
         replace_file(Path(self._job["result"]), json.dumps(document).encode())
 
     def _record(self) -> TrialRecord | None:
-        assert self._session is not None, "started"
-        records = map(self._session.record_of, self._session.collected)
+        assert self._tuning is not None, "started"
+        records = map(self._tuning.runner.record_of, self._tuning.collector.studies)
         return next((record for record in records if record is not None), None)
 
     def _failure(self, record: TrialRecord | None, exitstatus: int) -> dict[str, str] | None:
@@ -120,8 +118,9 @@ class LaunchHooks:
                 return None
             message = record.reason or record.outcome.value
         elif exitstatus != pytest.ExitCode.USAGE_ERROR:
-            message = "; ".join(self._errors) or f"no trial ran (exit status {int(exitstatus)})"
-        elif self._errors or self._all_found:
+            message = "; ".join(self._findings.errors)
+            message = message or f"no trial ran (exit status {int(exitstatus)})"
+        elif self._findings.errors or self._all_found:
             message = "pytest does not start there"
         else:
             kind, message = "test missing", "it has no such test"
@@ -137,8 +136,8 @@ def _document(record: TrialRecord) -> dict[str, Any]:
     return {
         "outcome": record.outcome.value,
         "score": record.score,
-        "metrics": {name: v for name, v in record.metrics.items() if v is not None},
-        "slo": [dict(row) for row in record.slo],
+        "metrics": {name: v for name, v in record.metrics.items() if math.isfinite(v)},
+        "bounds": [asdict(result) for result in record.bounds],
     }
 
 

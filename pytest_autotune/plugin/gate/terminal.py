@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +15,12 @@ from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.gate.revision.repository import Commit, describe
 from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.slots import StudyOutline
 from pytest_autotune.plugin.terminal import COLOURS
 from pytest_autotune.report.gate import gate_lines
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.study import Stop
 
 _STATUS: Final = ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True}))
 
@@ -74,8 +74,7 @@ class GateReporter:
         self._lock = lock
         #: Labels of the studies that were collected, by node id.
         self._labels: dict[str, str] = {}
-        self._notices: dict[str, list[str]] = {}
-        self._errors: list[str] = []
+        self._findings = Findings()
         self._trouble = ""
         #: By study; the last one counts.
         self._outcomes: dict[str, GateOutcome] = {}
@@ -89,16 +88,9 @@ class GateReporter:
         """Return the number of collected tests that will not run: none."""
         return 0
 
-    def merge(
-        self,
-        stops: Mapping[str, Stop],  # noqa: ARG002 - nothing is searched
-        notices: Mapping[str, Sequence[str]],
-        errors: Sequence[str],
-    ) -> None:
-        """Add the notices and errors of a worker or of this process."""
-        for study, texts in notices.items():
-            self._notices.setdefault(study, []).extend(texts)
-        self._errors.extend(errors)
+    def merge(self, findings: Findings) -> None:
+        """Add the findings of a worker or of this process."""
+        self._findings.take_over(findings)
 
     def pytest_report_header(self) -> str:
         """Return a line that says that the gate is on, and against what it compares."""
@@ -123,7 +115,7 @@ class GateReporter:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Store the outcomes in the history and in the cache."""
-        if self._errors:
+        if self._findings.errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         elif self._settings.strict and not self._outcomes and not self._config.option.collectonly:
             # A strict run that compared nothing is no success.
@@ -153,15 +145,17 @@ class GateReporter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show each study's result."""
-        for error in dict.fromkeys(self._errors):
+        for error in self._findings.errors:
             terminalreporter.write_line(f"autotune: {error}", red=True)
-        notices = {self._labels.get(nodeid, nodeid): n for nodeid, n in self._notices.items()}
+        notices = {
+            self._labels.get(nodeid, nodeid): n for nodeid, n in self._findings.notices.items()
+        }
         for outcome in self._outcomes.values():
             terminalreporter.write_sep("=", f"autotune gate: {outcome.study}")
             for line in gate_lines(outcome.with_notes(notices.get(outcome.study, ()))):
                 terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
         missing = sorted(set(self._lock.entries).difference(self._labels.values()))
-        if missing and not self._errors:
+        if missing and not self._findings.errors:
             named = ", ".join(map(repr, missing))
             terminalreporter.write_line(
                 f"autotune: pinned in {LOCK_NAME}, and not collected in this run: {named}",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
 import pytest
 from builders import make_bound, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.report.text import compliance_rows, metric_lines, slo_rows_table, slo_table
-from pytest_autotune.scoring.slo import Compliance, check, check_bound
+from pytest_autotune.report.metric_lines import metric_lines
+from pytest_autotune.scoring.slo import check, check_bound
+from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.text.durations import duration
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
@@ -119,7 +118,7 @@ METRICS = {
 
 
 def test_the_slo_table_shows_limit_value_margin_and_verdict() -> None:
-    rows = [line.split() for line in slo_table(check(SLO, METRICS)).splitlines()]
+    rows = [line.split() for line in slo_table(check(SLO, METRICS).results).splitlines()]
     assert rows[0] == ["SLO", "limit", "actual", "margin"]
     assert rows[1] == ["p99_ttft", "≤", "500", "ms", "1", "s", "-100.0", "%", "BROKEN"]
     assert rows[2][-4:] == ["-10.0", "%", "missed,", "minor"]
@@ -130,20 +129,13 @@ def test_the_slo_table_shows_limit_value_margin_and_verdict() -> None:
 
 
 def test_a_bound_met_exactly_has_no_sign_of_failure() -> None:
-    assert "+0.0 %  met" in slo_table(check(make_slo(make_bound("x", 1.0)), {"x": 1.0}))
+    assert "+0.0 %  met" in slo_table(check(make_slo(make_bound("x", 1.0)), {"x": 1.0}).results)
 
 
 def test_a_level_is_named_with_its_bound() -> None:
     result = check_bound(make_bound("x", 1.0), {"x": 2.0}, 0.1, level="8")
-    line = slo_table(Compliance(results=(result,))).splitlines()[1]
+    line = slo_table((result,)).splitlines()[1]
     assert line.split()[:5] == ["x", "@", "8", "≤", "1"]
-
-
-def test_rows_survive_storage() -> None:
-    rows: Any = compliance_rows(check(SLO, METRICS))
-    stored = json.loads(json.dumps(rows, allow_nan=False))
-    assert stored == rows
-    assert slo_rows_table(stored) == slo_table(check(SLO, METRICS))
 
 
 def test_many_statistics_of_one_thing_stand_on_a_line_of_their_own() -> None:

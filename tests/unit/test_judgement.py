@@ -6,18 +6,17 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from builders import LATENCY, THROUGHPUT, make_bound, make_level, make_slo, make_spec
+from builders import LATENCY, THROUGHPUT, evaluate, make_bound, make_level, make_slo, make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import MissingMetricError
-from pytest_autotune.scoring.evaluation import (
+from pytest_autotune.scoring.judgement import (
     MAX_LEVEL,
-    Level,
+    Question,
     broken_so_far,
-    effective_objective,
-    evaluate,
 )
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound, LevelPolicy, Severity
 
@@ -177,7 +176,7 @@ def test_the_max_policy_scores_the_highest_concurrency_that_complies(
     result = evaluate({}, three_levels(*ttft), slo, LATENCY)
     assert (result.metric, result.value) == ("max_compliant_concurrency", goodput)
     assert result.score == -goodput
-    assert effective_objective(LATENCY, slo) is MAX_LEVEL
+    assert Question(slo=slo, objective=LATENCY).target is MAX_LEVEL
 
 
 def test_the_max_policy_counts_a_soft_miss_at_every_level_as_failure_by_the_closest() -> None:

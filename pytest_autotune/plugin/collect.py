@@ -1,0 +1,304 @@
+"""Collecting: a marker becomes a study, and the study's tests get a slot for each trial."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_autotune.errors import SpecError, UserError
+from pytest_autotune.gpu.allocation import NONE, Need
+from pytest_autotune.gpu.needs import layout_gpus, marked_gpus, needed_gpus
+from pytest_autotune.plugin.announce import announce_replay
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.distributed import publish_collection
+from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.marker import spec_of
+from pytest_autotune.plugin.planning import make_plan, prepare
+from pytest_autotune.plugin.slots import (
+    SPARE_PER_WORKER,
+    CollectedStudy,
+    Slot,
+    make_slots,
+    spares_named,
+)
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.strategies import ExtensionLookup, make_strategy
+from pytest_autotune.study.machine import is_measured
+from pytest_autotune.study.pinned import PINNED, Pins
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.source import MEASURED
+from pytest_autotune.system.masking import Masker, secrets_in
+
+if TYPE_CHECKING:
+    from _pytest.nodes import Node  # the type of a marker's node has no public name
+
+
+class StudyCollector:
+    """Hooks that make studies of marked tests.
+
+    With ``pins`` nothing is searched: each study has one slot, for what is pinned.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made by Tuning
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        context: RunContext,
+        findings: Findings,
+        masker: Masker,
+        extension: ExtensionLookup,
+        pins: Pins | None = None,
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._context = context
+        self._findings = findings
+        self._masker = masker
+        self._extension = extension
+        self._pins = pins
+        self._studies: dict[str, CollectedStudy] = {}
+        self._slots: dict[pytest.Item, Slot] = {}
+        self._tests: dict[Slot, list[pytest.Item]] = {}
+        #: Units that xdist must keep whole besides the slots, by node id.
+        self._units: dict[str, str] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Give every test of a study one call per slot."""
+        if "trial" not in metafunc.fixturenames:
+            return
+        found = next(metafunc.definition.iter_markers_with_node("autotune"), None)
+        if found is None:
+            return
+        node, mark = found
+        try:
+            study = self._collect(node, mark)
+        except UserError as error:
+            self._findings.add_error(str(error))
+            metafunc.parametrize("trial", [None], ids=["error"], indirect=True)
+            return
+        if not study.slots:
+            assert self._pins is not None, "a study that is searched has slots"
+            skip = pytest.mark.skip(reason=self._pins.missing)
+            metafunc.parametrize(
+                "trial", [pytest.param(None, marks=skip)], ids=["not-pinned"], indirect=True,
+                scope=study.scope,
+            )  # fmt: skip
+            return
+        metafunc.parametrize(
+            "trial",
+            study.slots,
+            ids=[slot.id for slot in study.slots],
+            indirect=True,
+            scope=study.scope,
+        )
+
+    def _collect(self, node: Node, mark: pytest.Mark) -> CollectedStudy:
+        known = self._studies.get(node.nodeid)
+        if known is not None:
+            return known
+        scopes = {pytest.Module: "module", pytest.Class: "class", pytest.Function: "function"}
+        scope = next((name for kind, name in scopes.items() if isinstance(node, kind)), None)
+        if scope is None:
+            msg = f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
+            raise SpecError(msg)
+        spec = prepare(spec_of(node, mark), self._settings)
+        marked = None
+        if is_measured(spec, self._settings) and "gpus" in mark.kwargs:
+            where = f"{node.nodeid}: autotune marker"
+            marked = marked_gpus(mark.kwargs["gpus"], spec, where)
+        gpus = marked or layout_gpus(spec)
+        code = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
+        plan = make_plan(node.nodeid, spec, self._settings, gpus=gpus, code=code)
+        self._learn_secrets(spec)
+        study = CollectedStudy(
+            nodeid=node.nodeid,
+            scope=scope,
+            plan=plan,
+            slots=(),
+            marked_gpus=marked,
+            gpus=gpus,
+        )
+        study = self._searched(study) if self._pins is None else self._pinned(study, self._pins)
+        self._studies[node.nodeid] = study
+        return study
+
+    def _learn_secrets(self, spec: Spec) -> None:
+        sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
+        for secret in secrets_in(sections):
+            self._masker.learn_value(secret)
+        self._masker.learn(os.environ, sections["server"].get("secrets", ()))
+
+    def _searched(self, study: CollectedStudy) -> CollectedStudy:
+        """Return a study with a slot for each trial that it may have."""
+        plan = replace(study.plan, pinned=self._hints(study.nodeid, study.plan))
+        strategy = make_strategy(plan.strategy, plan.context, self._extension)
+        slots = make_slots(study.nodeid, plan, strategy, self._spares())
+        return replace(study, plan=plan, slots=slots)
+
+    def _pinned(self, study: CollectedStudy, pins: Pins) -> CollectedStudy:
+        """Return a study with one slot for the configuration that is pinned, if one is."""
+        if not study.plan.source.measures:
+            msg = f"{study.nodeid}: results that are replayed can neither be pinned nor compared"
+            raise SpecError(msg)
+        pin = pins.find(study.nodeid, study.plan)
+        if pin is None:
+            return study
+        self._findings.add_notices(study.nodeid, pin.notes)
+        slot = Slot(study=study.nodeid, id=PINNED, ordinal=0)
+        return replace(study, plan=pin.plan, slots=(slot,), pin=pin)
+
+    def _hints(self, nodeid: str, plan: Plan) -> Sequence[Point]:
+        """Return the pinned configuration of a study that is searched anew, if there is one."""
+        if not plan.begins_warm:
+            return ()
+        from pytest_autotune.gate.lock.entry import LockError
+        from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
+
+        path = self._config.rootpath / LOCK_NAME
+        if not path.exists():
+            return ()
+        try:
+            entry = read_lock_file(path).entries.get(plan.label)
+        except LockError as error:
+            self._findings.add_notices(nodeid, [f"no warm start: {error}"])
+            return ()
+        return () if entry is None else (entry.parameters,)
+
+    def _spares(self) -> int:
+        """Return how many spare slots to collect: for the workers, or because one is asked for."""
+        wanted = [arg for arg in self._config.args if "[" in arg]
+        cache = getattr(self._config, "cache", None)
+        if cache is not None and self._config.getoption("lf", default=False):
+            wanted += cache.get("cache/lastfailed", {})
+        return max(SPARE_PER_WORKER * self._context.workers, spares_named(wanted))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Keep each slot's tests together and in the order they are written.
+
+        Outside all others, as --lf and --ff do their work after everybody else's.
+        """
+        written = {item.nodeid: position for position, item in enumerate(items)}
+        result = yield
+        items[:] = [self._replayed(item) for item in items]
+        self._group(items, written)
+        return result
+
+    def _replayed(self, item: pytest.Item) -> pytest.Item:
+        """Return the test that runs in place of ``item``: itself, unless results are replayed."""
+        slot = _slot_of(item)
+        source = MEASURED if slot is None else self._studies[slot.study].plan.source
+        if source.measures:
+            return item
+        from pytest_autotune.plugin.replay import replayed_test
+
+        return replayed_test(item, source.file)
+
+    def _group(self, items: list[pytest.Item], written: Mapping[str, int]) -> None:
+        groups: dict[str, dict[Slot, list[pytest.Item]]] = {}
+        for item in items:
+            slot = _slot_of(item)
+            if slot is not None:
+                self._slots[item] = slot
+                groups.setdefault(slot.study, {}).setdefault(slot, []).append(item)
+        for slots in groups.values():
+            for slot_items in slots.values():
+                # A check of the result comes before what it saves the time of, even if it is
+                # the latter that failed last time.
+                slot_items.sort(key=lambda item: written.get(item.nodeid, -1))
+        ordered: list[pytest.Item] = []
+        placed: set[str] = set()
+        for item in items:
+            own = self._slots.get(item)
+            if own is None:
+                ordered.append(item)
+            elif own.study not in placed:
+                placed.add(own.study)
+                for slot_items in groups[own.study].values():
+                    ordered += slot_items
+        items[:] = ordered
+        for nodeid, slots in groups.items():
+            self._tests |= slots
+            slot, found = next(iter(slots.items()))
+            tests = tuple(_around(item.nodeid, slot.id) for item in found)
+            self._studies[nodeid] = replace(self._studies[nodeid], tests=tests)
+        # Studies in the order they run in, and only those that do.
+        self._studies = {nodeid: self._studies[nodeid] for nodeid in groups}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self) -> None:
+        """Report spec errors as a usage error, and tell an xdist controller what was found."""
+        for error in self._unrecordable():
+            self._findings.add_error(error)
+        errors = self._findings.errors
+        if self._context.is_worker:
+            scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
+            scopes |= self._units
+            publish_collection(self._context, self._studies.values(), scopes, errors)
+        elif errors:
+            # Said once, as what ends the run; there is nothing to sum up.
+            self._findings.clear_errors()
+            self._studies.clear()
+            raise pytest.UsageError("\n".join(errors))
+        for study in self._studies.values():
+            announce_replay(self._config, study.plan)
+
+    def _unrecordable(self) -> Iterator[str]:
+        """Say why the run's trials cannot be recorded."""
+        target = self._settings.record
+        if target is not None and len(self._studies) > 1:
+            names = ", ".join(study.plan.label for study in self._studies.values())
+            yield (
+                f"{target.where}: {target.written}: a recording is of one study, and this run has "
+                f"{len(self._studies)}: {names}; run one of them, by the path of its tests"
+            )
+
+    def keep_whole(self, nodeid: str, unit: str) -> None:
+        """Let xdist run a test on the worker that runs the rest of ``unit``."""
+        self._units[nodeid] = unit
+
+    @property
+    def studies(self) -> Mapping[str, CollectedStudy]:
+        """The studies that run, in their order, by node id."""
+        return self._studies
+
+    def slot_of(self, item: pytest.Item) -> Slot | None:
+        """Return the slot of a test, None where it is not a study's."""
+        return self._slots.get(item)
+
+    def tests_of(self, slot: Slot) -> Sequence[pytest.Item]:
+        """Return the tests of a slot, in the order they run."""
+        return self._tests[slot]
+
+    def gpu_need(self, slot: Slot, spec: Spec, params: Point) -> Need:
+        """Return how many GPUs a trial of ``params`` needs in ``slot``."""
+        study = self._studies[slot.study]
+        if not study.plan.source.measures:
+            return NONE
+        tests = self._tests[slot]
+        fixtures = {name for item in tests for name in getattr(item, "fixturenames", ())}
+        return needed_gpus(spec, params, study.marked_gpus, fixtures)
+
+
+def _slot_of(item: pytest.Item) -> Slot | None:
+    callspec = getattr(item, "callspec", None)
+    params: Mapping[str, object] = {} if callspec is None else callspec.params
+    slot = params.get("trial")
+    return slot if isinstance(slot, Slot) else None
+
+
+def _around(nodeid: str, slot: str) -> tuple[str, str]:
+    """Cut a node id in two around its slot, which is the first of its parameters."""
+    name, bracket, parameters = nodeid.partition("[")
+    before, _, after = parameters.partition(slot)
+    return f"{name}{bracket}{before}", after

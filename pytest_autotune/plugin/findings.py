@@ -1,0 +1,74 @@
+"""What a process learns of its studies, for the process with the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_autotune.study.protocol import Stop
+
+
+class Findings:
+    """Errors that end a run, why studies stopped, and sentences for their summaries."""
+
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+        self._stops: dict[str, Stop] = {}
+        self._notices: dict[str, list[str]] = {}
+
+    @property
+    def errors(self) -> Sequence[str]:
+        """Messages of what ends the run, each once."""
+        return tuple(dict.fromkeys(self._errors))
+
+    @property
+    def stops(self) -> Mapping[str, Stop]:
+        """Why studies stopped, by node id."""
+        return self._stops
+
+    @property
+    def notices(self) -> Mapping[str, Sequence[str]]:
+        """Sentences for summaries, by node id of the study."""
+        return self._notices
+
+    def add_error(self, text: str) -> None:
+        """Add a message that ends the run with a usage error."""
+        self._errors.append(text)
+
+    def clear_errors(self) -> None:
+        """Forget the errors: the run ends with them as its message."""
+        self._errors.clear()
+
+    def add_stop(self, study: str, stop: Stop) -> None:
+        """Note why a study stopped."""
+        self._stops[study] = stop
+
+    def add_notices(self, study: str, texts: Iterable[str]) -> None:
+        """Add sentences to the summary of a study, each once."""
+        known = self._notices.setdefault(study, [])
+        known.extend(text for text in texts if text not in known)
+
+    def take_over(self, other: Findings) -> None:
+        """Add the findings of another process; the first reason to stop counts."""
+        self._errors.extend(other.errors)
+        for study, stop in other.stops.items():
+            self._stops.setdefault(study, stop)
+        for study, texts in other.notices.items():
+            self.add_notices(study, texts)
+
+    def document(self) -> dict[str, Any]:
+        """Return the findings as plain JSON types."""
+        return {
+            "errors": list(self._errors),
+            "stops": {study: stop.value for study, stop in self._stops.items()},
+            "notices": self._notices,
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Findings:
+        """Return the findings that :meth:`document` wrote."""
+        found = cls()
+        found._errors = list(document["errors"])
+        found._stops = {study: Stop(stop) for study, stop in document["stops"].items()}
+        found._notices = {study: list(texts) for study, texts in document["notices"].items()}
+        return found

@@ -1,0 +1,209 @@
+"""Judging: the reports of a trial's tests become the outcome of the trial."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import Final
+
+import pytest
+
+from pytest_autotune.errors import (
+    InvalidMeasurementError,
+    MissingMetricError,
+    RecordedFailure,
+    ServerError,
+    SLOViolation,
+    TooFewGpusError,
+    TrialLostError,
+    TrialPruned,
+    TrialTimeout,
+    UserError,
+)
+from pytest_autotune.plugin.active import ActiveTrial
+from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.masked import mask_report
+from pytest_autotune.plugin.run import TrialRunner
+from pytest_autotune.scoring.judgement import Ending, Outcome
+from pytest_autotune.scoring.records import effective, incumbent
+from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.serving.server import InferenceServer
+from pytest_autotune.study.summary import broken_bounds, trial_line
+from pytest_autotune.system.masking import Masker
+
+_LOG_LINES: Final = 60
+#: Errors whose text alone says what happened, so that no traceback is shown.
+_PLAIN_ERRORS: Final = (
+    InvalidMeasurementError,
+    MissingMetricError,
+    RecordedFailure,
+    ServerError,
+    TooFewGpusError,
+    TrialTimeout,
+    UserError,
+)
+
+
+class TrialJudge:
+    """Hooks that turn what happened to tests into what happened to their trial."""
+
+    def __init__(
+        self, config: pytest.Config, runner: TrialRunner, findings: Findings, masker: Masker
+    ) -> None:
+        self._config = config
+        self._runner = runner
+        self._findings = findings
+        self._masker = masker
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
+    def pytest_mask_report(
+        self,
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Keep secrets out of a report, whatever plugin put them there.
+
+        Outside all others, which the wrapper that judges trials must not be.
+        """
+        report = yield
+        mask_report(report, self._masker)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Judge the trial at the end of its last test, where that test can still fail."""
+        result = yield
+        active = self._runner.active_for(item)
+        if active is not None and item is active.last:
+            judgement = active.complete()
+            if judgement.outcome is Outcome.FAILED:
+                raise MissingMetricError(judgement.reason)
+            if judgement.outcome is Outcome.INFEASIBLE:
+                raise SLOViolation(slo_table(judgement.compliance.results))
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Conclude the trial where this report decides it."""
+        active = self._runner.active_for(item)
+        report = yield
+        if active is None or active.concluded:
+            return report
+        error = None if call.excinfo is None else call.excinfo.value
+        if call.when != "teardown":
+            self._judge_report(active, item, report, error)
+        elif item is active.last:
+            # The last test did not run to its end (it was skipped, say).
+            active.complete()
+            self._conclude(active, item, report, Ending.COMPLETE)
+        return report
+
+    def _judge_report(
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        error: BaseException | None,
+    ) -> None:
+        if isinstance(error, SLOViolation):
+            self._conclude(active, item, report, Ending.CUT_SHORT, table=str(error))
+        elif isinstance(error, TrialPruned) or _is_optunas_pruned(error):
+            reason = str(error) or "given up early"
+            estimate = error.estimate if isinstance(error, TrialPruned) else None
+            self._conclude(active, item, report, Ending.PRUNED, reason=reason, estimate=estimate)
+            _mark(report, Outcome.PRUNED, reason)
+        elif report.failed:
+            self._add_server_log(active, report)
+            if isinstance(error, _PLAIN_ERRORS):
+                report.longrepr = f"trial {active.record.number}: {error}"
+            reason = self._reason(active, error)
+            self._conclude(active, item, report, Ending.FAILED, reason=reason)
+        elif report.passed and report.when == "call" and item is active.last:
+            self._conclude(active, item, report, Ending.COMPLETE)
+
+    def _conclude(  # noqa: PLR0913 - all that is known of its end
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        ending: Ending,
+        *,
+        reason: str = "",
+        estimate: float | None = None,
+        table: str = "",
+    ) -> None:
+        """Store how the trial ended, tell other plugins, and send a line along with the report."""
+        try:
+            active.conclude(ending, reason=reason, estimate=estimate)
+        except TrialLostError as error:
+            self._findings.add_notices(active.slot.study, [str(error)])
+            self._runner.forget()
+            return
+        except UserError as error:
+            self._runner.stop_with(str(error))
+            return
+        record, study = active.record, active.study
+        if record.outcome is Outcome.INFEASIBLE:
+            text = f"trial {record.number} is {broken_bounds(record)}\n"
+            text += table or slo_table(record.bounds)
+            if study.plan.xfail:
+                _mark(report, Outcome.INFEASIBLE, text)
+            else:
+                report.outcome = "failed"
+                report.longrepr = text
+        item.user_properties.append(("autotune_outcome", record.outcome.value))
+        if record.value is not None:
+            item.user_properties.append((f"autotune_{record.metric}", record.value))
+        if self._config.get_verbosity() > 0:
+            best = incumbent(effective(study.records()))
+            report.autotune_line = trial_line(record, best)  # type: ignore[attr-defined]
+        self._config.hook.pytest_autotune_trial_finished(
+            config=self._config, study=study.plan.label, trial=record
+        )
+
+    def _reason(self, active: ActiveTrial, error: BaseException | None) -> str:
+        """Return in a line why a trial failed; a dead server explains what else went wrong."""
+        if isinstance(error, ServerError):
+            return self._masker(error.headline)
+        reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
+        server = self._server_of(active)
+        ended = None if server is None else server.exited()
+        if server is not None and ended is not None:
+            reason = f"server died ({server.description}: {ended}); {reason}"
+        return self._masker(reason)
+
+    def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
+        """Show how the server's log ends with what failed."""
+        server = self._server_of(active)
+        if server is None or server.log_file is None:
+            return
+        tail = server.logs(tail=_LOG_LINES)
+        if tail:
+            title = f"inference server log ({server.description}, {server.log_file})"
+            report.sections.append((title, tail))
+
+    def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
+        return self._runner.resources.server_of(active.record.number)
+
+
+def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:
+    """Give a report a status of its own that others take for an expected failure."""
+    report.outcome = "skipped"
+    report.wasxfail = reason
+    report.longrepr = reason
+    report.autotune_status = outcome.value  # type: ignore[attr-defined]
+
+
+def _is_optunas_pruned(error: BaseException | None) -> bool:
+    """Recognize ``optuna.TrialPruned`` without importing Optuna for it."""
+    optuna = sys.modules.get("optuna")
+    return optuna is not None and isinstance(error, optuna.TrialPruned)
+
+
+def _one_line(error: BaseException | None) -> str:
+    if error is None:
+        return "failed"
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    name = type(error).__name__
+    return f"{name}: {first}"[:500] if first else name

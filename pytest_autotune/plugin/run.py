@@ -1,0 +1,326 @@
+"""Running: a slot draws its trial when its first test begins, and gives back what it used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from pytest_autotune.errors import TooFewGpusError, UserError
+from pytest_autotune.plugin.active import ActiveTrial, Grant
+from pytest_autotune.plugin.collect import StudyCollector
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.deadline import deadline
+from pytest_autotune.plugin.distributed import Reporter
+from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.resources import Resources
+from pytest_autotune.plugin.slots import Slot
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.sampling import example
+from pytest_autotune.strategies import ExtensionLookup
+from pytest_autotune.study.pinned import PinnedStudy
+from pytest_autotune.study.protocol import Stop, Study, Wait
+from pytest_autotune.study.searched import SearchedStudy
+from pytest_autotune.study.trial import Trial
+
+_POLL_SECONDS: Final = 0.1
+
+
+class TrialRunner:
+    """Hooks that draw trials into slots and run their tests.
+
+    ``resources`` are for fixtures. ``reporter`` takes over the findings at the end of the run,
+    None in an xdist worker, which sends them.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made by Tuning
+        self,
+        config: pytest.Config,
+        context: RunContext,
+        collector: StudyCollector,
+        findings: Findings,
+        resources: Resources,
+        extension: ExtensionLookup,
+        reporter: Reporter | None,
+    ) -> None:
+        self.resources = resources
+        self._config = config
+        self._context = context
+        self._collector = collector
+        self._findings = findings
+        self._extension = extension
+        self._reporter = reporter
+        self._studies: dict[str, Study] = {}
+        #: Node ids of the tests that reported something, by study.
+        self._reporting: dict[str, list[str]] = {}
+        self._current: Slot | None = None
+        self._active: ActiveTrial | None = None
+        self._broken = False
+        self._checked: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Draw a trial when a slot begins; pass over, without a trace, slots that got none."""
+        slot = self._collector.slot_of(item)
+        if slot is not self._current:
+            last, self._current = self._current, slot
+            self._leave()
+            same = slot is not None and last is not None and slot.study == last.study
+            self.resources.end(study_goes_on=same)
+            try:
+                self._active = None if slot is None or self._broken else self._draw(slot, item)
+            except UserError as error:
+                self.stop_with(str(error))
+        if slot is None or self._active is not None:
+            return None
+        _pass_over(item, nextitem)
+        return True
+
+    def _draw(self, slot: Slot, item: pytest.Item) -> ActiveTrial | None:
+        tests = self._collector.tests_of(slot)
+        if item is not tests[0]:
+            # The slot's first tests ran in a worker that crashed. A trial that skips its
+            # first tests would be no trial, so the crashed one goes to another slot.
+            return None
+        study = self._study(slot.study)
+        self._check(slot, study, item)
+        request = slot.request(rerun=self._asks_for_rerun())
+        claim = study.claim(request)
+        while isinstance(claim, Wait):
+            self.resources.idle()
+            time.sleep(_POLL_SECONDS)
+            claim = study.claim(request)
+        if isinstance(claim, Stop):
+            if claim is not Stop.DONE_BEFORE:
+                self._findings.add_stop(slot.study, claim)
+            return None
+        trial = Trial(claim, study.plan, study.seed)
+        grant, refusal = self._grant(slot, study, claim, trial)
+        limit = study.plan.spec.optimization.timeout_per_iteration
+        timed = limit is not None and study.plan.source.measures
+        return ActiveTrial(
+            slot=slot,
+            study=study,
+            trial=trial,
+            record=claim,
+            last=tests[-1],
+            grant=grant,
+            refusal=refusal,
+            # Counted from here, as waiting for a GPU says nothing of the candidate.
+            deadline=time.monotonic() + (limit or 0.0) if timed else None,
+        )
+
+    def _check(self, slot: Slot, study: Study, item: pytest.Item) -> None:
+        """Find out before the first trial of a study what would fail every one of them."""
+        if slot.study in self._checked:
+            return
+        spec = study.plan.spec
+        need = self._collector.gpu_need(slot, spec, example(spec.space))
+        served = "inference_server" in getattr(item, "fixturenames", ())
+        self.resources.check(slot.study, spec, need, server=served)
+        self._checked.add(slot.study)
+
+    def _grant(
+        self, slot: Slot, study: Study, record: TrialRecord, trial: Trial
+    ) -> tuple[Grant, TooFewGpusError | None]:
+        """Return the GPUs of a trial; one that cannot have them will fail in set-up."""
+        try:
+            need = self._collector.gpu_need(slot, study.plan.spec, record.params)
+            return self.resources.begin(slot.study, trial, need), None
+        except TooFewGpusError as error:
+            return Grant(), error
+        except UserError:
+            study.give_back(record)
+            raise
+
+    def _leave(self) -> None:
+        """Give back a trial whose tests did not all run."""
+        active, self._active = self._active, None
+        if active is not None:
+            try:
+                active.give_back()
+            except UserError as error:
+                self._findings.add_error(str(error))
+
+    def _study(self, nodeid: str) -> Study:
+        if nodeid not in self._studies:
+            collected = self._collector.studies[nodeid]
+            study: Study
+            if collected.pin is not None:
+                study = PinnedStudy(collected.pin, self._context.session)
+            else:
+                study = SearchedStudy.open(
+                    collected.plan,
+                    self._context.state_directory,
+                    session=self._context.session,
+                    started=self._context.started,
+                    extension=self._extension,
+                )
+            self._studies[nodeid] = study
+            self._findings.add_notices(nodeid, study.notices)
+        return self._studies[nodeid]
+
+    def _asks_for_rerun(self) -> bool:
+        """Return whether the user wants particular trials again: --lf, or their node ids."""
+        named = any("::" in arg and "[" in arg for arg in self._config.args)
+        return named or bool(self._config.getoption("lf", default=False))
+
+    def stop_with(self, message: str) -> None:
+        """End the run with a usage error.
+
+        A worker leaves that to its controller, and passes over what it was still to run: xdist
+        takes a worker that stops with tests left for crashed.
+        """
+        self._active = None
+        if not self._context.is_worker:
+            raise pytest.UsageError(message)
+        self._findings.add_error(message)
+        self._broken = True
+
+    def forget(self) -> None:
+        """Take no more interest in the trial that runs: another process has it."""
+        self._active = None
+
+    def active_for(self, item: pytest.Item) -> ActiveTrial | None:
+        """Return the trial that ``item`` runs for, None where it runs for none."""
+        active = self._active
+        slot = self._collector.slot_of(item)
+        return active if active is not None and slot is active.slot else None
+
+    def running(self, trial: Trial) -> ActiveTrial:
+        """Return the trial that runs, for a fixture of ``trial``."""
+        assert self._active is not None, "fixtures run within a trial"
+        assert self._active.trial is trial, "slots run one after another"
+        return self._active
+
+    def trial_for(self, slot: Slot) -> Trial:
+        """Return the trial that was drawn into ``slot``."""
+        assert self._active is not None, "a slot without a trial does not run"
+        assert self._active.slot is slot, "slots run one after another"
+        return self._active.trial
+
+    def record_of(self, nodeid: str) -> TrialRecord | None:
+        """Return the finished trial of a pinned study, None where there is none."""
+        records = self._studies[nodeid].records() if nodeid in self._studies else []
+        return next((record for record in records if record.finished), None)
+
+    def reporting_tests(self, nodeid: str) -> Sequence[str]:
+        """Return the node ids of the tests of a study that reported a metric."""
+        return self._reporting.get(nodeid, ())
+
+    @pytest.hookimpl(specname="pytest_runtest_setup", tryfirst=True)
+    def pytest_skip_setup(self, item: pytest.Item) -> None:
+        """Skip a test without a trial, or of one that is already out, before any fixture.
+
+        A second set-up hook, as this one must not wrap: where it ends in a skip, the wrappers
+        of other plugins have begun and expect a teardown. (pytest wants the prefix.)
+        """
+        if self._collector.slot_of(item) is None:
+            return
+        active = self.active_for(item)
+        if active is None:
+            pytest.skip("no trial was drawn for this slot")
+        record = active.record
+        item.user_properties += [
+            ("autotune_trial", record.number),
+            *((f"autotune_param_{name}", value) for name, value in record.params.items()),
+        ]
+        if active.concluded:
+            pytest.skip(f"trial {record.number} is already {record.outcome.value}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Keep set-up to the trial's time limit."""
+        active = self.active_for(item)
+        if active is None:
+            return (yield)
+        if active.refusal is not None and not active.concluded:
+            raise active.refusal
+        with self._watched(active, item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Keep a test to the trial's time limit."""
+        active = self.active_for(item)
+        if active is None:
+            return (yield)
+        with self._watched(active, item):
+            return (yield)
+
+    @contextmanager
+    def _watched(self, active: ActiveTrial, item: pytest.Item) -> Iterator[None]:
+        """Keep to the deadline, and remember the tests that report, themselves or by a fixture."""
+        before = active.trial.reports
+        try:
+            with deadline(active.deadline, active.limit):
+                yield
+        finally:
+            found = self._reporting.setdefault(active.slot.study, [])
+            if active.trial.reports > before and item.nodeid not in found:
+                found.append(item.nodeid)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: Any
+    ) -> Generator[None, object, object]:
+        """Learn how to end a trial's fixtures with the trial.
+
+        pytest would end them in the set-up of the next trial: too late for a failure to be
+        counted where it belongs, and for a server to be gone before its GPUs are given back.
+        """
+        result = yield
+        if fixturedef.argname == "trial" and self._active is not None:
+            self._active.end_fixtures_by(partial(fixturedef.finish, request=request))
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """End a trial's fixtures after its last test."""
+        active = self.active_for(item)
+        try:
+            return (yield)
+        finally:
+            if active is not None and item is active.last:
+                active.end_fixtures()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Leave an unfinished trial to the next run, and hand over the findings."""
+        self._leave()
+        self.resources.close()
+        for study in self._studies.values():
+            study.close()
+        if self._reporter is None:
+            self._context.send(self._config, self._findings)
+        else:
+            self._reporter.learn(study.outline for study in self._collector.studies.values())
+            self._reporter.merge(self._findings)
+
+
+def _pass_over(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Run an unneeded test's hooks for the sake of others, and report nothing.
+
+    Set-up ends in a skip before any fixture; teardown ends what ends with this test.
+    """
+    stop = (pytest.exit.Exception, KeyboardInterrupt)
+    pytest.CallInfo.from_call(
+        lambda: item.ihook.pytest_runtest_setup(item=item), when="setup", reraise=stop
+    )
+    teardown = pytest.CallInfo.from_call(
+        lambda: item.ihook.pytest_runtest_teardown(item=item, nextitem=nextitem),
+        when="teardown",
+        reraise=stop,
+    )
+    if teardown.excinfo is not None:
+        report = item.ihook.pytest_runtest_makereport(item=item, call=teardown)
+        item.ihook.pytest_runtest_logreport(report=report)
+    if item.session.testscollected > 1:
+        # So that the progress shown ends at 100 %.
+        item.session.testscollected -= 1

@@ -1,0 +1,168 @@
+"""Studies in storage: which one a plan goes on with, and what is known from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.errors import StorageError
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.storage import (
+    Store,
+    journal_exists,
+    masked_url,
+    open_database,
+    open_journal,
+)
+from pytest_autotune.study.warm_start import hints
+from pytest_autotune.text.names import slug
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+_KEY: Final = "autotune:key"
+_SESSION: Final = "autotune:session"
+_CODE: Final = "autotune:code"
+HINTS: Final = "autotune:hints"
+#: Strategies that try hints first, as plugins need not.
+_GUIDED: Final = ("auto", "bayesian")
+_STALE: Final = (
+    "the test module changed since this study began, and earlier trials were kept; "
+    "if they no longer hold, start anew with --autotune-fresh"
+)
+
+
+def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
+    """Return the trials of ``plan``'s latest study, without making one or taking part in it."""
+    if not plan.storage and not journal_exists(directory, slug(plan.label)):
+        return []
+    store = open_store(plan, directory)
+    try:
+        with store.coordinator.mutex(), storage_errors(plan):
+            existing = [
+                study_id for study_id, key in _studies(store.storage, plan) if key == plan.key()
+            ]
+            trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
+            return [read_trial(trial, plan) for trial in trials]
+    finally:
+        store.close()
+
+
+def open_store(plan: Plan, directory: Path) -> Store:
+    """Return the storage that ``plan`` names, or its journal under ``directory``."""
+    if plan.storage:
+        return open_database(plan.storage, plan.label)
+    return open_journal(directory, slug(plan.label))
+
+
+def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int, Sequence[str]]:
+    """Return the id of the plan's study and, where it is new, what is to be said of that."""
+    key = plan.key()
+    base = f"{plan.label} #{_digest(key)}"
+    mine = _studies(storage, plan)
+    same = [study_id for study_id, known in mine if known == key]
+    if same:
+        attributes = storage.get_study_user_attrs(same[-1])
+        if not plan.fresh or attributes.get(_SESSION) == session:
+            return same[-1], () if attributes.get(_CODE) == plan.code else (_STALE,)
+    from optuna.study import StudyDirection
+
+    direction = StudyDirection.MAXIMIZE if plan.objective.maximize else StudyDirection.MINIMIZE
+    name = f"{base}.{len(same) + 1}" if same else base
+    study_id = storage.create_new_study([direction], name)
+    storage.set_study_user_attr(study_id, _KEY, key)
+    storage.set_study_user_attr(study_id, _SESSION, session)
+    storage.set_study_user_attr(study_id, _CODE, plan.code)
+    notices = []
+    if mine and not same:
+        changes = ", ".join(_changes(mine[-1][1], key))
+        notices.append(f"a new study was started, because this changed: {changes}")
+    found = _hints(storage, plan, [study for study, known in mine if _is_alike(known, key)])
+    if found:
+        storage.set_study_user_attr(study_id, HINTS, [dict(point) for point in found])
+        count = "a configuration" if len(found) == 1 else f"{len(found)} configurations"
+        if plan.strategy in _GUIDED:
+            notices.append(f"warm start: {count} that did well before came first")
+    return study_id, notices
+
+
+def _is_alike(known: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Tell whether what was best in a study may be good in another."""
+    return bool(known["objective"] == key["objective"])
+
+
+def _hints(storage: BaseStorage, plan: Plan, earlier: Sequence[int]) -> Sequence[Point]:
+    """Return what a new study may try first; nothing where it is to start anew."""
+    if not plan.begins_warm:
+        return ()
+    return hints(plan.spec.space, plan.pinned, _trials_of(storage, plan, reversed(earlier)))
+
+
+def _trials_of(
+    storage: BaseStorage, plan: Plan, studies: Iterable[int]
+) -> Iterator[Sequence[TrialRecord]]:
+    """Read the trials of other studies, as far as they are asked for."""
+    for study_id in studies:
+        try:
+            found = storage.get_all_trials(study_id, deepcopy=False)
+            yield [read_trial(trial, plan) for trial in found]
+        except StorageError:
+            continue  # Of an older version, say: it was only a help.
+
+
+def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return id and key of every study under the plan's label, oldest first."""
+    return sorted(
+        (
+            (study._study_id, study.user_attrs[_KEY])  # noqa: SLF001
+            for study in storage.get_all_studies()
+            if study.study_name.startswith(f"{plan.label} #") and _KEY in study.user_attrs
+        ),
+        key=lambda entry: entry[0],
+    )
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two keys, down to the entries of each part."""
+    changed: list[str] = []
+    for part in after:
+        old, new = before.get(part), after[part]
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+            changed.append(f"{part} ({', '.join(inner)})")
+        else:
+            changed.append(part)
+    return changed
+
+
+class storage_errors:  # noqa: N801 - a context manager, used like a function
+    """Turn a failure of the database into one message, without the URL's password."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Translate Optuna's and the system's errors."""
+        if kind is None or not issubclass(kind, Exception):
+            return
+        from optuna.exceptions import StorageInternalError
+
+        if issubclass(kind, StorageInternalError | OSError):
+            where = masked_url(self._plan.storage) if self._plan.storage else "the trial log"
+            msg = f"{where} cannot be read or written: {error}"
+            raise StorageError(msg) from None
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

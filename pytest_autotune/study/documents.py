@@ -1,0 +1,137 @@
+"""Trials as they lie in Optuna's storage: plain JSON, written once and read back exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_autotune.errors import StorageError
+from pytest_autotune.scoring.judgement import Ending, Measurement, Question, judge
+from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import Metrics
+from pytest_autotune.scoring.records import Owner, TrialRecord
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.plan import Plan
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+#: Keys of Optuna's user attributes.
+_PARAMS: Final = "autotune:params"
+OWNER: Final = "autotune:owner"
+MEASUREMENT: Final = "autotune:measurement"
+_CONSTRAINT: Final = "slo"
+
+
+def new_trial(plan: Plan, point: Point, owner: Owner) -> FrozenTrial:
+    """Return a running trial with its parameters, to be created in one write."""
+    from optuna.trial import TrialState, create_trial
+
+    active = [p for p in plan.spec.space.parameters if p.name in point]
+    return create_trial(
+        state=TrialState.RUNNING,
+        params={p.name: p.storable(point[p.name]) for p in active},
+        distributions={p.name: p.distribution() for p in active},
+        # The exact values; Optuna's own would turn lists into text and 1.0 into 1.
+        user_attrs={_PARAMS: json.dumps(dict(point)), OWNER: asdict(owner)},
+    )
+
+
+def read_trial(trial: FrozenTrial, plan: Plan) -> TrialRecord:
+    """Return a stored trial, judged by the question of ``plan``.
+
+    Raises :class:`StorageError` where it is none of ours.
+    """
+    try:
+        return _record(trial, plan.question)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = (
+            f"trial {trial.number} of study {plan.label!r} cannot be read ({error!r}); "
+            "start anew with --autotune-fresh"
+        )
+        raise StorageError(msg) from None
+
+
+def _record(trial: FrozenTrial, question: Question) -> TrialRecord:
+    params = json.loads(trial.user_attrs[_PARAMS])
+    owner = Owner(**trial.user_attrs[OWNER])
+    # The measurement is written before the state: without the state it does not count.
+    if not trial.state.is_finished():
+        return TrialRecord(number=trial.number, params=params, owner=owner)
+    stored = trial.user_attrs.get(MEASUREMENT, {"ending": Ending.FAILED.value})
+    measurement = read_measurement(stored)
+    return TrialRecord(
+        number=trial.number,
+        params=params,
+        owner=owner,
+        measurement=measurement,
+        judgement=judge(measurement, question),
+    )
+
+
+def measurement_document(measurement: Measurement) -> dict[str, Any]:
+    """Return a measurement as plain and finite JSON types."""
+    levels = measurement.levels
+    found = {
+        "ending": measurement.ending.value,
+        "metrics": _numbers(measurement.metrics),
+        "levels": [level.document() for level in levels],
+        # One list per metric, as the names would be most of what is stored.
+        "level_metrics": {
+            name: [
+                _number(level.metrics[name]) if name in level.metrics else None for level in levels
+            ]
+            for name in dict.fromkeys(name for level in levels for name in level.metrics)
+        },
+        "notes": list(measurement.notes),
+        "reason": measurement.reason,
+        "estimate": measurement.estimate,
+        "duration": measurement.duration,
+    }
+    return {name: value for name, value in found.items() if value not in (None, "", [], {})}
+
+
+def read_measurement(document: Mapping[str, Any]) -> Measurement:
+    """Return the measurement that :func:`measurement_document` wrote."""
+    columns: Mapping[str, Sequence[float | str | None]] = document.get("level_metrics", {})
+    return Measurement(
+        ending=Ending(document["ending"]),
+        metrics={name: float(value) for name, value in document.get("metrics", {}).items()},
+        levels=tuple(
+            Level(
+                **level,
+                metrics={
+                    name: float(value)
+                    for name, values in columns.items()
+                    if (value := values[at]) is not None
+                },
+            )
+            for at, level in enumerate(document.get("levels", ()))
+        ),
+        notes=tuple(document.get("notes", ())),
+        reason=document.get("reason", ""),
+        estimate=document.get("estimate"),
+        duration=document.get("duration"),
+    )
+
+
+def _numbers(metrics: Metrics) -> dict[str, float | str]:
+    return {name: _number(value) for name, value in metrics.items()}
+
+
+def _number(value: float) -> float | str:
+    """Write NaN and infinity, which JSON does not know, as the text that ``float`` reads."""
+    return value if math.isfinite(value) else str(value)
+
+
+def constraint_attribute(amount: float) -> tuple[str, float]:
+    """Return the system attribute under which Optuna finds a trial's constraint, and its value."""
+    from optuna.trial import TrialState, create_trial
+
+    carrier = create_trial(state=TrialState.RUNNING)
+    carrier.set_constraint(_CONSTRAINT, amount)
+    ((key, value),) = carrier.system_attrs.items()
+    return key, value

@@ -1,0 +1,76 @@
+"""What a study is to the tests that run it, searched or pinned."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.plan import Plan
+
+
+class Stop(str, enum.Enum):
+    """Why no further trial is started."""
+
+    BUDGET = "budget"
+    EXHAUSTED = "exhausted"
+    PATIENCE = "patience"
+    TIMEOUT = "timeout"
+    DONE_BEFORE = "done before"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do now, but a sibling's running trial may yet come free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRequest:
+    """Which slot asks for a trial.
+
+    ``ordinal`` is its place among the study's slots, None for a spare one. ``point`` is given
+    where the slot stands for one combination of a grid. With ``rerun`` the trial that this
+    slot ran last is measured again.
+    """
+
+    id: str
+    ordinal: int | None = None
+    point: Point | None = None
+    rerun: bool = False
+
+
+Claim: TypeAlias = TrialRecord | Wait | Stop
+
+
+class Study(Protocol):
+    """A study whose trials are claimed one at a time, and finished exactly once.
+
+    ``notices`` are sentences for its summary, ``seed`` is for the data that its tests make.
+    """
+
+    plan: Plan
+    notices: Sequence[str]
+    seed: int
+
+    def records(self) -> Sequence[TrialRecord]:
+        """Return all trials by number, re-runs included."""
+
+    def claim(self, slot: SlotRequest) -> Claim:
+        """Take the next trial for ``slot``."""
+
+    def finish(self, record: TrialRecord) -> None:
+        """Keep a claimed trial that is now measured and judged.
+
+        Raises :class:`TrialLostError` where another process took it over meanwhile.
+        """
+
+    def give_back(self, record: TrialRecord) -> None:  # noqa: ARG002 - most need nothing
+        """Leave an unfinished trial to a later session, where the study has one."""
+        return
+
+    def close(self) -> None:
+        """Give up everything this process holds."""
+        return

@@ -1,0 +1,321 @@
+"""A searched study: trials claimed one at a time, finished exactly once, resumable after any kill.
+
+Everything that matters is in the storage. A trial is created in one write, with its parameters,
+and finished by its state, written last; so whatever moment a process dies at, a trial is either
+finished or can be seen to be orphaned and is run again under its own number.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pytest_autotune.errors import TrialLostError
+from pytest_autotune.scoring.judgement import (
+    Ending,
+    Measurement,
+    Outcome,
+    judge,
+    stored_value,
+)
+from pytest_autotune.scoring.records import Owner, TrialRecord, effective
+from pytest_autotune.space.parameters import Point, point_key
+from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
+from pytest_autotune.study.catalogue import HINTS, find_or_create, open_store, storage_errors
+from pytest_autotune.study.documents import (
+    MEASUREMENT,
+    OWNER,
+    constraint_attribute,
+    measurement_document,
+    new_trial,
+    read_trial,
+)
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
+from pytest_autotune.study.storage import Store
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+#: A trial that takes its process down this often is not tried again.
+MAX_ATTEMPTS: Final = 3
+
+
+class SearchedStudy(Study):
+    """One study in storage, as one process works on it."""
+
+    def __init__(  # noqa: PLR0913 - use SearchedStudy.open()
+        self,
+        plan: Plan,
+        store: Store,
+        study_id: int,
+        *,
+        session: str,
+        started: float,
+        extension: ExtensionLookup | None,
+        hints: Sequence[Point],
+        notices: Sequence[str],
+    ) -> None:
+        self.plan = plan
+        self.notices = tuple(notices)
+        self.seed = plan.seed
+        self._store = store
+        self._storage: BaseStorage = store.storage
+        self._id = study_id
+        self._session = session
+        self._started = started
+        self._process = uuid.uuid4().hex
+        context = replace(plan.context, hints=hints)
+        self._strategy = make_strategy(plan.strategy, context, extension)
+        self._finished: dict[int, TrialRecord] = {}
+        self._trial_ids: dict[int, int] = {}
+        self._done_keys: frozenset[str] = frozenset()
+        self._done_ordinals: frozenset[int] = frozenset()
+        store.coordinator.hold(self._process)
+
+    @classmethod
+    def open(
+        cls,
+        plan: Plan,
+        directory: Path,
+        *,
+        session: str,
+        started: float,
+        extension: ExtensionLookup | None = None,
+    ) -> SearchedStudy:
+        """Open the study of ``plan``, making it where there is none.
+
+        ``directory`` holds the journals; ``session`` is one id for all processes of a pytest
+        run that began at ``started`` (seconds since the epoch). Raises :class:`StorageError`.
+        """
+        store = open_store(plan, directory)
+        with store.coordinator.mutex(), storage_errors(plan):
+            study_id, reasons = find_or_create(store.storage, plan, session)
+            hints = store.storage.get_study_user_attrs(study_id).get(HINTS, ())
+        return cls(
+            plan, store, study_id,
+            session=session, started=started, extension=extension, hints=hints,
+            notices=[*store.notices, *reasons],
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Give up everything this process holds; its unfinished trial becomes an orphan."""
+        self._store.close()
+
+    def records(self) -> list[TrialRecord]:
+        """Return all trials by number, re-runs included."""
+        records: list[TrialRecord] = []
+        for trial in self._storage.get_all_trials(self._id, deepcopy=False):
+            record = self._finished.get(trial.number)
+            if record is None:
+                record = read_trial(trial, self.plan)
+                self._trial_ids[trial.number] = trial._trial_id  # noqa: SLF001
+                if record.finished:
+                    self._finished[trial.number] = record
+            records.append(record)
+        return records
+
+    def claim(self, slot: SlotRequest) -> Claim:
+        """Take the next trial for ``slot``: an orphan, its own point, or a new proposal."""
+        if not slot.rerun and self._is_done_before(slot):
+            return Stop.DONE_BEFORE
+        with self._store.coordinator.mutex(), storage_errors(self.plan):
+            records = self.records()
+            previous = _last_of_slot(records, slot.id) if slot.rerun else None
+            if previous is not None:
+                return self._create(slot, previous.params, records, retry_of=previous.number)
+            if self._bury(effective(records)):
+                records = self.records()
+            return self._claim_next(slot, records)
+
+    def _claim_next(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+        current = effective(records)
+        self._note_done(current)
+        if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
+            return Stop.DONE_BEFORE
+        stop = self._should_stop(current)
+        if stop is not None:
+            return stop
+        orphan = self._reclaim(slot, current)
+        if orphan is not None:
+            return orphan
+        if len(current) >= self.plan.budget:
+            return self._wait_or(Stop.BUDGET, current)
+        point = slot.point
+        if point is None:
+            seed = [self.plan.seed, len(records)]
+            point = self._strategy.propose(History(records=current), seed)
+        if point is None:
+            return self._wait_or(Stop.EXHAUSTED, current)
+        return self._create(slot, point, records)
+
+    def finish(self, record: TrialRecord) -> None:
+        """Store a claimed trial that is now measured and judged.
+
+        Raises :class:`TrialLostError` where another process took it over meanwhile.
+        """
+        from optuna.trial import TrialState
+
+        judgement, state, values = record.judgement, TrialState.FAIL, None
+        if record.outcome in {Outcome.FEASIBLE, Outcome.INFEASIBLE}:
+            state = TrialState.COMPLETE
+            values = [stored_value(judgement, self.plan.objective)]
+        elif record.outcome is Outcome.PRUNED:
+            state = TrialState.PRUNED
+        with self._store.coordinator.mutex(), storage_errors(self.plan):
+            self._require_mine(record)
+            trial_id = self._trial_ids[record.number]
+            document = measurement_document(record.measurement)
+            self._storage.set_trial_user_attr(trial_id, MEASUREMENT, document)
+            if judgement.constraint is not None:
+                key, amount = constraint_attribute(judgement.constraint)
+                self._storage.set_trial_system_attr(trial_id, key, amount)
+            self._storage.set_trial_state_values(trial_id, state, values)
+        self._finished[record.number] = record
+
+    def give_back(self, record: TrialRecord) -> None:
+        """Leave an unfinished trial to a later session, without counting this attempt."""
+        with self._store.coordinator.mutex(), storage_errors(self.plan):
+            owner = replace(record.owner, process="", attempt=record.owner.attempt - 1)
+            self._set_owner(record, owner)
+
+    def _require_mine(self, record: TrialRecord) -> None:
+        trial = self._storage.get_trial(self._trial_ids[record.number])
+        owner = trial.user_attrs[OWNER]
+        if trial.state.is_finished() or owner["process"] != self._process:
+            msg = (
+                f"trial {record.number} was taken over by another process while this one "
+                "seemed dead; its result here is dropped"
+            )
+            raise TrialLostError(msg)
+
+    def _note_done(self, current: Sequence[TrialRecord]) -> None:
+        """Remember what is finished: it stays so, and need not be looked up for every slot."""
+        self._done_keys = frozenset(record.key for record in current if record.finished)
+        self._done_ordinals = frozenset(
+            ordinal
+            for ordinal, record in enumerate(current)
+            if record.finished and record.owner.session != self._session
+        )
+
+    def _is_done_before(self, slot: SlotRequest) -> bool:
+        """Tell whether what this slot stands for is known to be finished.
+
+        An adaptive slot stands for a trial of an earlier session with its ordinal.
+        """
+        if slot.point is not None:
+            return point_key(slot.point) in self._done_keys
+        return slot.ordinal in self._done_ordinals
+
+    def _runs_elsewhere(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> bool:
+        if slot.point is None:
+            return False
+        key = point_key(slot.point)
+        return any(r.key == key and not r.finished and not self._is_orphan(r) for r in current)
+
+    def _should_stop(self, current: Sequence[TrialRecord]) -> Stop | None:
+        plan = self.plan
+        finished = [record for record in current if record.finished]
+        if len(finished) >= plan.budget:
+            return Stop.BUDGET
+        if plan.timeout is not None and time.time() - self._started >= plan.timeout:
+            return Stop.TIMEOUT
+        if plan.patience is not None and _since_improvement(finished) >= plan.patience:
+            return Stop.PATIENCE
+        return None
+
+    def _wait_or(self, stop: Stop, current: Sequence[TrialRecord]) -> Wait | Stop:
+        """Wait while a sibling of this session runs a trial that could still come free."""
+        running = any(
+            not r.finished
+            and r.owner.session == self._session
+            and r.owner.process not in ("", self._process)  # not given back, not ours
+            for r in current
+        )
+        return Wait() if running else stop
+
+    def _is_orphan(self, record: TrialRecord) -> bool:
+        owner = record.owner
+        if record.finished or owner.process == self._process:
+            return False
+        if not owner.process:
+            # Given back by a session that was stopped: that session must not go on with it.
+            return owner.session != self._session
+        return not self._store.coordinator.is_alive(owner.process)
+
+    def _reclaim(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> TrialRecord | None:
+        """Take over a trial whose process died."""
+        wanted = None if slot.point is None else point_key(slot.point)
+        for record in current:
+            if wanted in (None, record.key) and self._is_orphan(record):
+                owner = self._owner(
+                    slot, attempt=record.owner.attempt + 1, retry_of=record.owner.retry_of
+                )
+                self._set_owner(record, owner)
+                return replace(record, owner=owner)
+        return None
+
+    def _bury(self, current: Sequence[TrialRecord]) -> bool:
+        """Finish as failed what took its process down too often; tell whether there was any."""
+        hopeless = [r for r in current if r.owner.attempt >= MAX_ATTEMPTS and self._is_orphan(r)]
+        for record in hopeless:
+            owner = replace(record.owner, process=self._process, session=self._session)
+            self._set_owner(record, owner)
+            measurement = Measurement(
+                ending=Ending.FAILED,
+                reason=f"the process running it died {owner.attempt} times",
+                duration=time.time() - owner.started,
+            )
+            judgement = judge(measurement, self.plan.question)
+            self.finish(replace(record, owner=owner, measurement=measurement, judgement=judgement))
+        return bool(hopeless)
+
+    def _set_owner(self, record: TrialRecord, owner: Owner) -> None:
+        trial_id = self._trial_ids[record.number]
+        self._storage.set_trial_user_attr(trial_id, OWNER, asdict(owner))
+
+    def _owner(self, slot: SlotRequest, *, attempt: int = 1, retry_of: int | None) -> Owner:
+        return Owner(
+            process=self._process,
+            session=self._session,
+            slot=slot.id,
+            attempt=attempt,
+            retry_of=retry_of,
+            started=time.time(),
+        )
+
+    def _create(
+        self,
+        slot: SlotRequest,
+        point: Point,
+        records: Sequence[TrialRecord],
+        *,
+        retry_of: int | None = None,
+    ) -> TrialRecord:
+        owner = self._owner(slot, retry_of=retry_of)
+        template = new_trial(self.plan, point, owner)
+        trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+        number = len(records)
+        self._trial_ids[number] = trial_id
+        return TrialRecord(number=number, params=point, owner=owner)
+
+
+def _since_improvement(finished: Sequence[TrialRecord]) -> int:
+    """Count the trials after the one that last improved on all before it."""
+    best: tuple[int, float] = (2, float("inf"))
+    since = 0
+    for record in finished:
+        since += 1
+        if record.rank < best:
+            best, since = record.rank, 0
+    return since
+
+
+def _last_of_slot(records: Sequence[TrialRecord], slot: str) -> TrialRecord | None:
+    return next(
+        (r for r in reversed(effective(records)) if r.owner.slot == slot and r.finished), None
+    )
