@@ -120,7 +120,6 @@ def test_each_way_to_fail_has_its_name(serving: Serving, engine: Engine) -> None
 
     def run(*arguments: str, **keys: Any) -> str:
         serving.write(engine.server(*arguments, **keys), **one)
-        (serving.path / "started.log").unlink(missing_ok=True)
         text = serving.run("--autotune-fresh", status=1)
         assert engine.containers() == []
         assert "Traceback" not in text
@@ -153,7 +152,6 @@ def test_an_image_that_is_missing_ends_the_run_before_any_trial(
     text = serving.run(status=4)
     assert "ERROR: autotune.json: /served/server/image: image missing: there is no image" in text
     assert "'autotune-no-such/image:1' on this engine, and it could not be pulled" in text
-    (serving.path / "started.log").unlink()
     serving.write(engine.server(image="autotune-no-such/image:1", pull="never"))
     assert "'pull' is 'never'" in serving.run(status=4)
 
