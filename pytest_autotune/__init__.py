@@ -22,6 +22,5 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     """Import one of the public functions."""
     if name not in _PLACES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

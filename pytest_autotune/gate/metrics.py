@@ -26,11 +26,10 @@ def gated_metrics(plan: Plan, reported: Mapping[str, float]) -> list[GatedMetric
         measured = objective.measure(reported)
         if measured is None:
             where = plan.spec.origin.at("gate", "metrics", index)
-            msg = (
+            raise UserError(
                 f"{where}: {objective.name!r} is not among what the tests reported: "
                 f"{', '.join(sorted(reported))}"
             )
-            raise UserError(msg)
         name = measured[0]
         middle = name.replace(_MEAN, _MEDIAN, 1)
         if not plan.spec.gate.metrics and name.startswith(_MEAN) and "num_samples" in reported:

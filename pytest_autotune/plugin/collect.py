@@ -107,8 +107,9 @@ class StudyCollector:
         scopes = {pytest.Module: "module", pytest.Class: "class", pytest.Function: "function"}
         scope = next((name for kind, name in scopes.items() if isinstance(node, kind)), None)
         if scope is None:
-            msg = f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
+            )
         spec = prepare(spec_of(node, mark), self._settings)
         marked = None
         if is_measured(spec, self._settings) and "gpus" in mark.kwargs:
@@ -146,8 +147,9 @@ class StudyCollector:
     def _pinned(self, study: CollectedStudy, pins: Pins) -> CollectedStudy:
         """Return a study with one slot for the configuration that is pinned, if one is."""
         if not study.plan.source.measures:
-            msg = f"{study.nodeid}: results that are replayed can neither be pinned nor compared"
-            raise SpecError(msg)
+            raise SpecError(
+                f"{study.nodeid}: results that are replayed can neither be pinned nor compared"
+            )
         pin = pins.find(study.nodeid, study.plan)
         if pin is None:
             return study

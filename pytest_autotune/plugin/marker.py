@@ -22,23 +22,22 @@ def spec_of(node: Node, mark: pytest.Mark) -> Spec:
     inline = {key: value for key, value in mark.kwargs.items() if key not in own}
     path = mark.kwargs.get("spec")
     if len(mark.args) + (path is not None) + bool(inline) > 1:
-        msg = f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
-        raise SpecError(msg)
+        raise SpecError(
+            f"{where}: give a spec's name, or spec='FILE', or a spec's keys; not several"
+        )
     if path is not None:
         return load_file(_resolved(node, path, where), str(path))
     if inline:
         return load_inline(node.name, inline, where, node.path.parent)
     name = mark.args[0] if mark.args else None
     if name is not None and not isinstance(name, str):
-        msg = f"{where}: {name!r} is not the name of a spec"
-        raise SpecError(msg)
+        raise SpecError(f"{where}: {name!r} is not the name of a spec")
     return load_named(node.config.rootpath, name)
 
 
 def _resolved(node: Node, path: object, where: str) -> Path:
     """Return the path of a task file, from the test's folder or from the rootdir."""
     if not isinstance(path, str | Path):
-        msg = f"{where}: spec={path!r} is not the path of a file"
-        raise SpecError(msg)
+        raise SpecError(f"{where}: spec={path!r} is not the path of a file")
     beside, below = node.path.parent / path, node.config.rootpath / path
     return beside if beside.exists() else below

@@ -121,12 +121,10 @@ def read_settings(config: pytest.Config) -> Settings:
     ):
         # An ini file may say so for the runs that it concerns.
         if getattr(config.option, dest, None) and not on:
-            msg = f"--{dest.replace('_', '-')} needs {needs}"
-            raise OptionError(msg)
+            raise OptionError(f"--{dest.replace('_', '-')} needs {needs}")
     if getattr(config.option, "autotune_against", None) == "":
         # As of a variable that CI did not set: nobody asked for the stored baseline.
-        msg = "--autotune-against: '' is no revision; give a branch, a tag or a commit"
-        raise OptionError(msg)
+        raise OptionError("--autotune-against: '' is no revision; give a branch, a tag or a commit")
     force = _flag(config, "autotune_lock_force")
     lock = tune and (_flag(config, "autotune_lock") or force)
     record = _file(config, "autotune_record") if tune else None
@@ -168,14 +166,16 @@ def _modes(config: pytest.Config) -> tuple[bool, bool]:
     """Return whether to tune and whether to gate; what the command line says wins."""
     given = [getattr(config.option, dest, None) for dest in ("autotune", "autotune_gate")]
     if all(given):
-        msg = "--autotune searches, --autotune-gate compares what was found: give one of them"
-        raise OptionError(msg)
+        raise OptionError(
+            "--autotune searches, --autotune-gate compares what was found: give one of them"
+        )
     if any(given):
         return bool(given[0]), bool(given[1])
     tune, gate = _flag(config, "autotune"), _flag(config, "autotune_gate")
     if tune and gate:
-        msg = "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
-        raise OptionError(msg)
+        raise OptionError(
+            "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+        )
     return tune, gate
 
 
@@ -202,17 +202,15 @@ def _refuse_replay(
         return
     if gate or lock:
         other = "--autotune-gate" if gate else "--autotune-lock"
-        msg = (
+        raise OptionError(
             f"{replay.where} and {other} exclude each other: results that are replayed can "
             "neither be pinned nor held against what is pinned; leave one of them out"
         )
-        raise OptionError(msg)
     if record is not None:
-        msg = (
+        raise OptionError(
             f"{replay.where} and {record.where} exclude each other: results that are replayed "
             "are recorded already; leave one of them out"
         )
-        raise OptionError(msg)
 
 
 def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | None:
@@ -224,8 +222,7 @@ def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | No
     except ValueError:
         number = minimum - 1
     if number < minimum:
-        msg = f"{where}: {value!r} is not a whole number of at least {minimum}"
-        raise OptionError(msg)
+        raise OptionError(f"{where}: {value!r} is not a whole number of at least {minimum}")
     return number
 
 
@@ -236,8 +233,7 @@ def _duration(config: pytest.Config, dest: str) -> float | None:
     try:
         return parse_duration(value)
     except OptionError as error:
-        msg = f"{where}: {error}"
-        raise OptionError(msg) from None
+        raise OptionError(f"{where}: {error}") from None
 
 
 def _infeasible(config: pytest.Config) -> Literal["fail", "xfail"] | None:
@@ -247,5 +243,4 @@ def _infeasible(config: pytest.Config) -> Literal["fail", "xfail"] | None:
             return value  # type: ignore[no-any-return]
         case None | "":
             return None
-    msg = f"{where}: {value!r} is not 'fail' or 'xfail'"
-    raise OptionError(msg)
+    raise OptionError(f"{where}: {value!r} is not 'fail' or 'xfail'")

@@ -61,8 +61,9 @@ def record(summary: Summary, target: GivenFile) -> str:
     try:
         replace_file(target.path, content)
     except OSError as error:
-        msg = f"{target.where}: {target.written}: cannot be written: {error.strerror or error}"
-        raise RecordingError(msg) from None
+        raise RecordingError(
+            f"{target.where}: {target.written}: cannot be written: {error.strerror or error}"
+        ) from None
     return f"{len(kept)} {_trials(len(kept))} in {target.written}{left_out}"
 
 

@@ -87,11 +87,9 @@ def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:
         constraints = (*spec.space.constraints, *rules)
         space = recording.restrict(replace(spec.space, constraints=constraints))
     except RecordingError as error:
-        msg = f"{place}: {error}"
-        raise RecordingError(msg) from None
+        raise RecordingError(f"{place}: {error}") from None
     except ExpressionError as error:
-        msg = f"{place_of(error, spec.space, spec.origin)}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{place_of(error, spec.space, spec.origin)}: {error}") from None
     found = replace(spec, space=space, notices=(*spec.notices, *_notices(spec, recording)))
     return found, Replay(recording=recording, given=given is not None)
 
@@ -101,17 +99,15 @@ def _refuse(spec: Spec, settings: Settings) -> None:
     place = spec.origin.at("replay")
     if settings.gate or settings.lock:
         option = "--autotune-gate" if settings.gate else "--autotune-lock"
-        msg = (
+        raise SpecError(
             f"{place}: {option}: results that are replayed can neither be pinned nor held against "
             "what is pinned; take 'replay' out of the spec to measure"
         )
-        raise SpecError(msg)
     if settings.record is not None:
-        msg = (
+        raise SpecError(
             f"{place}: {settings.record.where}: results that are replayed are recorded already; "
             "take 'replay' out of the spec to measure"
         )
-        raise SpecError(msg)
 
 
 def _notices(spec: Spec, recording: Recording) -> list[str]:

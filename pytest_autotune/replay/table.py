@@ -72,8 +72,7 @@ class Recording:
             if where is not None:
                 content = content.selected(where)
         except RecordingError as error:
-            msg = f"{shown}: {error}"
-            raise RecordingError(msg) from None
+            raise RecordingError(f"{shown}: {error}") from None
         return cls(content, shown=shown, digest=digest, where=where)
 
     def __len__(self) -> int:
@@ -161,8 +160,7 @@ class Recording:
         )
 
     def _fail(self, problem: str) -> NoReturn:
-        msg = f"{self.shown}: {problem}"
-        raise RecordingError(msg)
+        raise RecordingError(f"{self.shown}: {problem}")
 
     def _line(self, row: int) -> str:
         return f"line {self._lines[row]}"
@@ -297,14 +295,12 @@ def _level(cells: Sequence[str], columns: Columns) -> Level | None:
         return None
     if bool(concurrency) == bool(rate):
         both = "both" if rate else "neither"
-        msg = f"a load level has a concurrency or a request_rate, not {both}"
-        raise ValueError(msg)
+        raise ValueError(f"a load level has a concurrency or a request_rate, not {both}")
     number = read_number(concurrency or rate)
     if number is None or number <= 0 or (concurrency and not isinstance(number, int)):
         kind = "concurrency" if concurrency else "request_rate"
         what = "a positive whole number" if concurrency else "a positive number"
-        msg = f"{kind} is {concurrency or rate!r}, not {what}"
-        raise ValueError(msg)
+        raise ValueError(f"{kind} is {concurrency or rate!r}, not {what}")
     return Level(
         concurrency=int(number) if concurrency else None,
         request_rate=None if concurrency else float(number),

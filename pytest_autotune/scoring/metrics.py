@@ -28,8 +28,7 @@ def flatten(reported: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in reported.items():
         if not isinstance(name, str):
-            msg = f"metric names are strings, not {name!r}"
-            raise TypeError(msg)
+            raise TypeError(f"metric names are strings, not {name!r}")
         if name == "stats" and isinstance(value, Mapping):
             flat |= flatten(value)
         elif isinstance(value, Mapping):
@@ -66,8 +65,7 @@ def _number(name: str, value: object) -> float:
             return float(value)
         except (TypeError, ValueError, OverflowError):
             pass
-    msg = f"metric {name!r} is {_shown(value)}, which is not a number"
-    raise TypeError(msg)
+    raise TypeError(f"metric {name!r} is {_shown(value)}, which is not a number")
 
 
 def _shown(value: object) -> str:

@@ -56,11 +56,10 @@ class Objective:
             (full,) = flatten({metric: 0.0})
             metrics = (full,) if full.startswith("mean_") else (full, f"mean_{full}")
             return cls(name=name, metrics=metrics, maximize=direction == "maximize")
-        msg = (
+        raise OptionError(
             f"unknown objective {name!r}{did_you_mean(name, _NAMED)}; known: {', '.join(_NAMED)}, "
             "minimize:METRIC and maximize:METRIC"
         )
-        raise OptionError(msg)
 
     def measure(self, metrics: Metrics) -> tuple[str, float] | None:
         """Return the metric that counts and its value, or None where none was reported."""

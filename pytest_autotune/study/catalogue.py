@@ -160,8 +160,7 @@ class storage_errors:  # noqa: N801 - a context manager, used like a function
 
         if issubclass(kind, StorageInternalError | OSError):
             where = masked_url(self._plan.storage) if self._plan.storage else "the trial log"
-            msg = f"{where} cannot be read or written: {error}"
-            raise StorageError(msg) from None
+            raise StorageError(f"{where} cannot be read or written: {error}") from None
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -48,11 +48,10 @@ def read_trial(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     try:
         return _record(trial, plan.question)
     except (KeyError, TypeError, ValueError) as error:
-        msg = (
+        raise StorageError(
             f"trial {trial.number} of study {plan.label!r} cannot be read ({error!r}); "
             "start anew with --autotune-fresh"
-        )
-        raise StorageError(msg) from None
+        ) from None
 
 
 def _record(trial: FrozenTrial, question: Question) -> TrialRecord:

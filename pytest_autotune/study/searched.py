@@ -187,11 +187,10 @@ class SearchedStudy(Study):
         trial = self._storage.get_trial(self._trial_ids[record.number])
         owner = trial.user_attrs[OWNER]
         if trial.state.is_finished() or owner["process"] != self._process:
-            msg = (
+            raise TrialLostError(
                 f"trial {record.number} was taken over by another process while this one "
                 "seemed dead; its result here is dropped"
             )
-            raise TrialLostError(msg)
 
     def _note_done(self, current: Sequence[TrialRecord]) -> None:
         """Remember what is finished: it stays so, and need not be looked up for every slot."""

@@ -68,8 +68,7 @@ class Measured:
 
     def recorded(self, params: Point) -> Measurement:
         """Fail, as tests measure."""
-        msg = f"nothing is recorded of {dict(params)}"
-        raise LookupError(msg)
+        raise LookupError(f"nothing is recorded of {dict(params)}")
 
 
 MEASURED: Final = Measured()

@@ -148,17 +148,16 @@ def open_database(url: str, study: str) -> Store:
         parsed = sqlalchemy.make_url(url)
         dialect = parsed.get_backend_name()
     except sqlalchemy.exc.ArgumentError:
-        msg = (
+        raise StorageError(
             f"storage {shown!r} is not a database URL; write for example postgresql://user@host/db"
-        )
-        raise StorageError(msg) from None
+        ) from None
     if dialect != _SQLITE and dialect not in DatabaseCoordinator.dialects:
         known = ", ".join(sorted({_SQLITE, *DatabaseCoordinator.dialects}))
-        msg = f"storage {shown!r}: {dialect} is not supported; known: {known}"
-        raise StorageError(msg)
+        raise StorageError(f"storage {shown!r}: {dialect} is not supported; known: {known}")
     if dialect == _SQLITE and parsed.database in (None, "", ":memory:"):
-        msg = f"storage {shown!r} is in memory, which other processes cannot see; name a file"
-        raise StorageError(msg)
+        raise StorageError(
+            f"storage {shown!r} is in memory, which other processes cannot see; name a file"
+        )
     try:
         if dialect == _SQLITE:
             coordinator: Coordinator = _beside(Path(str(parsed.database)))
@@ -168,15 +167,14 @@ def open_database(url: str, study: str) -> Store:
         with coordinator.mutex():
             database = RDBStorage(url)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        msg = f"storage {shown!r} needs a driver that is not installed: {error}"
-        raise StorageError(msg) from None
+        raise StorageError(
+            f"storage {shown!r} needs a driver that is not installed: {error}"
+        ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         problem = str(error.__cause__ or error).strip().splitlines()[0]
-        msg = f"storage {shown!r} cannot be opened: {problem}"
-        raise StorageError(msg) from None
+        raise StorageError(f"storage {shown!r} cannot be opened: {problem}") from None
     except OSError as error:
-        msg = f"storage {shown!r} cannot be opened: {error}"
-        raise StorageError(msg) from None
+        raise StorageError(f"storage {shown!r} cannot be opened: {error}") from None
 
     def disconnect() -> None:
         database.remove_session()
@@ -187,8 +185,7 @@ def open_database(url: str, study: str) -> Store:
 
 def _beside(database: Path) -> FileCoordinator:
     if not database.absolute().parent.is_dir():
-        msg = f"there is no folder {database.parent}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"there is no folder {database.parent}")
     return FileCoordinator(database.with_name(f"{database.name}.locks"))
 
 

@@ -163,8 +163,7 @@ class Trial:
         if request_rate is None and (
             isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
         ):
-            msg = f"concurrency is {concurrency!r}, not a positive whole number"
-            raise TypeError(msg)
+            raise TypeError(f"concurrency is {concurrency!r}, not a positive whole number")
         level = Level(
             concurrency=concurrency, request_rate=request_rate, scenario=scenario,
             metrics=flatten(metrics),

@@ -173,8 +173,7 @@ class DatabaseCoordinator:
         try:
             return self._connection.execute(sqlalchemy.text(statement), arguments).scalar()
         except sqlalchemy.exc.SQLAlchemyError as error:
-            msg = (
+            raise StorageError(
                 "lost the connection to the study's database, and with it the right to the "
                 f"running trial ({type(error.__cause__ or error).__name__}); run again to resume"
-            )
-            raise StorageError(msg) from None
+            ) from None

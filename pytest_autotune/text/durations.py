@@ -24,13 +24,13 @@ def parse_duration(text: str | float) -> float:
     else:
         match = _DURATION.fullmatch(text.replace(" ", ""))
         if not text.strip() or match is None:
-            msg = f"{text!r} is not a duration; write for example 90s, 30m, 2h or 1h30m"
-            raise OptionError(msg)
+            raise OptionError(
+                f"{text!r} is not a duration; write for example 90s, 30m, 2h or 1h30m"
+            )
         hours, minutes, rest = (float(part or 0) for part in match.groups())
         seconds = hours * 3600 + minutes * 60 + rest
     if not math.isfinite(seconds) or seconds <= 0:
-        msg = f"{text!r} is not a positive duration"
-        raise OptionError(msg)
+        raise OptionError(f"{text!r} is not a positive duration")
     return seconds
 
 

@@ -90,11 +90,11 @@ def find(values: Sequence[float], *, alpha: float = 0.01, least: int = 3) -> lis
     2, or if alpha is not in 0.0001 … 0.5.
     """
     if least < 2 or not MIN_ALPHA <= alpha <= 0.5:  # noqa: PLR2004
-        msg = f"least must be 2 or more and alpha in {MIN_ALPHA} … 0.5, not {least} and {alpha}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"least must be 2 or more and alpha in {MIN_ALPHA} … 0.5, not {least} and {alpha}"
+        )
     if not all(math.isfinite(value) and value > 0 for value in values):
-        msg = "change points are found in positive, finite values only"
-        raise ValueError(msg)
+        raise ValueError("change points are found in positive, finite values only")
     if len(values) < smallest(alpha, least):
         return []
     levels = [float(value) for value in values]

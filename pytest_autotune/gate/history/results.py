@@ -60,16 +60,13 @@ class GateResult:
         Further fields, which a later version may have written, are left out.
         """
         if not isinstance(document, Mapping):
-            msg = "it is no JSON object"
-            raise ValueError(msg)  # noqa: TRY004 - what a file holds is no programming error
+            raise ValueError("it is no JSON object")  # noqa: TRY004 - what a file holds is no programming error
         missing = [name for name in _CHECKS if name not in document]
         if missing:
-            msg = f"it lacks {', '.join(missing)}"
-            raise ValueError(msg)
+            raise ValueError(f"it lacks {', '.join(missing)}")
         wrong = [name for name, is_right in _CHECKS.items() if not is_right(document[name])]
         if wrong:
-            msg = f"it has a wrong value for {', '.join(wrong)}"
-            raise ValueError(msg)
+            raise ValueError(f"it has a wrong value for {', '.join(wrong)}")
         return cls(**{name: document[name] for name in _CHECKS})
 
 
@@ -170,8 +167,7 @@ def append(directory: Path, result: GateResult) -> None:
     finally:
         os.close(descriptor)
     if written < len(line):
-        msg = f"only {written} of {len(line)} bytes could be added to {directory / LOG}"
-        raise OSError(msg)
+        raise OSError(f"only {written} of {len(line)} bytes could be added to {directory / LOG}")
 
 
 def read(directory: Path) -> GateHistory:
@@ -200,8 +196,7 @@ def _parsed(line: bytes) -> object:
     try:
         return json.loads(line.decode())
     except (ValueError, RecursionError):
-        msg = "it is no JSON"
-        raise ValueError(msg) from None
+        raise ValueError("it is no JSON") from None
 
 
 def series(results: Sequence[GateResult], study: str | None = None) -> list[Series]:

@@ -38,9 +38,9 @@ def prepare(command: str | None, tree: Path, harness: Harness, done: dict[str, s
     )
     text = found.stdout.decode(errors="replace")
     if found.returncode:
-        msg = (
+        raise PreparationFailed(
             f"the old revision cannot be made ready: {command!r} (gate.prepare) ended with exit "
-            f"status {found.returncode}"
+            f"status {found.returncode}",
+            "\n".join(text.splitlines()[-_TAIL:]),
         )
-        raise PreparationFailed(msg, "\n".join(text.splitlines()[-_TAIL:]))
     done[command] = text

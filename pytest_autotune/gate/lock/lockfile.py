@@ -48,14 +48,12 @@ def read_lock_file(path: Path) -> LockFile:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        msg = (
+        raise LockError(
             f"{path.name}: no such file in {path.parent}; "
             "pytest --autotune --autotune-lock writes it"
-        )
-        raise LockError(msg) from None
+        ) from None
     except OSError as error:
-        msg = f"{path.name}: cannot be read: {error}"
-        raise LockError(msg) from None
+        raise LockError(f"{path.name}: cannot be read: {error}") from None
     return LockFile(path, parse_lock(content, path.name).entries)
 
 
@@ -69,26 +67,23 @@ def parse_lock(text: str | bytes, where: str) -> LockFile:
     problem = next(_unusable(document, ()), None)
     if problem is not None:
         path, what = problem
-        msg = f"{origin.at(*path)}: {what}"
-        raise LockError(msg)
+        raise LockError(f"{origin.at(*path)}: {what}")
     version = document.get("version") if isinstance(document, dict) else None
     if isinstance(version, int | float) and version > VERSION:
-        msg = (
+        raise LockError(
             f"{where}: written by a newer pytest-autotune (version {shown(version)}); "
             f"this one reads up to {VERSION}: upgrade"
         )
-        raise LockError(msg)
     _validate(document, origin)
     entries = {
         name: LockEntry.from_document(name, entry) for name, entry in document["studies"].items()
     }
     for name, entry in entries.items():
         if entry.metric not in entry.metrics:
-            msg = (
+            raise LockError(
                 f"{origin.at('studies', name, 'metric')}: {shown(entry.metric)} is not one of "
                 f"the metrics{nearest(entry.metric, list(entry.metrics))}"
             )
-            raise LockError(msg)
     return LockFile(None, entries)
 
 
@@ -112,8 +107,7 @@ def write_lock(path: Path, entries: Mapping[str, LockEntry]) -> bool:
             return False
         replace_file(target, content)
     except OSError as error:
-        msg = f"{path.name}: cannot be written: {error}"
-        raise LockError(msg) from None
+        raise LockError(f"{path.name}: cannot be written: {error}") from None
     return True
 
 
@@ -142,24 +136,24 @@ def _document(text: str | bytes, where: str) -> Any:
         text = text.decode() if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        msg = f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} in line {line}"
-        raise LockError(msg) from None
+        raise LockError(
+            f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} in line {line}"
+        ) from None
     conflict = _CONFLICT.search(text)
     if conflict is not None:
         line = text.count("\n", 0, conflict.start()) + 1
-        msg = (
+        raise LockError(
             f"{where}: line {line}: git left its marks of a merge conflict; resolve it, or take "
             "one side whole (git checkout --ours or --theirs)"
         )
-        raise LockError(msg)
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        msg = f"{where}: not valid JSON: line {error.lineno} column {error.colno}: {error.msg}"
-        raise LockError(msg) from None
+        raise LockError(
+            f"{where}: not valid JSON: line {error.lineno} column {error.colno}: {error.msg}"
+        ) from None
     except (ValueError, RecursionError) as error:
-        msg = f"{where}: not valid JSON: {error}"
-        raise LockError(msg) from None
+        raise LockError(f"{where}: not valid JSON: {error}") from None
 
 
 class _Repeating(dict[str, Any]):

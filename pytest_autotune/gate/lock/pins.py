@@ -57,20 +57,18 @@ def _check_rule(plan: Plan) -> None:
     rule = plan.spec.gate
     design = design_for(rule, len(rule.metrics))
     if not design.can_decide:
-        msg = (
+        raise SpecError(
             f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
             f"tell a regression with an error of {rule.alpha:g}"
             f"{f' for {len(rule.metrics)} metrics' if len(rule.metrics) > 1 else ''}: allow more "
             "launches, or more error (gate.alpha)"
         )
-        raise SpecError(msg)
     if not design.can_pass:
-        msg = (
+        raise SpecError(
             f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
             f"pass anything with a power of {rule.power:g}: allow more launches, or less power "
             "(gate.power)"
         )
-        raise SpecError(msg)
 
 
 def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[str]]:

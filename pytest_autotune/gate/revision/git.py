@@ -58,8 +58,9 @@ def run(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Complet
     try:
         return git(folder, *arguments, stdin=stdin)
     except OSError as error:
-        msg = f"{OPTION} needs git, which cannot be run here ({error.strerror}); install it"
-        raise RevisionError(msg) from None
+        raise RevisionError(
+            f"{OPTION} needs git, which cannot be run here ({error.strerror}); install it"
+        ) from None
 
 
 def lines(folder: Path, *arguments: str) -> list[str]:

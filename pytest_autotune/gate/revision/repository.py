@@ -71,16 +71,14 @@ class Repository:
         """Return the commit that ``rev`` names; raise :class:`RevisionError`."""
         at = f"{OPTION} {rev!r}"
         if not rev or rev.startswith(("-", "^")) or "\0" in rev:
-            msg = f"{at}: this is no revision; give a branch, a tag or a commit"
-            raise RevisionError(msg)
+            raise RevisionError(f"{at}: this is no revision; give a branch, a tag or a commit")
         found = run(self.top, "rev-parse", "--verify", rev)
         said, name = message(found), found.stdout.decode().strip()
         if "is ambiguous" in said:
-            msg = (
+            raise RevisionError(
                 f"{at}: ambiguous; write refs/heads/NAME, refs/tags/NAME or more of the commit's "
                 f"id; git says: {said}"
             )
-            raise RevisionError(msg)
         kind = ""
         if _OBJECT_ID.fullmatch(name):
             # A full id is taken for one without a look at what there is, and a tag may be of
@@ -90,8 +88,9 @@ class Repository:
             raise RevisionError(f"{at}: {self._unknown(rev)}")
         commit = _commit(self.top, f"{name}^{{commit}}") if kind == "commit" else None
         if commit is None:
-            msg = f"{at}: this is a {kind}, no commit; give a branch, a tag or a commit"
-            raise RevisionError(msg)
+            raise RevisionError(
+                f"{at}: this is a {kind}, no commit; give a branch, a tag or a commit"
+            )
         return commit
 
     def file_at(self, commit: Commit, path: Path) -> str | None:

@@ -48,8 +48,7 @@ def worktree(
     try:
         held = _hold(at, repository, (under or _outside(repository.top)).resolve())
     except OSError as error:
-        msg = f"{at}: there is no place for its files: {error}"
-        raise RevisionError(msg) from None
+        raise RevisionError(f"{at}: there is no place for its files: {error}") from None
     try:
         add = ("worktree", "add", "--detach", "--no-checkout", str(held.tree), commit.id)
         with _alone(held.lock.parent):
@@ -64,8 +63,7 @@ def worktree(
 
 def _check(at: str, result: subprocess.CompletedProcess[bytes]) -> None:
     if result.returncode:
-        msg = f"{at}: git cannot check it out: {message(result)}"
-        raise RevisionError(msg)
+        raise RevisionError(f"{at}: git cannot check it out: {message(result)}")
 
 
 def _outside(top: Path) -> Path:
@@ -74,8 +72,9 @@ def _outside(top: Path) -> Path:
         folder = Path(name).resolve()
         if not folder.is_relative_to(top) and os.access(folder, os.W_OK):
             return folder
-    msg = f"{OPTION}: no temporary folder outside {top} can be written to; set TMPDIR to one"
-    raise RevisionError(msg)
+    raise RevisionError(
+        f"{OPTION}: no temporary folder outside {top} can be written to; set TMPDIR to one"
+    )
 
 
 def _fetch_submodules(at: str, top: Path, tree: Path) -> None:
