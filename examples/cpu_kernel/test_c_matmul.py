@@ -18,7 +18,7 @@ from compiled import COMPILER, Config, Kernel, Matrix
 from pytest_autotune import assert_matches
 
 if TYPE_CHECKING:
-    from pytest_autotune.study.trial import Trial
+    from pytest_autotune import Trial
 
 if shutil.which(COMPILER[0]) is None:
     pytest.skip(

@@ -16,7 +16,7 @@ import pytest
 from blocked_attention import Schedule, attention
 
 if TYPE_CHECKING:
-    from pytest_autotune.study.trial import Trial
+    from pytest_autotune import Trial
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_autotune.load.loadtest import LoadTest
-    from pytest_autotune.serving.server import InferenceServer
-    from pytest_autotune.study.trial import Trial
+    from pytest_autotune import InferenceServer, LoadTest, Trial
 
 pytestmark = pytest.mark.autotune(spec="llama70b.yaml")
 

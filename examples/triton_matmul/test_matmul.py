@@ -27,7 +27,7 @@ if torch.cuda.device_count() == 0:
 from matmul import Config, matmul
 
 if TYPE_CHECKING:
-    from pytest_autotune.study.trial import Trial
+    from pytest_autotune import Trial
 
 pytestmark = [
     # The path is relative to this file, so that the example works wherever it is copied to.

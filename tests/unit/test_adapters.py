@@ -111,21 +111,21 @@ def test_what_nobody_answered_has_no_latency(tmp_path: Path) -> None:
 def test_results_of_genai_bench_are_levels_to_report(tmp_path: Path) -> None:
     name = "D64_16_text-to-text_num_concurrency_4_time_2s.json"
     shutil.copy(DATA / name, tmp_path)
-    (level,) = genai_bench.read_levels(tmp_path)["levels"]
+    (level,) = genai_bench.read_genai_bench(tmp_path)["levels"]
     assert level["concurrency"] == 4
     assert "scenario" not in level
     assert level["p50_ttft"] == pytest.approx(0.050, rel=0.1)
     assert level["p50_e2e_latency"] == pytest.approx(0.125, rel=0.1)
     assert level["error_rate"] == 0
     shutil.copy(DATA / "N64_8_16_4_text-to-text_num_concurrency_4_time_1s.json", tmp_path)
-    both = genai_bench.read_levels(tmp_path)["levels"]
+    both = genai_bench.read_genai_bench(tmp_path)["levels"]
     assert [found["scenario"] for found in both] == ["D(64,16)", "N(64,8)/(16,4)"]
     # This one was written in milliseconds, from a server that refused most requests, of which
     # genai-bench's own error rate knows nothing.
     assert both[1]["p50_ttft"] == pytest.approx(0.050, rel=0.1)
     assert both[1]["error_rate"] > 0.5
     with pytest.raises(ValueError, match="no results of genai-bench"):
-        genai_bench.read_levels(tmp_path / "elsewhere")
+        genai_bench.read_genai_bench(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

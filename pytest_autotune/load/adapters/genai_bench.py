@@ -40,7 +40,7 @@ def read(file: Path) -> dict[str, float]:
     return metrics
 
 
-def read_levels(folder: Path) -> dict[str, Any]:
+def read_genai_bench(folder: Path) -> dict[str, Any]:
     """Read all levels of an experiment's folder, in the form that ``trial.report`` takes.
 
     Raises ValueError where there is none. A scenario is named only where there are several.
