@@ -116,9 +116,7 @@ class Ours:
         from pytest_autotune.study.searched import SearchedStudy
 
         self.plan = make_plan(budget)
-        self.study = SearchedStudy.open(
-            self.plan, directory, session="benchmark", started=time.time()
-        )
+        self.study = SearchedStudy(self.plan, directory, session="benchmark", started=time.time())
         self._count = 0
 
     def run_trial(self) -> None:
@@ -348,7 +346,7 @@ def resume_ours(directory: Path, finished: int, *, walk: bool) -> dict[str, floa
     begun = time.perf_counter()
     plan = make_plan(finished + 10)
     planned = time.perf_counter()
-    study = SearchedStudy.open(plan, directory, session="another", started=time.time())
+    study = SearchedStudy(plan, directory, session="another", started=time.time())
     opened = time.perf_counter()
     for ordinal in range(finished if walk else 0):
         answer = study.claim(SlotRequest(id=f"trial-{ordinal:04d}", ordinal=ordinal))

@@ -191,9 +191,7 @@ def run_study(space: Replayed, task: Task, folder: Path) -> Trace:
 
     began = time.perf_counter()
     plan = space.plan(task.method.name, task.budget, task.seed)
-    study = SearchedStudy.open(
-        plan, folder, session="search", started=time.time(), extension=watched
-    )
+    study = SearchedStudy(plan, folder, session="search", started=time.time(), extension=watched)
     running: deque[TrialRecord] = deque()
     rows: list[int] = []
     racing = Racing(space.table, task.seed) if task.method.raced else None

@@ -6,7 +6,7 @@ from pytest_autotune.spec.model import Spec
 from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.source import MEASURED, Source
+from pytest_autotune.study.source import MEASURED
 
 
 def prepare(spec: Spec, settings: Settings) -> Spec:
@@ -22,7 +22,7 @@ def make_plan(
     ``gpus`` is how many its tests need, as an expression over parameters; ``code`` a digest of
     its test module. Raises :class:`UserError` where nothing of the spec's space is left.
     """
-    source: Source = MEASURED
+    source = MEASURED
     if is_measured(spec, settings):
         spec = fit_to_machine(spec, gpus)
     else:

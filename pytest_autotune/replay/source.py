@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from pytest_autotune.errors import ExpressionError, RecordingError, SpecError
 from pytest_autotune.scoring.judgement import Measurement
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.build import place_of
+from pytest_autotune.study.source import Source
 
 if TYPE_CHECKING:
     from pytest_autotune.replay.table import Recording
@@ -19,41 +20,24 @@ if TYPE_CHECKING:
     from pytest_autotune.study.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """Results that a study takes instead of measuring; ``given`` where an option says so."""
+class Replay(Source):
+    """Recorded results, which a study takes instead of measuring.
 
-    recording: Recording
-    given: bool = False
+    ``given`` is whether an option names them, and not the spec.
+    """
 
-    @property
-    def measures(self) -> bool:
-        """Whether tests run: they do not."""
-        return False
+    measures = False
+    suffix = ", replayed"
 
-    @property
-    def suffix(self) -> str:
-        """The end of the names of studies that are not measured, wherever they are kept."""
-        return ", replayed"
+    def __init__(self, recording: Recording, *, given: bool) -> None:
+        self.recording = recording
+        self.file = recording.shown
+        where = recording.where
+        self.description = self.file if where is None else f"{self.file} where {where}"
+        self.arguments = ("--autotune-replay", shlex.quote(self.file)) if given else ()
 
-    @property
-    def file(self) -> str:
-        """The file, as the user would write it."""
-        return self.recording.shown
-
-    @property
-    def description(self) -> str:
-        """The file and the selection, for people."""
-        where = self.recording.where
-        return self.file if where is None else f"{self.file} where {where}"
-
-    @property
-    def arguments(self) -> Sequence[str]:
-        """Arguments that replay the same results again; none where the spec says so."""
-        return ("--autotune-replay", shlex.quote(self.file)) if self.given else ()
-
-    def key(self, spec: Spec) -> Mapping[str, Any]:  # noqa: ARG002 - whatever a server would be started with
-        """Return what identifies the results, the same on every machine."""
+    def key(self, spec: Spec) -> Mapping[str, Any]:  # noqa: ARG002 - the same for every server
+        """Return the identity of the results, the same on every machine."""
         found = {"recording": self.recording.digest, "where": self.recording.where or ""}
         return {"replay": found}
 
@@ -91,7 +75,7 @@ def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:
     except ExpressionError as error:
         raise SpecError(f"{place_of(error, spec.space, spec.origin)}: {error}") from None
     found = replace(spec, space=space, notices=(*spec.notices, *_notices(spec, recording)))
-    return found, Replay(recording=recording, given=given is not None)
+    return found, Replay(recording, given=given is not None)
 
 
 def _refuse(spec: Spec, settings: Settings) -> None:

@@ -1,10 +1,11 @@
-"""Studies in storage: which one a plan goes on with, and what is known from others."""
+"""Studies in storage: the one that a plan goes on with, and hints from others."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +21,13 @@ from pytest_autotune.study.storage import (
     open_database,
     open_journal,
 )
-from pytest_autotune.study.warm_start import hints
 from pytest_autotune.text.names import slug
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+#: Version of what is stored; trials of another one are left alone, and never misread.
+_FORMAT: Final = 2
 _KEY: Final = "autotune:key"
 _SESSION: Final = "autotune:session"
 _CODE: Final = "autotune:code"
@@ -45,8 +47,9 @@ def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
     store = open_store(plan, directory)
     try:
         with store.coordinator.mutex(), storage_errors(plan):
+            wanted = _key_of(plan)
             existing = [
-                study_id for study_id, key in _studies(store.storage, plan) if key == plan.key()
+                study_id for study_id, key in _studies(store.storage, plan) if key == wanted
             ]
             trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
             return [read_trial(trial, plan) for trial in trials]
@@ -62,8 +65,8 @@ def open_store(plan: Plan, directory: Path) -> Store:
 
 
 def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int, Sequence[str]]:
-    """Return the id of the plan's study and, where it is new, what is to be said of that."""
-    key = plan.key()
+    """Return the id of the plan's study and, where it is new, notices on that."""
+    key = _key_of(plan)
     base = f"{plan.label} #{_digest(key)}"
     mine = _studies(storage, plan)
     same = [study_id for study_id, known in mine if known == key]
@@ -83,7 +86,9 @@ def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int,
     if mine and not same:
         changes = ", ".join(_changes(mine[-1][1], key))
         notices.append(f"a new study was started, because this changed: {changes}")
-    found = _hints(storage, plan, [study for study, known in mine if _is_alike(known, key)])
+    # What was best under another objective says little of this one.
+    alike = [study for study, known in mine if known["objective"] == key["objective"]]
+    found = _hints(storage, plan, alike)
     if found:
         storage.set_study_user_attr(study_id, HINTS, [dict(point) for point in found])
         count = "a configuration" if len(found) == 1 else f"{len(found)} configurations"
@@ -92,15 +97,13 @@ def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int,
     return study_id, notices
 
 
-def _is_alike(known: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
-    """Tell whether what was best in a study may be good in another."""
-    return bool(known["objective"] == key["objective"])
-
-
 def _hints(storage: BaseStorage, plan: Plan, earlier: Sequence[int]) -> Sequence[Point]:
-    """Return what a new study may try first; nothing where it is to start anew."""
+    """Return points that a new study may try first; none where it is to start anew."""
     if not plan.begins_warm:
         return ()
+    # Here, as it loads NumPy, and a launch of the gate searches nothing.
+    from pytest_autotune.study.warm_start import hints
+
     return hints(plan.spec.space, plan.pinned, _trials_of(storage, plan, reversed(earlier)))
 
 
@@ -129,7 +132,7 @@ def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, A
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Name what differs between two keys, down to the entries of each part."""
+    """Return the names of parts that differ between two keys, with their entries."""
     changed: list[str] = []
     for part in after:
         old, new = before.get(part), after[part]
@@ -143,24 +146,20 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-class storage_errors:  # noqa: N801 - a context manager, used like a function
+@contextmanager
+def storage_errors(plan: Plan) -> Iterator[None]:
     """Turn a failure of the database into one message, without the URL's password."""
+    from optuna.exceptions import StorageInternalError
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    try:
+        yield
+    except (StorageInternalError, OSError) as error:
+        where = masked_url(plan.storage) if plan.storage else "the trial log"
+        raise StorageError(f"{where} cannot be read or written: {error}") from None
 
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        """Translate Optuna's and the system's errors."""
-        if kind is None or not issubclass(kind, Exception):
-            return
-        from optuna.exceptions import StorageInternalError
-
-        if issubclass(kind, StorageInternalError | OSError):
-            where = masked_url(self._plan.storage) if self._plan.storage else "the trial log"
-            raise StorageError(f"{where} cannot be read or written: {error}") from None
+def _key_of(plan: Plan) -> Mapping[str, Any]:
+    return {**plan.key(), "format": _FORMAT}
 
 
 def _digest(value: Mapping[str, Any]) -> str:

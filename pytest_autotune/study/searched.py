@@ -36,7 +36,6 @@ from pytest_autotune.study.documents import (
 )
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
-from pytest_autotune.study.storage import Store
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -48,24 +47,28 @@ MAX_ATTEMPTS: Final = 3
 class SearchedStudy(Study):
     """One study in storage, as one process works on it."""
 
-    def __init__(  # noqa: PLR0913 - use SearchedStudy.open()
+    def __init__(
         self,
         plan: Plan,
-        store: Store,
-        study_id: int,
+        directory: Path,
         *,
         session: str,
         started: float,
-        extension: ExtensionLookup | None,
-        hints: Sequence[Point],
-        notices: Sequence[str],
+        extension: ExtensionLookup | None = None,
     ) -> None:
+        """Open the study of ``plan``, making it where there is none.
+
+        ``directory`` holds the journals; ``session`` is one id for all processes of a pytest
+        run that began at ``started`` (seconds since the epoch). Raises :class:`StorageError`.
+        """
+        self._store = open_store(plan, directory)
+        self._storage: BaseStorage = self._store.storage
+        with self._store.coordinator.mutex(), storage_errors(plan):
+            self._id, reasons = find_or_create(self._storage, plan, session)
+            hints = self._storage.get_study_user_attrs(self._id).get(HINTS, ())
         self.plan = plan
-        self.notices = tuple(notices)
         self.seed = plan.seed
-        self._store = store
-        self._storage: BaseStorage = store.storage
-        self._id = study_id
+        self.notices = (*self._store.notices, *reasons)
         self._session = session
         self._started = started
         self._process = uuid.uuid4().hex
@@ -75,32 +78,7 @@ class SearchedStudy(Study):
         self._trial_ids: dict[int, int] = {}
         self._done_keys: frozenset[str] = frozenset()
         self._done_ordinals: frozenset[int] = frozenset()
-        store.coordinator.hold(self._process)
-
-    @classmethod
-    def open(
-        cls,
-        plan: Plan,
-        directory: Path,
-        *,
-        session: str,
-        started: float,
-        extension: ExtensionLookup | None = None,
-    ) -> SearchedStudy:
-        """Open the study of ``plan``, making it where there is none.
-
-        ``directory`` holds the journals; ``session`` is one id for all processes of a pytest
-        run that began at ``started`` (seconds since the epoch). Raises :class:`StorageError`.
-        """
-        store = open_store(plan, directory)
-        with store.coordinator.mutex(), storage_errors(plan):
-            study_id, reasons = find_or_create(store.storage, plan, session)
-            hints = store.storage.get_study_user_attrs(study_id).get(HINTS, ())
-        return cls(
-            plan, store, study_id,
-            session=session, started=started, extension=extension, hints=hints,
-            notices=[*store.notices, *reasons],
-        )  # fmt: skip
+        self._store.coordinator.hold(self._process)
 
     def close(self) -> None:
         """Give up everything this process holds; its unfinished trial becomes an orphan."""
@@ -202,7 +180,7 @@ class SearchedStudy(Study):
         )
 
     def _is_done_before(self, slot: SlotRequest) -> bool:
-        """Tell whether what this slot stands for is known to be finished.
+        """Return whether the trial of this slot is known to be finished.
 
         An adaptive slot stands for a trial of an earlier session with its ordinal.
         """
@@ -259,7 +237,7 @@ class SearchedStudy(Study):
         return None
 
     def _bury(self, current: Sequence[TrialRecord]) -> bool:
-        """Finish as failed what took its process down too often; tell whether there was any."""
+        """Finish trials as failed that took their process down too often; return whether any."""
         hopeless = [r for r in current if r.owner.attempt >= MAX_ATTEMPTS and self._is_orphan(r)]
         for record in hopeless:
             owner = replace(record.owner, process=self._process, session=self._session)

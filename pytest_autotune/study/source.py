@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pytest_autotune.scoring.judgement import Measurement
 from pytest_autotune.space.parameters import Point
@@ -22,53 +22,28 @@ _WORKLOAD: Final = (
 )
 
 
-class Source(Protocol):
-    """Where the results of a study come from."""
+class Source:
+    """A source of results: the study's own tests, which measure them on this machine.
 
-    @property
-    def measures(self) -> bool:
-        """Whether the study's tests run."""
+    ``measures`` is whether tests run at all. ``file`` holds recorded results, ``description``
+    names them for people, ``arguments`` repeat the choice on the command line, and ``suffix``
+    ends the names of such studies.
+    """
 
-    @property
-    def file(self) -> str:
-        """The file of recorded results, empty where tests measure."""
-
-    @property
-    def description(self) -> str:
-        """The source, for people."""
-
-    @property
-    def arguments(self) -> Sequence[str]:
-        """Arguments that repeat the choice on the command line."""
-
-    @property
-    def suffix(self) -> str:
-        """The end of the names of its studies."""
+    measures: bool = True
+    file: str = ""
+    description: str = ""
+    arguments: Sequence[str] = ()
+    suffix: str = ""
 
     def key(self, spec: Spec) -> Mapping[str, Any]:
-        """Return what identifies comparable results."""
-
-    def recorded(self, params: Point) -> Measurement:
-        """Return the recorded result of a point; only where nothing is measured."""
-
-
-class Measured:
-    """Results that the study's own tests measure, on this machine."""
-
-    measures = True
-    file = ""
-    description = ""
-    arguments = ()
-    suffix = ""
-
-    def key(self, spec: Spec) -> Mapping[str, Any]:
-        """Return the workload and the environment."""
+        """Return the identity of comparable results: here the workload and the environment."""
         found = {name: spec.raw[name] for name in _WORKLOAD if name in spec.raw}
         return {"workload": without_secrets(found), "environment": fingerprint()}
 
     def recorded(self, params: Point) -> Measurement:
-        """Fail, as tests measure."""
+        """Return the recorded result of a point; raise LookupError where tests measure."""
         raise LookupError(f"nothing is recorded of {dict(params)}")
 
 
-MEASURED: Final = Measured()
+MEASURED: Final = Source()

@@ -64,7 +64,7 @@ def open_study(tmp_path: Path) -> Iterator[Open]:
     opened: list[SearchedStudy] = []
 
     def open_(plan: Plan, session: str = "one", started: float | None = None) -> SearchedStudy:
-        study = SearchedStudy.open(plan, tmp_path, session=session, started=started or time.time())
+        study = SearchedStudy(plan, tmp_path, session=session, started=started or time.time())
         opened.append(study)
         return study
 
@@ -329,7 +329,7 @@ def test_a_trial_is_written_before_it_runs_and_is_small(
 
 
 def _compete(plan: Plan, directory: Path, session: str) -> None:
-    study = SearchedStudy.open(plan, directory, session=session, started=time.time())
+    study = SearchedStudy(plan, directory, session=session, started=time.time())
     while True:
         claim = study.claim(SLOT)
         if isinstance(claim, TrialRecord):
@@ -378,7 +378,7 @@ from pytest_autotune.study.protocol import SlotRequest
 from pytest_autotune.study.searched import SearchedStudy
 spec, storage, directory = eval(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
 plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage), code="s")
-study = SearchedStudy.open(plan, directory, session="killed", started=time.time())
+study = SearchedStudy(plan, directory, session="killed", started=time.time())
 print(study.claim(SlotRequest(id="trial-000")).number, flush=True)
 time.sleep(60)
 """
@@ -450,3 +450,16 @@ def test_an_unreadable_trial_is_an_error_that_names_a_way_out(
 )
 def test_passwords_are_masked(url: str, shown: str) -> None:
     assert masked_url(url) == shown
+
+
+def test_trials_in_another_format_are_left_alone(
+    make_plan: MakePlan, open_study: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pytest_autotune.study.catalogue._FORMAT", 1)
+        old = open_study(make_plan())
+        _finish(old, _claim(old), cost=1.0)
+        old.close()
+    new = open_study(make_plan(), session="two")
+    assert new.records() == []
+    assert new.notices == ("a new study was started, because this changed: format",)

@@ -87,7 +87,7 @@ def test_numbers_are_moved_into_their_range(entry: Any, value: Any, expected: fl
 
 def run(plan: Plan, directory: Path, trials: int) -> tuple[SearchedStudy, list[Mapping[str, Any]]]:
     """Run a few trials, of which the one with the smallest tile is the fastest."""
-    study = SearchedStudy.open(plan, directory, session="s", started=0.0)
+    study = SearchedStudy(plan, directory, session="s", started=0.0)
     points = []
     for number in range(trials):
         record = study.claim(SlotRequest(id=f"trial-{number}", ordinal=number))
@@ -116,7 +116,7 @@ def test_the_hints_stay_when_the_study_is_resumed(tmp_path: Path) -> None:
     assert first == [{"tile": 64, "layout": "rows"}]
     assert "warm start: a configuration that did well before came first" in study.notices
     moved = replace(plan, pinned=[{"tile": 32, "layout": "rows"}])
-    resumed = SearchedStudy.open(moved, tmp_path, session="t", started=0.0)
+    resumed = SearchedStudy(moved, tmp_path, session="t", started=0.0)
     record = resumed.claim(SlotRequest(id="trial-1", ordinal=1))
     assert isinstance(record, TrialRecord)
     assert record.params != {"tile": 32, "layout": "rows"}
