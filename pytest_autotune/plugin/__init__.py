@@ -88,7 +88,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker and the fixtures, and, where asked for, the session that runs them."""
+    """Register the marker, the fixtures and, where asked for, the hooks that run studies."""
     from pytest_autotune.plugin import fixtures
 
     config.addinivalue_line("markers", MARKER)
@@ -114,7 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _only_tells(config: pytest.Config) -> bool:
-    """Tell whether a run only prints something, and tests nothing."""
+    """Return whether a run only prints something, and tests nothing."""
     names = ("autotune_schema", "autotune_history", "help", "version", "markers", "cacheshow")
     return any(getattr(config.option, name, None) for name in names)
 

@@ -25,51 +25,35 @@ class Grant:
     guests: frozenset[int] = frozenset()
 
 
+@dataclass(kw_only=True, eq=False)
 class ActiveTrial:
     """A trial from the moment it is drawn until its last test has ended.
 
     ``last`` is its last test. ``deadline`` is on the monotonic clock, None without a limit.
-    ``refusal`` is why it cannot have its GPUs.
+    ``refusal`` is why it cannot have its GPUs. Only its own methods change it.
     """
 
-    def __init__(  # noqa: PLR0913 - all that a trial runs with
-        self,
-        *,
-        slot: Slot,
-        study: Study,
-        trial: Trial,
-        record: TrialRecord,
-        last: pytest.Item,
-        grant: Grant,
-        deadline: float | None = None,
-        refusal: TooFewGpusError | None = None,
-    ) -> None:
-        self.slot = slot
-        self.study = study
-        self.trial = trial
-        self.last = last
-        self.grant = grant
-        self.deadline = deadline
-        self.refusal = refusal
-        self._record = record
-        self._ended: TrialRecord | None = None
-        self._finish: Callable[[], object] = lambda: None
-
-    @property
-    def record(self) -> TrialRecord:
-        """The trial as it is stored."""
-        return self._record
+    slot: Slot
+    study: Study
+    trial: Trial
+    record: TrialRecord
+    last: pytest.Item
+    grant: Grant
+    deadline: float | None = None
+    refusal: TooFewGpusError | None = None
+    _ended: TrialRecord | None = None
+    _finish: Callable[[], object] = lambda: None
 
     @property
     def concluded(self) -> bool:
-        """Whether its outcome is stored."""
-        return self._record.finished
+        """True once its outcome is stored."""
+        return self.record.finished
 
     @property
     def limit(self) -> str:
         """The message where the trial runs past its deadline."""
         seconds = self.study.plan.spec.optimization.timeout_per_iteration or 0.0
-        number = self._record.number
+        number = self.record.number
         return f"trial {number} ran longer than {duration(seconds)} (timeout_per_iteration)"
 
     def complete(self) -> Judgement:
@@ -87,19 +71,19 @@ class ActiveTrial:
         record = self._ended if judged else None
         record = record or self._judged(ending, reason=reason, estimate=estimate)
         self.study.finish(record)
-        self._record = record
+        self.record = record
 
     def _judged(
         self, ending: Ending, *, reason: str = "", estimate: float | None = None
     ) -> TrialRecord:
         measurement = self.trial.measurement(ending, reason=reason, estimate=estimate)
         judgement = judge(measurement, self.study.plan.question)
-        return replace(self._record, measurement=measurement, judgement=judgement)
+        return replace(self.record, measurement=measurement, judgement=judgement)
 
     def give_back(self) -> None:
         """Leave the trial to a later session, unless its outcome is stored."""
         if not self.concluded:
-            self.study.give_back(self._record)
+            self.study.give_back(self.record)
 
     def end_fixtures_by(self, finish: Callable[[], object]) -> None:
         """Remember how to end the trial's fixture, and with it all that use it."""

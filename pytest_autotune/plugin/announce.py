@@ -1,4 +1,4 @@
-"""A line for who watches the terminal now."""
+"""Lines for the person who watches the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def announce(config: pytest.Config, text: str, **colour: bool) -> None:
 
 
 def announce_replay(config: pytest.Config, plan: Plan) -> None:
-    """Say of a study whose results are replayed that they are, before there are any."""
+    """Announce that the results of a study are replayed, before there are any."""
     if not plan.source.measures:
         source = plan.source.description
         text = f"autotune: {plan.label} from {source}: nothing is run or measured"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class StudyCollector:
     """Hooks that make studies of marked tests.
 
-    With ``pins`` nothing is searched: each study has one slot, for what is pinned.
+    With ``pins`` nothing is searched: each study has one slot, for its pinned configuration.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - made by Tuning
@@ -175,7 +175,7 @@ class StudyCollector:
         return () if entry is None else (entry.parameters,)
 
     def _spares(self) -> int:
-        """Return how many spare slots to collect: for the workers, or because one is asked for."""
+        """Return the number of spare slots: for the workers, or because one is asked for."""
         wanted = [arg for arg in self._config.args if "[" in arg]
         cache = getattr(self._config, "cache", None)
         if cache is not None and self._config.getoption("lf", default=False):
@@ -256,7 +256,7 @@ class StudyCollector:
             announce_replay(self._config, study.plan)
 
     def _unrecordable(self) -> Iterator[str]:
-        """Say why the run's trials cannot be recorded."""
+        """Yield the reason why the run's trials cannot be recorded, if there is one."""
         target = self._settings.record
         if target is not None and len(self._studies) > 1:
             names = ", ".join(study.plan.label for study in self._studies.values())
@@ -283,7 +283,7 @@ class StudyCollector:
         return self._tests[slot]
 
     def gpu_need(self, slot: Slot, spec: Spec, params: Point) -> Need:
-        """Return how many GPUs a trial of ``params`` needs in ``slot``."""
+        """Return the GPUs that a trial of ``params`` needs in ``slot``."""
         study = self._studies[slot.study]
         if not study.plan.source.measures:
             return NONE

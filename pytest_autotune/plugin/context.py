@@ -1,4 +1,4 @@
-"""What all processes of one pytest run agree on."""
+"""The context that all processes of one pytest run share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pytest_autotune.plugin.findings import Findings
 if TYPE_CHECKING:
     import pytest
 
-#: Key of what the controller tells a worker, and a worker the controller.
+#: Key of the messages between the controller and a worker.
 WIRE: Final = "autotune"
 _GPUS: Final = "gpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What all processes of one pytest run agree on.
+    """The context that all processes of one pytest run share.
 
     ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
     where neither workers nor a missing cache call for one. ``started`` is in seconds since the
@@ -79,7 +79,7 @@ class RunContext:
         )
 
     def document(self, *, worker: int, workers: int, local: bool) -> dict[str, Any]:
-        """Return what the ``worker``-th of ``workers`` needs, as plain types.
+        """Return the context for the ``worker``-th of ``workers``, as plain types.
 
         One on this machine gets a part of the GPUs that this run may use.
         """
@@ -142,5 +142,5 @@ def _state_directory(cache: pytest.Cache) -> Path:
 
 
 def is_distributed(config: pytest.Config) -> bool:
-    """Tell whether this process will hand its tests to workers (and so is no worker itself)."""
+    """Return whether this process hands its tests to workers, and so is no worker itself."""
     return config.getoption("dist", "no") != "no" and not config.option.collectonly

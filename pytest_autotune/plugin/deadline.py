@@ -19,7 +19,7 @@ _AGAIN_SECONDS: Final = 2.0
 def deadline(at: float | None, message: str) -> Iterator[None]:
     """Raise :class:`TrialTimeout` in the block when the monotonic clock passes ``at``.
 
-    Interrupts the main thread by ``SIGALRM`` (any timer already set is put back afterwards).
+    The main thread is interrupted by ``SIGALRM``. A timer already set is put back afterwards.
     Where that is impossible (another thread, Windows) the limit is checked at the end only.
     """
     if at is None:

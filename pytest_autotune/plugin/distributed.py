@@ -1,4 +1,4 @@
-"""pytest-xdist: what controller and workers tell each other, and who runs which slot."""
+"""pytest-xdist: messages between controller and workers, and the worker of each slot."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ControllerReporter(Reporter, Protocol):
     """As an xdist controller knows it."""
 
     def unneeded_tests(self, units: Iterable[str]) -> int:
-        """Return how many collected tests will not run, given the unit of each test."""
+        """Return the number of collected tests that will not run, given the unit of each test."""
 
 
 def publish_collection(
@@ -87,7 +87,7 @@ def publish_collection(
 
 
 def read_collection(context: RunContext) -> Mapping[str, Any]:
-    """Return what the workers collected; empty where they are not on this machine."""
+    """Return the collection of the workers, empty where they are on another machine."""
     assert context.scratch is not None
     try:
         document: Mapping[str, Any] = json.loads((context.scratch / _COLLECTION).read_text("utf-8"))
@@ -107,7 +107,7 @@ def register_controller(
 
 
 def auto_workers(config: pytest.Config) -> int | None:
-    """Return how many workers ``-n auto`` means: as many as can have their GPUs at a time.
+    """Return the number of workers for ``-n auto``: as many as can have their GPUs at a time.
 
     That is by the largest parallel layout in the repository's spec file. None without GPUs, where
     all that is there is replayed, or where the user has set another number.
@@ -151,7 +151,7 @@ class Controller:
                 spec.env.update(visible_to(place, len(specs)))
 
     def pytest_configure_node(self, node: WorkerController) -> None:
-        """Tell a worker the run it belongs to, and which GPUs come first for it."""
+        """Give a worker the context of its run, and the GPUs that come first for it."""
         specs, spec = node.nodemanager.specs, node.gateway.spec
         # By identity, as equal ones are different workers; the successor of one that crashed
         # has its spec.

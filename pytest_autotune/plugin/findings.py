@@ -1,4 +1,4 @@
-"""What a process learns of its studies, for the process with the terminal."""
+"""Findings of one process on its studies, for the process with the terminal."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from pytest_autotune.errors import (
 )
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.findings import Findings
-from pytest_autotune.plugin.masked import mask_report
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.records import effective, incumbent
@@ -64,7 +63,7 @@ class TrialJudge:
         Outside all others, which the wrapper that judges trials must not be.
         """
         report = yield
-        mask_report(report, self._masker)
+        _mask_report(report, self._masker)
         return report
 
     @pytest.hookimpl(wrapper=True)
@@ -173,7 +172,7 @@ class TrialJudge:
         return self._masker(reason)
 
     def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
-        """Show how the server's log ends with what failed."""
+        """Add the end of the server's log to the report of a failure."""
         server = self._server_of(active)
         if server is None or server.log_file is None:
             return
@@ -184,6 +183,29 @@ class TrialJudge:
 
     def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
         return self._runner.resources.server_of(active.record.number)
+
+
+def _mask_report(report: pytest.TestReport, mask: Masker) -> None:
+    """Mask every text of ``report``, in place."""
+    report.sections = [(mask(title), mask(text)) for title, text in report.sections]
+    report.user_properties = [
+        (mask(name), mask(value) if isinstance(value, str) else value)
+        for name, value in report.user_properties
+    ]
+    for name in ("wasxfail", "autotune_line"):
+        text = getattr(report, name, None)
+        if isinstance(text, str):
+            setattr(report, name, mask(text))
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        path, line, reason = longrepr
+        report.longrepr = (path, line, mask(reason))
+    elif longrepr is not None:
+        text = str(longrepr)
+        masked = mask(text)
+        # A traceback keeps its structure, and its colours, unless there is something to hide.
+        if masked != text or isinstance(longrepr, str):
+            report.longrepr = masked
 
 
 def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:

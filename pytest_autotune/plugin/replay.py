@@ -45,7 +45,7 @@ class ReplayedTest(pytest.Function):
 
 
 def replayed_test(item: pytest.Item, file: str) -> ReplayedTest:
-    """Return what runs in place of ``item``, whose results are recorded in ``file``."""
+    """Return the test that runs in place of ``item``, whose results are recorded in ``file``."""
     assert isinstance(item, pytest.Function), "only functions have a trial"
     test: ReplayedTest = ReplayedTest.from_parent(
         item.parent, name=item.name, callspec=item.callspec, originalname=item.originalname

@@ -1,4 +1,4 @@
-"""What the tests of a trial use, and must give back: GPUs, servers, load."""
+"""Resources that the tests of a trial use and give back: GPUs, servers, load."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Resources:
         )
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
-        """Return what watches the devices of a trial, None where there is nothing to see.
+        """Return a watch on the devices of a trial, None where there is nothing to see.
 
         What runs in a container is no descendant of ours: there only a process that was on a
         device before is known to be somebody else's.
@@ -212,7 +212,7 @@ class Resources:
 
 
 def _stream(plan: Plan, trial: Trial, *, reused: bool) -> str:
-    """Return what tells the prompts and arrivals of a trial from those of another."""
+    """Return the name of the random stream for a trial's prompts and arrivals."""
     if trial.seed != plan.seed:
         return f"launch-{trial.seed}"
     return f"trial-{trial.number}" if reused else ""

@@ -155,7 +155,7 @@ class TrialRunner:
             if collected.pin is not None:
                 study = PinnedStudy(collected.pin, self._context.session)
             else:
-                study = SearchedStudy.open(
+                study = SearchedStudy(
                     collected.plan,
                     self._context.state_directory,
                     session=self._context.session,

@@ -37,7 +37,7 @@ class Slot:
     point: Point | None = None
 
     def request(self, *, rerun: bool) -> SlotRequest:
-        """Return what the study is asked for."""
+        """Return the request of this slot to its study."""
         return SlotRequest(id=self.id, ordinal=self.ordinal, point=self.point, rerun=rerun)
 
 
@@ -74,7 +74,7 @@ class CollectedStudy:
 
     @property
     def outline(self) -> StudyOutline:
-        """What is left of the study once its slots have run."""
+        """The study without its slots."""
         return StudyOutline(
             nodeid=self.nodeid,
             plan=self.plan,
@@ -106,7 +106,7 @@ def make_slots(study: str, plan: Plan, strategy: Strategy, spares: int) -> list[
 
 
 def spares_named(nodeids: Iterable[str]) -> int:
-    """Return how many spare slots there must be for ``nodeids`` to exist."""
+    """Return the number of spare slots that ``nodeids`` name."""
     numbers = (int(n) for nodeid in nodeids for n in _SPARE.findall(nodeid))
     return max((number + 1 for number in numbers), default=0)
 

@@ -1,4 +1,4 @@
-"""What the user sees of the studies, and the verdict that decides the exit status."""
+"""The terminal's view of the studies, and the verdict that decides the exit status."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class StudyReporter:
             self._studies = list(studies)
 
     def unneeded_tests(self, units: Iterable[str]) -> int:
-        """Return how many collected tests will not run, given the unit of each test."""
+        """Return the number of collected tests that will not run, given the unit of each test."""
         per_unit = Counter(units)
         total = 0
         for study in self._studies:
@@ -86,7 +86,7 @@ class StudyReporter:
         self._findings.take_over(findings)
 
     def pytest_report_header(self) -> str:
-        """Say that tuning is on, where its state is, and what is not measured."""
+        """Return a line on where the state of tuning is, and whether results are replayed."""
         replay = self._settings.replay
         if self._settings.storage:
             place = f"studies in {masked_url(self._settings.storage)}"

@@ -96,7 +96,7 @@ def register(config: pytest.Config, settings: Settings) -> None:
 
 
 def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Locker | None:
-    """Find what is wrong before anything runs; return what pins the results, if asked to."""
+    """Check the run before anything starts; return the locker, if results are to be pinned."""
     for spec in load_all(config.rootpath):
         prepare(spec, settings)
     if config.option.collectonly:

@@ -1,1 +1,1 @@
-"""What people and machines get to read about a study."""
+"""Results of studies as text, for the terminal."""

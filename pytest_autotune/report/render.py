@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
-from pytest_autotune.report.metric_lines import metric_lines
+from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.summary import Summary
@@ -15,6 +15,8 @@ from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
 from pytest_autotune.text.values import parameters
 
+#: So many statistics of one thing are read in a row with everything else.
+_FEW: Final = 3
 Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
 
 
@@ -75,3 +77,23 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     if best.bounds:
         for index, line in enumerate(slo_table(best.bounds).splitlines()):
             yield Line("slo" if index == 0 else "", line)
+
+
+def metric_lines(metrics: Metrics) -> Iterator[str]:
+    """Yield metrics with their values, many statistics of one thing on a line of their own."""
+    things: dict[str, dict[str, str]] = {}
+    for name in metrics:
+        statistic, thing = split_name(name)
+        if statistic:
+            things.setdefault(thing, {})[name] = statistic
+    many = {thing: names for thing, names in things.items() if len(names) > _FEW}
+    for thing, names in many.items():
+        shown = (f"{statistic} {quantity(n, metrics[n])}" for n, statistic in names.items())
+        yield f"{thing}: {', '.join(shown)}"
+    rest = [
+        f"{name} {quantity(name, value)}"
+        for name, value in metrics.items()
+        if split_name(name)[1] not in many or not split_name(name)[0]
+    ]
+    if rest:
+        yield ", ".join(rest)

@@ -32,7 +32,7 @@ MAX_LEVEL: Final = Objective(
 
 
 class Ending(str, enum.Enum):
-    """How the tests of a trial ended.
+    """The end of a trial's tests.
 
     ``CUT_SHORT`` is a trial whose tests ended at a broken bound, before all had run: what it had
     no chance to report is not missing.
@@ -45,7 +45,7 @@ class Ending(str, enum.Enum):
 
 
 class Outcome(str, enum.Enum):
-    """How a trial is judged, or that it still runs."""
+    """The judgement on a trial in a word, or that it still runs."""
 
     RUNNING = "running"
     FEASIBLE = "feasible"
@@ -56,7 +56,7 @@ class Outcome(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a trial measured, and how it ended: a fact, whatever it is asked for.
+    """The metrics of a trial and the end of its tests: a fact, whatever the question.
 
     ``metrics`` were reported for the whole trial, under flat names; ``levels`` are its load
     levels, lightest first. ``notes`` are sentences on how it was measured, ``reason`` says why
@@ -75,7 +75,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a measurement is judged by."""
+    """The question that a measurement answers."""
 
     slo: SLO
     objective: Objective
@@ -157,7 +157,7 @@ def stored_value(judgement: Judgement, objective: Objective) -> float:
 
 
 def reported_slo(metrics: Metrics, levels: Sequence[Level], slo: SLO) -> SLO:
-    """Return what of ``slo`` can be judged by the metrics that are there."""
+    """Return the bounds of ``slo`` whose metrics are there."""
     names = {*metrics, *(name for level in levels for name in level.metrics)}
     return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
 

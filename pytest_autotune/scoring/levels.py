@@ -1,4 +1,4 @@
-"""Load levels: how hard a server was pressed, and what was measured there."""
+"""Load levels of a server, and the metrics measured at each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Level:
 
     @property
     def load(self) -> float:
-        """How heavy it is, in its own unit."""
+        """The load in its own unit."""
         return float(self.concurrency or self.request_rate or 0.0)
 
     @property
@@ -35,11 +35,11 @@ class Level:
 
     @property
     def identity(self) -> tuple[str | int | float | None, ...]:
-        """What tells it from the other levels of a trial."""
+        """The identity of the level among those of a trial."""
         return (self.concurrency, self.request_rate, self.scenario)
 
     def document(self) -> dict[str, Any]:
-        """Return what identifies it, as plain JSON types."""
+        """Return its identity as plain JSON types."""
         found = {
             "concurrency": self.concurrency,
             "request_rate": self.request_rate,

@@ -76,9 +76,9 @@ def _shown(value: object) -> str:
 def aggregate(levels: Sequence[Metrics]) -> dict[str, float]:
     """Aggregate the flat metrics of several load levels, unweighted, level by level.
 
-    ``mean_…`` and percentiles become the mean over levels, ``min_…`` and ``max_…`` the extreme;
-    a metric without a statistic gives its mean under its own name and as ``mean_…``, and its
-    largest value as ``max_…``. A metric that some level lacks is NaN, so that no SLO passes on
+    ``mean_…`` and percentiles become the mean over levels, ``min_…`` and ``max_…`` the extreme.
+    A metric without a statistic gives its mean under its own name and as ``mean_…``. Its
+    largest value is ``max_…``. A metric that some level lacks is NaN, so that no SLO passes on
     part of the data.
     """
     result: dict[str, float] = {}

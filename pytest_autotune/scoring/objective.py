@@ -1,4 +1,4 @@
-"""What a study optimizes: one metric, one direction, one canonical score.
+"""The objective of a study: one metric, one direction, one canonical score.
 
 Inside, lower is always better; the user's sign is restored wherever a value is shown.
 """
@@ -44,7 +44,7 @@ class Objective:
     def parse(cls, name: str) -> Objective:
         """Parse a named objective or ``minimize:METRIC`` / ``maximize:METRIC``.
 
-        Raises :class:`OptionError` listing what is known: a typo must not silently score.
+        Raises :class:`OptionError` with the known names: a typo must not silently score.
         """
         if name in _NAMED:
             maximize, metrics = _NAMED[name]

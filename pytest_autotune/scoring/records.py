@@ -56,12 +56,12 @@ class TrialRecord:
 
     @property
     def outcome(self) -> Outcome:
-        """How the trial ended, or that it has not."""
+        """The judgement in a word, or that the trial still runs."""
         return self.judgement.outcome
 
     @property
     def finished(self) -> bool:
-        """Whether the trial ran to an end, any end."""
+        """True once the trial ran to an end, any end."""
         return self.outcome is not Outcome.RUNNING
 
     @property

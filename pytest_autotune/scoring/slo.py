@@ -1,9 +1,9 @@
 """Service level objectives: violation ratios, penalties, compliance.
 
-A bound's *violation ratio* is ``r = (actual - threshold) / threshold`` (for a minimum the
-other way round), zero or less when it is met. A soft violation multiplies the objective:
-``penalty = weight * (exp(r / steepness) - 1)``, which is zero at the threshold, so that an
-infinitesimal miss costs infinitesimally little. A hard one makes the trial infeasible by ``r``.
+A bound's *violation ratio* is ``r = (actual - threshold) / threshold``, for a minimum the
+other way round. It is zero or less when the bound is met. A soft violation multiplies the
+objective: ``penalty = weight * (exp(r / steepness) - 1)``. It is zero at the threshold, so that
+an infinitesimal miss costs infinitesimally little. A hard one makes the trial infeasible by ``r``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SLO:
 
 
 class Severity(str, enum.Enum):
-    """How a bound fared."""
+    """The severity of a bound's result."""
 
     MET = "met"
     MINOR = "minor"
@@ -83,7 +83,7 @@ class BoundResult:
 
     @property
     def infeasible(self) -> bool:
-        """Whether this alone makes the trial infeasible."""
+        """True if this alone makes the trial infeasible."""
         return self.severity in {Severity.HARD, Severity.MISSING}
 
 
@@ -95,12 +95,12 @@ class Compliance:
 
     @property
     def feasible(self) -> bool:
-        """Whether no bound was broken hard."""
+        """True if no bound was broken hard."""
         return not any(result.infeasible for result in self.results)
 
     @property
     def met(self) -> bool:
-        """Whether every bound was met, soft ones too."""
+        """True if every bound was met, soft ones too."""
         return all(result.severity is Severity.MET for result in self.results)
 
     @property

@@ -1,4 +1,4 @@
-"""What measurements depend on besides the parameters: the machine and the interpreter."""
+"""The environment of measurements: the machine, the interpreter and libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Final
 from pytest_autotune.gpu.visible import Device, caller_gpus
 
 _CPUINFO = Path("/proc/cpuinfo")
-#: What changes times by itself being changed. Their versions are read, none is imported.
+#: Libraries whose version changes times. The versions are read, none is imported.
 LIBRARIES: Final = (
     "cuda-python",
     "cupy-cuda12x",
@@ -41,7 +41,7 @@ _ABSENT: Final = "none"
 
 
 def visible_gpus() -> int:
-    """Return how many NVIDIA devices this run may use (see :mod:`.gpu.visible`)."""
+    """Return the number of NVIDIA devices that this run may use (see :mod:`.gpu.visible`)."""
     return len(caller_gpus().devices)
 
 
@@ -67,7 +67,7 @@ def _memory() -> str:
 
 @cache
 def _libraries() -> str:
-    """Return the versions of what kernels and servers are written with, where installed."""
+    """Return the versions of the installed :data:`LIBRARIES`."""
     found = []
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
@@ -96,7 +96,7 @@ def _gpus(devices: tuple[Device, ...]) -> Mapping[str, str]:
 
 
 def fingerprint() -> Mapping[str, str]:
-    """Return what makes measurements of two runs comparable, as short texts.
+    """Return the environment as short texts, equal where measurements are comparable.
 
     Host names are left out on purpose: equal machines of a fleet share their studies.
     """

@@ -18,9 +18,9 @@ PINNED: Final = "pinned"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What is pinned for a study.
+    """The configuration that is pinned for a study.
 
-    ``plan`` is what it is judged by. ``seed`` is for the data that its tests make, None for
+    ``plan`` judges it. ``seed`` is for the data that its tests make, None for
     the study's own; ``notes`` are sentences for its summary.
     """
 
@@ -31,24 +31,24 @@ class Pin:
 
 
 class Pins(Protocol):
-    """Knows which configuration is pinned for which study.
+    """The pinned configurations of all studies.
 
-    ``brief`` tells that what runs is one of many launches that are compared.
+    ``brief`` is whether this run is one of many launches that are compared.
     """
 
     brief: bool
 
     def find(self, nodeid: str, plan: Plan) -> Pin | None:
-        """Return what is pinned for a study, None where nothing is; raises :class:`UserError`."""
+        """Return the pin of a study, None where it has none; raise :class:`UserError`."""
 
     @property
     def missing(self) -> str:
-        """Why tests of a study for which nothing is pinned are skipped."""
+        """The reason why tests of a study without a pin are skipped."""
 
 
 @dataclass
 class PinnedStudy(Study):
-    """A study of one trial, which the first who asks gets; what becomes of it is kept in memory."""
+    """A study of one trial, kept in memory; the first slot that asks gets it."""
 
     pin: Pin
     session: str
@@ -73,5 +73,5 @@ class PinnedStudy(Study):
         return self._records[0]
 
     def finish(self, record: TrialRecord) -> None:
-        """Keep how the trial ended."""
+        """Keep the finished trial."""
         self._records = [record]

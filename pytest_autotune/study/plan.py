@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def question(self) -> Question:
-        """What its measurements are judged by."""
+        """The question that its measurements answer."""
         return Question(slo=self.spec.slo, objective=self.objective)
 
     @property
@@ -94,12 +94,12 @@ class Plan:
 
     @property
     def begins_warm(self) -> bool:
-        """Whether a new study tries first what did well elsewhere."""
+        """True if a new study first tries configurations that did well elsewhere."""
         wanted = self.spec.optimization.warm_start and self.source.measures
         return wanted and not self.fresh and self.strategy not in _UNGUIDED
 
     def key(self) -> Mapping[str, Any]:
-        """Return what identifies comparable trials; a change in it starts a new study."""
+        """Return the identity of comparable trials; a change in it starts a new study."""
         return {
             "space": self.spec.space.document(),
             "objective": self.objective.name,

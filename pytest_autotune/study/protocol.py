@@ -1,4 +1,4 @@
-"""What a study is to the tests that run it, searched or pinned."""
+"""The study as the tests that run it know it, searched or pinned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_autotune.study.plan import Plan
 
 
 class Stop(str, enum.Enum):
-    """Why no further trial is started."""
+    """The reason why no further trial is started."""
 
     BUDGET = "budget"
     EXHAUSTED = "exhausted"
@@ -29,7 +29,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRequest:
-    """Which slot asks for a trial.
+    """The slot that asks for a trial.
 
     ``ordinal`` is its place among the study's slots, None for a spare one. ``point`` is given
     where the slot stands for one combination of a grid. With ``rerun`` the trial that this

@@ -1,4 +1,4 @@
-"""What the user asked for in one run."""
+"""The settings of one run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_GPU_TIMEOUT: Final = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenFile:
-    """A file that an option names: ``where`` that was, how it was ``written``, and its ``path``."""
+    """A file that an option names: the option (``where``), the text (``written``), the ``path``."""
 
     where: str
     written: str
@@ -20,7 +20,7 @@ class GivenFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the user asked for in this run; None means that the spec decides.
+    """The settings of one run, from options and ini values; None leaves it to the spec.
 
     ``enabled`` is for tuning, ``gate`` for comparing pinned configurations, with the revision
     ``against`` or else the stored baseline; never both. ``timeout`` and ``gpu_timeout`` are in

@@ -63,7 +63,7 @@ def open_journal(directory: Path, slug: str) -> Store:
 
 
 def journal_exists(directory: Path, slug: str) -> bool:
-    """Tell whether anything was ever stored under ``slug``."""
+    """Return whether anything was ever stored under ``slug``."""
     return (directory / slug / _JOURNAL).exists()
 
 

@@ -53,12 +53,12 @@ class Summary:
 
     @cached_property
     def best(self) -> TrialRecord | None:
-        """The incumbent."""
+        """The best feasible trial so far."""
         return incumbent(self.trials)
 
     @property
     def ended(self) -> bool:
-        """Whether the search is over, rather than interrupted or run on a selection."""
+        """True if the search is over, rather than interrupted or run on a selection."""
         return self.stop is not None or len(self.finished) >= self.capacity
 
     @property
@@ -71,7 +71,7 @@ class Summary:
         return sum(record.outcome is outcome for record in self.trials)
 
     def counts(self) -> str:
-        """Return how the trials ended, in words."""
+        """Return the numbers of trials by outcome, in words."""
         soft = sum(1 for r in self.trials if r.outcome is Outcome.FEASIBLE and r.penalty > 0)
         here = sum(r.owner.session == self.session and r.finished for r in self.records)
         parts = [

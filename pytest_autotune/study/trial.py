@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        """A seed for whatever data the tests make.
+        """A seed for the data that the tests make.
 
         The study's own, so that all trials work on the same; a fresh one whenever a pinned
         configuration is launched again.
@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def reports(self) -> int:
-        """How often something was reported so far."""
+        """The number of reports so far."""
         return self._reports
 
     @property
@@ -66,7 +66,7 @@ class Trial:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What was reported so far, under flat names such as ``p99_e2e_latency``."""
+        """The metrics reported so far, under flat names such as ``p99_e2e_latency``."""
         return dict(self._metrics)
 
     @property
@@ -78,7 +78,7 @@ class Trial:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was reported of how it was measured, one sentence each."""
+        """Sentences on how the trial was measured."""
         return tuple(dict.fromkeys(self._notes))
 
     def report(self, metrics: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class Trial:
         self._assert_levels()
 
     def report_measurement(self, measurement: Measurement) -> None:
-        """Report what was measured at another time, under flat names already."""
+        """Report a measurement of another time, which has flat names already."""
         levels = [{**level.metrics, **level.document()} for level in measurement.levels]
         self.report({**measurement.metrics, **({"levels": levels} if levels else {})})
 
@@ -142,7 +142,7 @@ class Trial:
     def measurement(
         self, ending: Ending, *, reason: str = "", estimate: float | None = None
     ) -> Measurement:
-        """Return everything reported so far, as what the trial measured."""
+        """Return everything reported so far as a measurement."""
         return Measurement(
             ending=ending,
             metrics=dict(self._metrics),

@@ -1,4 +1,4 @@
-"""What is tried first, because it did well before: on other hardware, or in a space since changed.
+"""Points to try first, as they did well before: on other hardware, or in another space.
 
 Measurements of elsewhere do not count here, but what was best there is often good here.
 """

@@ -9,7 +9,7 @@ from builders import make_bound, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.report.metric_lines import metric_lines
+from pytest_autotune.report.render import metric_lines
 from pytest_autotune.scoring.slo import check, check_bound
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.text.durations import duration
