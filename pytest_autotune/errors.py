@@ -12,10 +12,7 @@ class UserError(AutotuneError):
 
 
 class SpecError(UserError):
-    """A tuning spec says something impossible.
-
-    The message already names the file, the JSON pointer, the value and what is allowed.
-    """
+    """A tuning spec says something impossible; the message names the place and what is allowed."""
 
 
 class ExpressionError(SpecError):
@@ -54,10 +51,7 @@ class OutOfTime(AutotuneError):
 
 
 class SLOViolation(AutotuneError):
-    """The trial is infeasible: at least one hard service level objective is broken.
-
-    ``str()`` of it is the SLO table.
-    """
+    """At least one hard service level objective is broken; ``str()`` of it is the SLO table."""
 
 
 class MissingMetricError(AutotuneError):
@@ -100,7 +94,7 @@ class TooFewGpusError(AutotuneError):
 
 
 class InvalidMeasurementError(AutotuneError):
-    """What was measured is the load generator, not the server, so it says nothing of a trial."""
+    """The load generator was measured, not the server, which says nothing of a trial."""
 
 
 class ServerError(AutotuneError):

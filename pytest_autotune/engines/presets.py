@@ -130,9 +130,8 @@ class Preset:
         for backend, arguments in self.command.items():
             if not isinstance(arguments, list):
                 raise TypeError(f"command.{backend} is no list of arguments")
-        for part in self.quant_presets.values():
-            if not isinstance(part, Mapping):
-                raise TypeError("quant_presets maps names to mappings")
+        if not all(isinstance(parts, Mapping) for parts in self.quant_presets.values()):
+            raise TypeError("quant_presets maps names to mappings")
         expressions: list[tuple[str, tuple[str, ...]]] = [(self.world_size, PARALLEL)]
         expressions += [(rule.require, PARALLEL) for rule in self.constraints]
         expressions += [
@@ -173,8 +172,7 @@ class Preset:
 def _mapped(entry: Any) -> Mapped:
     if isinstance(entry, list):
         return Mapped(arguments=tuple(entry))
-    arguments = tuple(entry.get("arguments", ()))
-    return Mapped(**{**entry, "arguments": arguments})
+    return Mapped(**{**entry, "arguments": tuple(entry.get("arguments", ()))})
 
 
 def parts_of(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -191,14 +189,8 @@ def parts_of(group: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def names() -> tuple[str, ...]:
     """Return the names of the built-in presets."""
-    folder = resources.files("pytest_autotune.engines")
-    return tuple(
-        sorted(
-            item.name.removesuffix(".json")
-            for item in folder.iterdir()
-            if item.name.endswith(".json")
-        )
-    )
+    files = (item.name for item in resources.files("pytest_autotune.engines").iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in files if name.endswith(".json")))
 
 
 def canonical_name(name: str) -> str:

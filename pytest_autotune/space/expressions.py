@@ -139,7 +139,9 @@ def _compile(node: ast.expr, names: set[str]) -> Evaluator:
             items = [_compile(element, names) for element in elements]
             return lambda scope: [item(scope) for item in items]
         case ast.BoolOp(op=op, values=values):
-            return _boolean(op, [_compile(value, names) for value in values])
+            decide = all if isinstance(op, ast.And) else any
+            parts = [_compile(value, names) for value in values]
+            return lambda scope: decide(part(scope) for part in parts)
         case ast.UnaryOp(op=unary, operand=operand) if type(unary) in _UNARY:
             apply, inner = _UNARY[type(unary)], _compile(operand, names)
             return lambda scope: apply(inner(scope))
@@ -161,12 +163,6 @@ def _compile(node: ast.expr, names: set[str]) -> Evaluator:
         f"{described!r} is not allowed in an expression; use parameters, constants, "
         f"arithmetic, comparisons, and/or/not, and {', '.join(sorted(FUNCTIONS))}"
     )
-
-
-def _boolean(op: ast.boolop, parts: list[Evaluator]) -> Evaluator:
-    if isinstance(op, ast.And):
-        return lambda scope: all(part(scope) for part in parts)
-    return lambda scope: any(part(scope) for part in parts)
 
 
 def _arithmetic(apply: Callable[[Any, Any], Any], left: Evaluator, right: Evaluator) -> Evaluator:

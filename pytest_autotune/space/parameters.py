@@ -52,7 +52,7 @@ class Parameter(ABC):
 
     @property
     def ordered(self) -> bool:
-        """Whether neighbouring values are alike."""
+        """True if neighbouring values are alike."""
         return True
 
     def is_active(self, scope: Mapping[str, Any]) -> bool:

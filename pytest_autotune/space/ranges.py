@@ -44,7 +44,7 @@ class Range(Parameter):
 
     @property
     def _by_index(self) -> bool:
-        """Whether samplers search indices, not numbers; they would list very many of them."""
+        """True if samplers search indices, not numbers; they would list very many of them."""
         return self.size is not None and self.size <= MAX_LISTED
 
     def recognize(self, value: Any, text: str) -> int:  # noqa: ARG002 - for choices

@@ -40,12 +40,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """A constrained, possibly conditional search space.
+    """A constrained search space, in which parameters may depend on others.
 
     ``variables`` are names that constraints may use besides the parameters, such as ``gpus``.
-    With ``listed`` its points are the listed ones that meet the constraints and the conditions.
-    Expressions that use ``variables`` do not count then: the machine where the points were
-    recorded was another one.
+    With ``listed`` its points are those that meet the constraints and the conditions. Expressions
+    that use ``variables`` do not count then, as another machine recorded the points.
     """
 
     parameters: tuple[Parameter, ...]
@@ -107,7 +106,8 @@ class Space:
         if math.prod(int(p.size or 0) + 1 for p in self.parameters) >= MAX_CODE:
             return None
         rows: list[list[int]] = []
-        for visited, row in enumerate(self._walk()):
+        walk = self._walk(0, [INACTIVE] * len(self.steps), dict(self.variables))
+        for visited, row in enumerate(walk):
             if row is not None:
                 rows.append(row)
             if visited > MAX_VISITED or len(rows) > MAX_POOL:
@@ -115,29 +115,26 @@ class Space:
         indices = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.parameters))
         return Pool(self.parameters, indices)
 
-    def _walk(self) -> Iterator[list[int] | None]:
+    def _walk(
+        self, depth: int, row: list[int], scope: dict[str, Any]
+    ) -> Iterator[list[int] | None]:
         """Visit assignments depth first; yield each valid row, and None for each inner node."""
-        row = [INACTIVE] * len(self.steps)
-
-        def descend(depth: int, scope: dict[str, Any]) -> Iterator[list[int] | None]:
-            if depth == len(self.steps):
-                yield list(row)
-                return
-            parameter, at, key, checks = self.steps[depth]
-            if not parameter.is_active(scope):
-                row[at] = INACTIVE
-                if satisfied(checks, scope):
-                    yield from descend(depth + 1, scope)
-                return
-            for choice in range(parameter.size or 0):
-                yield None
-                row[at] = choice
-                scope[key] = parameter.value(choice)
-                if satisfied(checks, scope):
-                    yield from descend(depth + 1, scope)
-            del scope[key]
-
-        yield from descend(0, dict(self.variables))
+        if depth == len(self.steps):
+            yield list(row)
+            return
+        parameter, at, key, checks = self.steps[depth]
+        if not parameter.is_active(scope):
+            row[at] = INACTIVE
+            if satisfied(checks, scope):
+                yield from self._walk(depth + 1, row, scope)
+            return
+        for choice in range(parameter.size or 0):
+            yield None
+            row[at] = choice
+            scope[key] = parameter.value(choice)
+            if satisfied(checks, scope):
+                yield from self._walk(depth + 1, row, scope)
+        del scope[key]
 
     def document(self) -> Mapping[str, Any]:
         """Return the space as plain JSON types, for keys and comparisons."""

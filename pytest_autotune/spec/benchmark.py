@@ -73,7 +73,7 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         return origin.at("benchmark", *parts)
 
     task = block.get("task")
-    endpoint = block.get("endpoint") or _ENDPOINT_OF_TASK.get(str(task).lower(), "chat")
+    known = _ENDPOINT_OF_TASK.get(str(task).lower())
     if "num_concurrency" in block and "request_rate" in block:
         raise SpecError(
             f"{at('request_rate')}: give num_concurrency (closed loop) or request_rate (open)"
@@ -84,17 +84,14 @@ def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> Ben
         closed = tuple(map(whole, closed))
         if not closed and opened == ():
             closed = (1,)
-    max_time, max_requests = (
-        block.get("max_time_per_iteration"),
-        block.get("max_requests_per_iteration"),
-    )
+    max_time = block.get("max_time_per_iteration")
+    max_requests = block.get("max_requests_per_iteration")
     if max_time is None and max_requests is None:
         max_time = _DEFAULT_SECONDS
     seed = block.get("seed", document.get("optimization", {}).get("seed"))
-    known = task is None or str(task).lower() in _ENDPOINT_OF_TASK
     return BenchmarkSpec(
         origin=origin,
-        endpoint=endpoint,
+        endpoint=block.get("endpoint") or known or "chat",
         task=None if known else task,
         model=block.get("model_name"),
         tokenizer=_tokenizer(block.get("model_tokenizer"), origin),

@@ -17,19 +17,14 @@ from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.layout import check_engine, layout, quant_conflicts
-from pytest_autotune.spec.model import EngineRule, Optimization, Spec
-from pytest_autotune.spec.replay import read_replay
+from pytest_autotune.spec.model import EngineRule, Optimization, ReplaySpec, Spec
 from pytest_autotune.spec.server import read_server
 from pytest_autotune.text.durations import parse_duration
 from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import nearest, shown
 from pytest_autotune.text.values import canonical, whole
 
-_METRIC_OF_BLOCK: Final[Mapping[str, str]] = {
-    "latency": "e2e_latency",
-    "ttft": "ttft",
-    "tpot": "tpot",
-}
+_METRIC_OF_BLOCK: Final = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
 _KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
 #: Beyond this, neighbouring steps of a range cannot be told apart.
 _MAX_STEPS: Final = 1e15
@@ -65,7 +60,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
         benchmark=read_benchmark(document, origin, slo),
         optimization=_optimization(document.get("optimization", {}), origin),
         gate=read_gate(document, origin, slo),
-        replay=read_replay(document, origin),
+        replay=_replay(document.get("replay"), origin),
         description=document.get("description", ""),
         rules=tuple(
             EngineRule(where=origin.at(block), require=Expression.parse(source), reason=reason)
@@ -127,9 +122,9 @@ def _as_list(value: Any) -> list[Any]:
 def _parameter(name: str, declared: Any, where: str) -> Parameter:
     if isinstance(declared, list | tuple):
         return Categorical(name=name, choices=_distinct(declared))
-    when = (
-        parsed(Expression.parse, declared["when"], f"{where}/when") if "when" in declared else None
-    )
+    when = declared.get("when")
+    if when is not None:
+        when = parsed(Expression.parse, when, f"{where}/when")
     kind = declared["type"]
     if kind in {"choice", "categorical"}:
         values = declared.get("values", declared.get("choices", ()))
@@ -161,11 +156,7 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
         for index, source in enumerate(document.get("constraints", ()))
     )
     known = [*(identifier(parameter.name) for parameter in parameters), *MACHINE]
-    placed = [
-        *((e, origin.at("constraints", at)) for at, e in enumerate(constraints)),
-        *((p.when, origin.at("parameters", p.name, "when")) for p in parameters if p.when),
-    ]
-    for expression, where in placed:
+    for expression, where in _placed(constraints, parameters, origin):
         for name in sorted(expression.names):
             if name not in known:
                 raise SpecError(
@@ -186,13 +177,28 @@ def _space(parameters: tuple[Parameter, ...], document: Mapping[str, Any], origi
 
 def place_of(error: ExpressionError, space: Space, origin: Origin) -> str:
     """Return the place of the expression that could not be evaluated."""
-    for at, constraint in enumerate(space.constraints):
-        if constraint.source == error.source:
-            return origin.at("constraints", at)
-    for parameter in space.parameters:
-        if parameter.when is not None and parameter.when.source == error.source:
-            return origin.at("parameters", parameter.name, "when")
-    return origin.at("constraints")
+    placed = _placed(space.constraints, space.parameters, origin)
+    found = (where for expression, where in placed if expression.source == error.source)
+    return next(found, origin.at("constraints"))
+
+
+def _placed(
+    constraints: Sequence[Expression], parameters: Sequence[Parameter], origin: Origin
+) -> Iterator[tuple[Expression, str]]:
+    for at, constraint in enumerate(constraints):
+        yield constraint, origin.at("constraints", at)
+    for parameter in parameters:
+        if parameter.when is not None:
+            yield parameter.when, origin.at("parameters", parameter.name, "when")
+
+
+def _replay(block: Mapping[str, Any] | None, origin: Origin) -> ReplaySpec | None:
+    if block is None:
+        return None
+    replay = ReplaySpec(**block)
+    if replay.where is not None:
+        parsed(Expression.parse, replay.where, origin.at("replay", "where"))
+    return replay
 
 
 def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
@@ -212,32 +218,23 @@ def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
 
 def _slo(block: Any, origin: Origin) -> SLO:
     if not isinstance(block, Mapping):
-        return SLO(bounds=_distinct_bounds([_metric_bound(entry) for entry in block], origin))
+        block = {"metrics": block}
     bounds: list[Bound] = []
     for key, metric in _METRIC_OF_BLOCK.items():
-        if key not in block:
-            continue
-        entry = block[key]
+        entry = block.get(key, {})
         statistics = {"mean": entry} if "threshold" in entry else entry
         bounds += (_term(key, metric, name, term) for name, term in statistics.items())
-    bounds += (_metric_bound(entry) for entry in block.get("metrics", ()))
-    return SLO(
-        bounds=_distinct_bounds(bounds, origin),
-        steepness=block.get("steepness", SLO().steepness),
-        levels=block.get("levels", SLO().levels),
-    )
-
-
-def _distinct_bounds(bounds: Sequence[Bound], origin: Origin) -> tuple[Bound, ...]:
+    bounds += map(_metric_bound, block.get("metrics", ()))
     seen: set[tuple[str, bool]] = set()
     for bound in bounds:
-        key = bound.metrics[-1], bound.upper
-        if key in seen:
+        bounded = bound.metrics[-1], bound.upper
+        if bounded in seen:
             raise SpecError(
                 f"{origin.at('slo')}: {bound.label} is bounded twice in the same direction"
             )
-        seen.add(key)
-    return tuple(bounds)
+        seen.add(bounded)
+    options = {key: block[key] for key in ("steepness", "levels") if key in block}
+    return SLO(bounds=tuple(bounds), **options)
 
 
 def _term(key: str, metric: str, statistic: str, term: Mapping[str, Any]) -> Bound:
@@ -258,9 +255,7 @@ def _metric_bound(entry: Mapping[str, Any]) -> Bound:
     reported = {entry["metric"]: {statistic: 0.0} if statistic else 0.0}
     (name,) = flatten(reported)
     return Bound(
-        label=" ".join(
-            part for part in (entry["metric"], statistic, None if upper else "min") if part
-        ),
+        label=" ".join(filter(None, (entry["metric"], statistic, None if upper else "min"))),
         metrics=(name,) if statistic or name.startswith("mean_") else (name, f"mean_{name}"),
         threshold=entry["max"] if upper else entry["min"],
         upper=upper,

@@ -15,6 +15,7 @@ from pytest_autotune.engines.presets import (
     WORLD_SIZE,
     Mapped,
     Preset,
+    Rule,
     names,
     parts_of,
 )
@@ -24,52 +25,27 @@ from pytest_autotune.spec.server import ServerSpec
 from pytest_autotune.text.suggest import did_you_mean, shown
 
 
-def parallel_names(spec: ServerSpec | None, document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameter of each parallel dimension, as identifiers.
-
-    Besides ``parallel_config`` that is a plain parameter with the name of the engine's flag.
-    """
-    found = {name: name for name in document.get("parallel_config", {}) if name in PARALLEL}
-    if spec is not None:
-        for name in document.get("parameters", {}):
-            dimension = _dimension(spec, name)
-            if dimension is not None:
-                found.setdefault(dimension, identifier(name))
-    return found
-
-
-def _dimension(spec: ServerSpec, name: str) -> str | None:
-    """Return the parallel dimension that a flag sets, by our name for it or the engine's."""
-    key = identifier(name)
-    if key in PARALLEL:
-        return key
-    return spec.preset.dimension(name) if spec.preset is not None else None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """The rules for a server's parallel layout.
 
-    ``world_size`` and ``rules`` (expression and message) are over dimensions. ``names`` maps
-    dimensions to their parameters, ``fixed`` to the sizes that the spec fixes.
+    ``world_size`` and ``rules`` are over dimensions. ``names`` maps these to their parameters,
+    as identifiers, and ``fixed`` to the sizes that the spec fixes. Any other size is 1.
     """
 
     names: Mapping[str, str]
-    world_size: str
+    world_size: str = WORLD_SIZE
     fixed: Mapping[str, int] = field(default_factory=dict)
-    rules: tuple[tuple[str, str], ...] = ()
-
-    def scope(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every dimension's size for the parameters of a trial, 1 where it has none."""
-        given = {identifier(name): value for name, value in params.items()}
-        return {
-            name: given.get(self.names.get(name, ""), self.fixed.get(name, 1)) for name in PARALLEL
-        }
+    rules: tuple[Rule, ...] = ()
 
     def gpus(self, params: Mapping[str, Any]) -> int:
         """Return the number of GPUs that a trial uses, at least 1."""
+        given = {identifier(name): value for name, value in params.items()}
+        sizes = {
+            name: given.get(self.names.get(name, ""), self.fixed.get(name, 1)) for name in PARALLEL
+        }
         try:
-            return max(1, int(Expression.parse(self.world_size).value(self.scope(params))))
+            return max(1, int(Expression.parse(self.world_size).value(sizes)))
         except ExpressionError:
             return 1
 
@@ -79,15 +55,17 @@ class Layout:
 
     def constraints(self) -> Iterator[tuple[str, str]]:
         """Yield the engine's rules in terms of parameters, each with the reason in words."""
-        for source, message in self.rules:
-            if _uses(source, self.names):
-                yield self._in_parameters(source), message
+        for rule in self.rules:
+            if self._varies(rule.require):
+                yield self._in_parameters(rule.require), rule.message
 
     def within(self, gpus: int) -> str | None:
         """Return the rule that no more than ``gpus`` are used, None where no parameter matters."""
-        if not _uses(self.world_size, self.names):
-            return None
-        return f"({self._in_parameters(self.world_size)}) <= {gpus}"
+        known = self._varies(self.world_size)
+        return f"({self.expression()}) <= {gpus}" if known else None
+
+    def _varies(self, source: str) -> bool:
+        return not Expression.parse(source).names.isdisjoint(self.names)
 
     def _in_parameters(self, source: str) -> str:
         """Write a rule over dimensions as one over parameters, sizes for what there is none of."""
@@ -97,51 +75,59 @@ class Layout:
 
 
 def layout(spec: ServerSpec | None, document: Mapping[str, Any]) -> Layout:
-    """Return the layout that the spec's engine allows."""
-    preset = spec.preset if spec is not None else None
-    source = preset.world_size if preset is not None else WORLD_SIZE
-    rules = preset.constraints if preset is not None else ()
-    arguments = spec.arguments if spec is not None else {}
+    """Return the layout that the spec's engine allows.
+
+    Dimensions are in ``parallel_config``, or plain parameters with the name of the engine's flag.
+    """
+    parallel = {name: name for name in document.get("parallel_config", {}) if name in PARALLEL}
+    if spec is None:
+        return Layout(names=parallel)
+    preset = spec.preset
+    for name in document.get("parameters", {}):
+        dimension = _dimension(preset, name)
+        if dimension is not None:
+            parallel.setdefault(dimension, identifier(name))
     fixed = {
         dimension: value
-        for name, value in arguments.items()
-        if spec is not None
-        and (dimension := _dimension(spec, name)) is not None
-        and isinstance(value, int)
+        for name, value in spec.arguments.items()
+        if isinstance(value, int) and (dimension := _dimension(preset, name)) is not None
     }
+    if preset is None:
+        return Layout(names=parallel, fixed=fixed)
     return Layout(
-        names=parallel_names(spec, document),
-        fixed=fixed,
-        world_size=source,
-        rules=tuple((rule.require, rule.message) for rule in rules),
+        names=parallel, fixed=fixed, world_size=preset.world_size, rules=preset.constraints
     )
 
 
-def _uses(source: str, names: Mapping[str, str]) -> bool:
-    return any(name in names for name in Expression.parse(source).names)
+def _dimension(preset: Preset | None, name: str) -> str | None:
+    """Return the parallel dimension that a flag sets, by our name for it or the engine's."""
+    key = identifier(name)
+    if key in PARALLEL:
+        return key
+    return preset.dimension(name) if preset is not None else None
 
 
 def check_engine(spec: ServerSpec | None, document: Mapping[str, Any]) -> None:
     """Refuse values of ``parallel_config`` and ``quant_config`` that the engine cannot do."""
-    quantized = document.get("quant_config")
     if spec is None or spec.backend == "url":
         return
-    if spec.preset is None and quantized:
-        raise SpecError(
-            f"{spec.origin.at('quant_config')}: what it means depends on the engine; "
-            f"name it by server.preset ({', '.join(names())})"
-        )
-    if spec.preset is None:
+    preset = spec.preset
+    if preset is None:
+        if document.get("quant_config"):
+            raise SpecError(
+                f"{spec.origin.at('quant_config')}: what it means depends on the engine; "
+                f"name it by server.preset ({', '.join(names())})"
+            )
         return
     for block, name, value in _mapped_values(document):
         if name == "quant_config":
             where = ("parameters", name) if block == "parameters" else (name,)
-            quant_parts(spec.preset, value, spec.origin.at(*where))
+            quant_parts(preset, value, spec.origin.at(*where))
             continue
-        entry = spec.preset.mapped(name, value)
+        entry = preset.mapped(name, value)
         if entry.unsupported:
             raise SpecError(
-                f"{spec.origin.at(block, name)}: {spec.preset.title} cannot do {name} = "
+                f"{spec.origin.at(block, name)}: {preset.title} cannot do {name} = "
                 f"{shown(value)}: {entry.unsupported}"
             )
 
@@ -175,19 +161,18 @@ def quant_conflicts(
     """Yield rules, with reasons, against parts that set one flag to different values."""
     if spec is None or spec.preset is None or spec.backend == "url":
         return
+    preset = spec.preset
     declared: dict[str, list[Any]] = {}
     for _, name, value in _mapped_values(document):
         if name in QUANTIZED:
             declared.setdefault(name, []).append(value)
     for one, other in combinations(declared, 2):
         for left, right in product(declared[one], declared[other]):
-            flag = _shared_flag(
-                spec.preset.quantized(one, left), spec.preset.quantized(other, right)
-            )
+            flag = _shared_flag(preset.quantized(one, left), preset.quantized(other, right))
             if flag:
                 yield (
                     f"{one} != {left!r} or {other} != {right!r}",
-                    f"{spec.preset.title} has one {flag} for {one} {left} and {other} {right}",
+                    f"{preset.title} has one {flag} for {one} {left} and {other} {right}",
                 )
 
 

@@ -17,12 +17,7 @@ from pytest_autotune.text.suggest import nearest, shown
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
 _PYPROJECT: Final = "pyproject.toml"
-_KIND: Final[Mapping[str, str]] = {
-    ".json": "JSON",
-    ".toml": "TOML",
-    ".yaml": "YAML",
-    ".yml": "YAML",
-}
+_KIND: Final = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
 
 
 def find_spec_file(rootdir: Path) -> Path | None:
@@ -86,10 +81,7 @@ def load_file(path: Path, shown_as: str) -> Spec:
 
 
 def load_inline(
-    name: str,
-    document: Mapping[str, Any],
-    shown_as: str,
-    folder: Path | None = None,
+    name: str, document: Mapping[str, Any], shown_as: str, folder: Path | None = None
 ) -> Spec:
     """Build a spec from a marker's keyword arguments; ``folder`` is that of the test module."""
     origin = Origin(file=shown_as, folder=str(folder or Path()))

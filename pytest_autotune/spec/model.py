@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.expressions import Expression
@@ -12,11 +12,8 @@ from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import BenchmarkSpec
 from pytest_autotune.spec.gate import GateSpec
 from pytest_autotune.spec.layout import Layout
-from pytest_autotune.spec.replay import ReplaySpec
 from pytest_autotune.spec.server import ServerSpec
 from pytest_autotune.text.places import Origin
-
-InfeasiblePolicy: TypeAlias = Literal["fail", "xfail"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +31,18 @@ class Optimization:
     study_name: str | None = None
     storage: str | None = None
     seed: int = 0
-    infeasible: InfeasiblePolicy | None = None
+    infeasible: Literal["fail", "xfail"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySpec:
+    """A file of recorded results, relative to the spec's folder, and a selection of its rows.
+
+    ``where`` is an expression over the columns of ``file``; None takes all rows.
+    """
+
+    file: str
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class Scenario:
 
     @property
     def fixed(self) -> bool:
-        """Whether all requests want equally many tokens."""
+        """True if all requests want equally many tokens."""
         return self.input.kind == self.output.kind == "fixed"
 
     @classmethod
@@ -81,13 +81,10 @@ class Scenario:
             )
         name = "".join(text.split())
         if kind == "D":
-            return cls(name, _fixed(first[0], text), _fixed(first[1], text))
-        if kind == "N":
-            assert second is not None
-            return cls(name, _normal(first, text), _normal(second, text))
-        if second is None:
-            return cls(name, _uniform((1, first[0]), text), _uniform((1, first[1]), text))
-        return cls(name, _uniform(first, text), _uniform(second, text))
+            return cls(name, *(_fixed(value, text) for value in first))
+        pairs = (first, second) if second is not None else ((1, first[0]), (1, first[1]))
+        lengths = _normal if kind == "N" else _uniform
+        return cls(name, *(lengths(pair, text) for pair in pairs))
 
     def draws(self, seed: str) -> Iterator[tuple[int, int]]:
         """Yield pairs of input and output tokens without end, the same for the same seed."""

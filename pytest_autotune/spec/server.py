@@ -94,7 +94,7 @@ class ServerSpec:
 
     @property
     def without_gpus(self) -> bool:
-        """Whether the spec says that the server gets no GPU."""
+        """True if the spec says that the server gets no GPU."""
         return isinstance(self.gpus, str | int) and str(self.gpus) in {"none", "0"}
 
     def at(self, *parts: str | int) -> str:
@@ -110,8 +110,10 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     """
     block = document.get("server")
     runtime = document.get("base_runtime")
+    if runtime is not None and canonical_name(runtime) not in names():
+        runtime = None
     if block is None:
-        if runtime is None or canonical_name(runtime) not in names():
+        if runtime is None:
             return None
         block = {}
     preset = _preset(block, runtime, origin)
@@ -133,12 +135,10 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
 
 
 def _preset(block: Mapping[str, Any], runtime: str | None, origin: Origin) -> Preset | None:
-    name = block.get("preset")
-    where = origin.at("server", "preset")
+    name = block.get("preset", runtime)
     if name is None:
-        if runtime is None or canonical_name(runtime) not in names():
-            return None
-        name, where = runtime, origin.at("base_runtime")
+        return None
+    where = origin.at("server", "preset") if "preset" in block else origin.at("base_runtime")
     try:
         return load(name, Path(origin.folder))
     except PresetError as error:
@@ -226,8 +226,8 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
     known = {identifier(name) for name in _parameter_names(document)}
     for name in spec.flags:
         if identifier(name) not in known:
-            msg = f"{spec.at('flags', name)}: there is no parameter {name!r}"
-            raise SpecError(msg + did_you_mean(name, _parameter_names(document)))
+            close = did_you_mean(name, _parameter_names(document))
+            raise SpecError(f"{spec.at('flags', name)}: there is no parameter {name!r}{close}")
 
 
 def _parameter_names(document: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +23,6 @@ MAX_ERRORS: Final = 5
 MAX_DEPTH: Final = 50
 #: Whole numbers up to here fit 64 bits, and differences of real ones do not overflow.
 MAX_NUMBER: Final = 1e18
-_SHOWN: Final = 60
 
 
 def schema_text() -> str:
@@ -82,12 +81,12 @@ def _not_json(
         yield path, f"{shown(value)} is a {type(value).__name__}; put it in quotes"
 
 
-def _leaves(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
+def _leaves(errors: Iterable[ValidationError]) -> Iterator[ValidationError]:
     """Replace an ``anyOf`` error by the alternative that came closest."""
     for error in errors:
         if error.validator == "anyOf" and error.context:
             of_right_type = [e for e in error.context if e.validator != "type"]
-            yield from _leaves(iter(of_right_type or error.context[:1]))
+            yield from _leaves(of_right_type or error.context[:1])
         else:
             yield error
 
@@ -106,9 +105,8 @@ def schema_lines(error: ValidationError, origin: Origin) -> Iterator[str]:
             yield f"{where}: unknown key {key!r}{nearest(key, known)}"
 
 
-def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a flat list of cases
-    path = list(error.absolute_path)
-    where = origin.at(*path)
+def _describe(error: ValidationError, origin: Origin) -> str:
+    where = origin.at(*error.absolute_path)
     value = shown(error.instance)
     wanted: Any = error.validator_value
     instance: Any = error.instance
@@ -123,21 +121,11 @@ def _describe(error: ValidationError, origin: Origin) -> str:  # noqa: C901 - a 
             kinds = [wanted] if isinstance(wanted, str) else wanted
             described = " or ".join(_ARTICLES[kind] for kind in kinds)
             return f"{where}: {value} is not {described}{_number_hint(instance, kinds)}"
-        case "minimum":
-            return f"{where}: {value} is below the minimum of {wanted}"
-        case "maximum":
-            return f"{where}: {value} is above the maximum of {wanted}"
-        case "exclusiveMinimum":
-            return f"{where}: {value} must be greater than {wanted}"
-        case "minLength" | "minProperties":
-            return f"{where}: {value} is empty"
         case "oneOf":
             names = [" and ".join(option["required"]) for option in wanted]
             return f"{where}: {value} needs exactly one of {' or '.join(names)}"
-        case "not":
-            return f"{where}: {value} has both 'step' and 'log'; use one of them"
-        case "pattern":
-            return f"{where}: {value} does not match {wanted}"
+        case str(keyword) if keyword in _SENTENCES:
+            return f"{where}: {value} {_SENTENCES[keyword].format(wanted)}"
         case _:
             return f"{where}: {error.message}"
 
@@ -147,6 +135,15 @@ def _is_known(key: str, schema: Mapping[str, Any]) -> bool:
     return key in schema.get("properties", ()) or any(re.search(p, key) for p in patterns)
 
 
+_SENTENCES: Final[Mapping[str, str]] = {
+    "minimum": "is below the minimum of {}",
+    "maximum": "is above the maximum of {}",
+    "exclusiveMinimum": "must be greater than {}",
+    "minLength": "is empty",
+    "minProperties": "is empty",
+    "not": "has both 'step' and 'log'; use one of them",
+    "pattern": "does not match {}",
+}
 _ARTICLES: Final[Mapping[str, str]] = {
     "array": "a list",
     "boolean": "true or false",

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Final
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
@@ -27,7 +28,6 @@ from pytest_autotune.strategies.gaussian_process import Hyperparameters, Kernel,
 from pytest_autotune.strategies.observations import Observations
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.start import Start
-from pytest_autotune.strategies.threads import one_thread
 from pytest_autotune.strategies.unseen import first_unseen, random_unseen
 
 #: Trials before a model is worth more than an even spread.
@@ -61,7 +61,6 @@ class AutoStrategy(Strategy):
         self._hints = context.hints
         self._seed = context.seed
         self._models = _Models(self._encoding, self._read)
-        self._candidates: PoolCandidates | SampledCandidates | None = None
 
     def propose(self, history: History, seed: Sequence[int]) -> Point | None:
         """Return the most promising unseen point."""
@@ -73,28 +72,31 @@ class AutoStrategy(Strategy):
         enough = len(observed.records) >= min(self._initial, _LEAST)
         if len(history.records) < self._initial or not enough or not self._encoding.size:
             return self._first(history, rng)
-        with one_thread():
+        # Threads that wait for each other turn an ask of 25 ms into one of 250 ms next to a server
+        # that keeps all cores busy. On one thread, the order of sums is the same everywhere, too.
+        with _threads().limit(limits=1, user_api="blas"):
             models = self._models.of(observed)
             if models is None:
                 return self._first(history, rng)
-            x, points = self._offer(history, _best(observed), rng)
-            return points[models.most_promising(x)] if len(points) else None
+            x, point = self._candidates.offer(history, _best(observed), rng)
+            return point(models.most_promising(x)) if len(x) else None
 
     def _first(self, history: History, rng: np.random.Generator) -> Point | None:
         """Return the next point of the start, which is spread evenly."""
         point = first_unseen(self._start.points(len(history.records) + 1), history)
         return random_unseen(self._space, history, rng) if point is None else point
 
-    def _offer(
-        self, history: History, best: Sequence[Point], rng: np.random.Generator
-    ) -> tuple[FloatArray, Sequence[Point]]:
-        if self._candidates is None:
-            pool = self._space.pool
-            if pool is not None:
-                self._candidates = PoolCandidates(pool, self._encoding)
-            else:
-                self._candidates = SampledCandidates(self._space, self._encoding, self._seed)
-        return self._candidates.offer(history, best, rng)
+    @cached_property
+    def _candidates(self) -> PoolCandidates | SampledCandidates:
+        if self._space.pool is not None:
+            return PoolCandidates(self._space.pool, self._encoding)
+        return SampledCandidates(self._space, self._encoding, self._seed)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    # Only when first asked: it finds no more than what is loaded by then.
+    return ThreadpoolController()
 
 
 def _best(observed: Observations) -> Sequence[Point]:
@@ -179,7 +181,7 @@ class _Models:
 
     def of(self, observed: Observations) -> _Surrogate | None:
         """Return the models of the observations, None where these are too few for any."""
-        kept = _subset(observed, _MOST)
+        kept = _subset(observed)
         x = self._encoding.records([observed.records[i] for i in kept])
         pending = self._encoding.records(observed.pending[-_MOST:])
         kernels = [self._kernel(at, observed) for at in range(len(observed.targets))]
@@ -225,11 +227,8 @@ class _Models:
     def _fit(self, records: Sequence[TrialRecord], values: FloatArray) -> Hyperparameters:
         chosen = np.flatnonzero(np.isfinite(values))
         if len(chosen) > _FITTED:
-            rng = np.random.default_rng([len(chosen), 0xF17])
             order = chosen[np.argsort(values[chosen], kind="stable")]
-            half = _FITTED // 2
-            others = rng.choice(order[half:], _FITTED - half, replace=False)
-            chosen = np.concatenate([order[:half], others])
+            chosen = _best_and_others(order, _FITTED, [len(chosen), 0xF17])
         y = values[chosen]
         y = (y - y.mean()) / (y.std() or 1.0) if len(y) else y
         x = self._encoding.records([records[int(i)] for i in chosen])
@@ -258,14 +257,17 @@ def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArra
     return _Model(kernel, x, posterior, -middle / spread)
 
 
-def _subset(observed: Observations, most: int) -> IntArray:
-    """Return which trials a model is of: all, or the best half of ``most`` and some others."""
+def _subset(observed: Observations) -> IntArray:
+    """Return the trials that a model is of."""
     count = len(observed.records)
-    if count <= most:
+    if count <= _MOST:
         return np.arange(count)
     order = np.argsort(np.nan_to_num(observed.loss, nan=np.inf), kind="stable")
-    rng = np.random.default_rng([count, 0x5B5E7])
+    return np.sort(_best_and_others(order, _MOST, [count, 0x5B5E7]))
+
+
+def _best_and_others(order: IntArray, most: int, seed: Sequence[int]) -> IntArray:
+    """Return ``most`` of ``order``: half of them its first, the others at random."""
     half = most // 2
-    return np.sort(
-        np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)])
-    )
+    others = np.random.default_rng(seed).choice(order[half:], most - half, replace=False)
+    return np.concatenate([order[:half], others])

@@ -65,7 +65,8 @@ class _Mirror:
 
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
-        self._reset()
+        self._study: OptunaStudy | None = None
+        self._mirrored: dict[int, tuple[int, Outcome]] = {}
 
     @cached_property
     def distributions(self) -> Mapping[str, BaseDistribution]:
@@ -78,32 +79,29 @@ class _Mirror:
 
     def ask(self, history: History, seed: int) -> Point:
         """Return TPE's proposal: a value for every parameter, valid or not."""
-        if not self._mirrored.keys() <= {record.number for record in history.records}:
-            # A trial was replaced by a later measurement; Optuna cannot take one back.
-            self._reset()
-        study = self._study or self._open()
+        study = self._study
+        # Optuna cannot take a trial back that was replaced by a later measurement.
+        if study is None or not self._mirrored.keys() <= {r.number for r in history.records}:
+            study = self._study = self._open()
         for record in history.records:
             self._update(study, record)
         sampler = TPESampler(seed=seed, n_startup_trials=1)
         internal = sampler.sample_relative(study, self._scratch, dict(self.distributions))
         return {p.name: p.from_search(internal.get(p.name, 0)) for p in self._space.parameters}
 
-    def _reset(self) -> None:
-        self._study: OptunaStudy | None = None
-        self._mirrored: dict[int, tuple[int, Outcome]] = {}
-
     def _open(self) -> OptunaStudy:
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            self._study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+            study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
         finally:
             optuna.logging.set_verbosity(verbosity)
-        storage = self._study._storage  # noqa: SLF001 - a sampler's own view of its study
+        storage = study._storage  # noqa: SLF001 - a sampler's own view of its study
         # A running trial without parameters, in whose name the sampler is asked.
-        scratch = storage.create_new_trial(self._study._study_id)  # noqa: SLF001
+        scratch = storage.create_new_trial(study._study_id)  # noqa: SLF001
         self._scratch = storage.get_trial(scratch)
-        return self._study
+        self._mirrored = {}
+        return study
 
     def _update(self, study: OptunaStudy, record: TrialRecord) -> None:
         trial_id, outcome = self._mirrored.get(record.number, (None, None))

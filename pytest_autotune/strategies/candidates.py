@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,12 @@ _MUTANTS: Final = 30
 _SCALES: Final = (0.3, 0.1, 0.03, 0.01, 0.001)
 
 
+#: Encoded candidates, and what gives the point of one by its index.
+Offer: TypeAlias = tuple[FloatArray, Callable[[int], Point]]
+#: A point and its coordinates.
+_Encoded: TypeAlias = tuple[Point, FloatArray]
+
+
 class PoolCandidates:
     """Candidates from a space whose valid points are listed."""
 
@@ -39,10 +45,8 @@ class PoolCandidates:
         self._encoding = encoding
         self._near: dict[int, tuple[IntArray, IntArray]] = {}
 
-    def offer(
-        self, history: History, best: Sequence[Point], rng: np.random.Generator
-    ) -> tuple[FloatArray, Sequence[Point]]:
-        """Return encoded candidates and the points themselves; none where all were seen."""
+    def offer(self, history: History, best: Sequence[Point], rng: np.random.Generator) -> Offer:
+        """Return the candidates; none where all were seen."""
         unseen = unseen_rows(self._pool, history)
         rows = unseen
         if len(rows) > ANYWHERE + NEARBY:
@@ -53,7 +57,7 @@ class PoolCandidates:
             kept = {self._pool.row(point) for point in best}
             self._near = {row: near for row, near in self._near.items() if row in kept}
             rows = np.intersect1d(np.concatenate(parts), unseen)
-        return self._encoding.rows(self._pool, rows), _Rows(self._pool, rows)
+        return self._encoding.rows(self._pool, rows), lambda at: self._pool.point(int(rows[at]))
 
     def _around(self, point: Point) -> tuple[IntArray, IntArray]:
         """Return the rows that differ from ``point`` in one parameter, the nearest, and in two."""
@@ -73,24 +77,6 @@ class PoolCandidates:
         return self._near[row]
 
 
-class _Rows(Sequence[Point]):
-    """Points of a pool, made when asked for."""
-
-    def __init__(self, pool: Pool, rows: IntArray) -> None:
-        self._pool = pool
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._pool.point(int(self._rows[index]))
-
-
-#: A point and its coordinates.
-_Encoded: TypeAlias = "tuple[Point, FloatArray]"
-
-
 class SampledCandidates:
     """Candidates from a space too large to list, or with real numbers in it."""
 
@@ -100,10 +86,8 @@ class SampledCandidates:
         self._seed = seed
         self._blocks: dict[int, Mapping[str, _Encoded]] = {}
 
-    def offer(
-        self, history: History, best: Sequence[Point], rng: np.random.Generator
-    ) -> tuple[FloatArray, Sequence[Point]]:
-        """Return encoded candidates and the points themselves; none where none can be found."""
+    def offer(self, history: History, best: Sequence[Point], rng: np.random.Generator) -> Offer:
+        """Return the candidates; none where none can be found."""
         now = len(history.records)
         self._blocks = {n: block for n, block in self._blocks.items() if n > now - _KEPT}
         found: dict[str, _Encoded] = {}
@@ -116,7 +100,7 @@ class SampledCandidates:
             unseen = list(self._encoded([random_unseen(self._space, history, rng)]).values())
         rows = [row for _, row in unseen]
         x = np.array(rows).reshape(len(rows), len(self._encoding.groups))
-        return x, [point for point, _ in unseen]
+        return x, lambda at: unseen[at][0]
 
     def _block(self, number: int) -> Mapping[str, _Encoded]:
         """Return the points drawn at the ``number``-th proposal, the same every time."""

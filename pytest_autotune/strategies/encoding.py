@@ -101,10 +101,8 @@ class Encoding:
     def rows(self, pool: Pool, rows: IntArray) -> FloatArray:
         """Encode some rows of a pool; shape (rows, columns)."""
         digits = pool.indices[rows]
-        plain = np.empty((self.size, len(rows)))
-        for row, coordinate in enumerate(self._coordinates):
-            plain[row] = _looked_up(coordinate, digits[:, coordinate.at])
-        return self._expand(plain)
+        plain = [_looked_up(c, digits[:, c.at]) for c in self._coordinates]
+        return self._expand(np.array(plain).reshape(self.size, len(rows)))
 
     def _expand(self, plain: FloatArray) -> FloatArray:
         columns = [

@@ -29,7 +29,8 @@ class GridStrategy:
     """
 
     def __init__(self, context: StrategyContext) -> None:
-        self._space = grid_space(context.space)
+        parameters = tuple(parameter.grid() for parameter in context.space.parameters)
+        self._space = replace(context.space, parameters=parameters)
         self._limit = context.limit
         self._seed = context.seed
 
@@ -48,12 +49,11 @@ class GridStrategy:
             if point is not None:
                 drawn.setdefault(point_key(point), point)
         points = list(drawn.values())
-        if len(points) > self._limit:
-            points = [
-                points[int(i)] for i in _spread(_digits(self._space, points), self._limit, rng)
-            ]
         digits = _digits(self._space, points)
-        return [points[int(i)] for i in np.lexsort(digits.T[::-1])]
+        chosen = np.arange(len(points))
+        if len(points) > self._limit:
+            chosen = _spread(digits, self._limit, rng)
+        return [points[int(row)] for row in chosen[np.lexsort(digits[chosen].T[::-1])]]
 
     def plan(self) -> Sequence[Point]:
         """Return the points, at most the budget's number of them."""
@@ -64,14 +64,6 @@ class GridStrategy:
         return first_unseen(self._points, history)
 
 
-def grid_space(space: Space) -> Space:
-    """Return ``space`` with every range replaced by the values that a grid takes.
-
-    Raises :class:`SpecError` for a continuous range without ``step`` or ``n``.
-    """
-    return replace(space, parameters=tuple(p.grid() for p in space.parameters))
-
-
 def _digits(space: Space, points: Sequence[Point]) -> IntArray:
     rows = [
         [p.index(pt[p.name]) if p.name in pt else -1 for p in space.parameters] for pt in points
@@ -79,13 +71,12 @@ def _digits(space: Space, points: Sequence[Point]) -> IntArray:
     return np.array(rows, dtype=np.int64).reshape(len(points), len(space.parameters))
 
 
-def _spread(digits: IntArray, wanted: int, rng: object) -> IntArray:
+def _spread(digits: IntArray, wanted: int, rng: np.random.Generator) -> IntArray:
     """Choose ``wanted`` rows so that every value of every column appears about equally often.
 
     Greedy: in random order of candidates, take the row whose values were taken least so far
     (relative to how many values the column has).
     """
-    assert isinstance(rng, np.random.Generator)
     order = rng.permutation(len(digits))[: max(_CANDIDATES, wanted)]
     columns = digits.shape[1]
     # Values renumbered from 0, as a range may have far more of them than there are candidates.

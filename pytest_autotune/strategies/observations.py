@@ -24,24 +24,14 @@ _MAX_LOG_RATIO: Final = math.log(50.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Signal:
-    """One hard bound of the SLO over the finished trials.
-
-    ``excess``, shape (trials,), is the logarithm of the metric over what is allowed at most
-    (upside down for a minimum), so zero or less is feasible; NaN where it was not measured.
-    """
-
-    label: str
-    excess: FloatArray
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Observations:
     """All finished trials in the order of their numbers, and the running ones.
 
     ``loss``, shape (trials,), is the objective on a logarithmic scale where it has one sign,
-    lower is better, and NaN where unknown. ``feasible`` and ``failed`` have the same shape; what
-    is infeasible and no signal says why has failed, too.
+    lower is better, and NaN where unknown. ``signals`` has an array of that shape for each hard
+    bound of the SLO: the logarithm of the metric over what is allowed at most (upside down for a
+    minimum). So zero or less is feasible; NaN where it was not measured. ``feasible`` and
+    ``failed`` have the same shape; what is infeasible and no signal says why has failed, too.
     """
 
     records: Sequence[TrialRecord]
@@ -49,25 +39,21 @@ class Observations:
     loss: FloatArray
     failed: npt.NDArray[np.bool_]
     feasible: npt.NDArray[np.bool_]
-    signals: Sequence[Signal]
+    signals: Sequence[FloatArray]
 
     @property
     def targets(self) -> Sequence[FloatArray]:
         """The loss, and every signal: the targets of one model each."""
-        return [self.loss, *(signal.excess for signal in self.signals)]
+        return [self.loss, *self.signals]
 
     @classmethod
     def of(cls, records: Sequence[TrialRecord], slo: SLO, objective: Objective) -> Observations:
         """Read them from the records of a study."""
         finished = [record for record in records if record.finished]
-        signals = [
-            Signal(label=bound.label, excess=_excess(finished, bound))
-            for bound in slo.bounds
-            if bound.hard
-        ]
+        signals = [_signal(finished, bound) for bound in slo.bounds if bound.hard]
         explained = np.zeros(len(finished), dtype=bool)
         for signal in signals:
-            explained |= signal.excess > 0
+            explained |= signal > 0
         failed = _having(finished, Outcome.FAILED)
         return cls(
             records=finished,
@@ -120,24 +106,16 @@ def _score(record: TrialRecord, objective: Objective) -> float:
     return math.nan
 
 
-def _excess(records: Sequence[TrialRecord], bound: Bound) -> FloatArray:
-    allowed = _allowed(bound)
+def _signal(records: Sequence[TrialRecord], bound: Bound) -> FloatArray:
+    slack = bound.fail_ratio * abs(bound.threshold)
+    # The value of the metric at which a trial becomes infeasible.
+    allowed = bound.threshold + slack if bound.upper else bound.threshold - slack
     found = np.full(len(records), np.nan)
     for at, record in enumerate(records):
-        actual = _actual(record, bound.label)
+        actual = next((r.actual for r in record.bounds if r.bound.label == bound.label), None)
         if actual is not None:
             found[at] = _log_ratio(actual, allowed, upper=bound.upper)
     return found
-
-
-def _actual(record: TrialRecord, label: str) -> float | None:
-    return next((r.actual for r in record.bounds if r.bound.label == label), None)
-
-
-def _allowed(bound: Bound) -> float:
-    """Return the value of the metric at which the trial becomes infeasible."""
-    slack = bound.fail_ratio * abs(bound.threshold)
-    return bound.threshold + slack if bound.upper else bound.threshold - slack
 
 
 def _log_ratio(actual: float, allowed: float, *, upper: bool) -> float:

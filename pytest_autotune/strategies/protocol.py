@@ -1,8 +1,8 @@
 """The protocol of search strategies, for those that are built in and for plugins.
 
 A strategy decides which point of the space the next trial measures. To add one, write a class with
-the two methods of :class:`Strategy`, or derive it from that and write the second, and return an
-instance from the hook ``pytest_autotune_make_strategy``:
+the two methods of :class:`Strategy`, or a subclass of it with the second. Return an instance from
+the hook ``pytest_autotune_make_strategy``:
 
     class Halving(Strategy):
         def __init__(self, context: StrategyContext) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -30,43 +31,33 @@ class Start:
     """
 
     def __init__(self, space: Space, encoding: Encoding, seed: int) -> None:
-        self._space = space
-        self._encoding = encoding
-        self._seed = seed
         self._chosen: list[Point] = []
-        self._points: Sequence[Point] | None = None
+        self._further = _design(space, encoding, seed)
 
     def points(self, count: int) -> Sequence[Point]:
         """Return the first ``count`` points, fewer where there are no more to choose from."""
-        if self._points is None:
-            self._prepare()
-        assert self._points is not None
-        while len(self._chosen) < min(count, len(self._points)):
-            self._choose()
+        self._chosen += islice(self._further, max(count - len(self._chosen), 0))
         return self._chosen[:count]
 
-    def _prepare(self) -> None:
-        rng = np.random.default_rng([self._seed, 0x57A27])
-        pool = self._space.pool
-        if pool is not None:
-            rows = rng.permutation(len(pool))[:_LISTED]
-            self._points = [pool.point(int(row)) for row in rows]
-            self._x = self._encoding.rows(pool, rows)
-        else:
-            drawn = draw_some(self._space, rng, _TRIES, least=_LEAST)[:_SAMPLED]
-            distinct = {point_key(point): point for point in drawn}
-            self._points = list(distinct.values())
-            self._x = self._encoding.points(self._points)
-        self._burden: FloatArray = np.zeros(len(self._points))
 
-    def _choose(self) -> None:
-        assert self._points is not None
-        at = int(np.argmin(self._burden))
-        self._chosen.append(self._points[at])
-        for group, weight in enumerate(self._encoding.sizes):
-            columns = self._x[:, self._encoding.groups == group]
+def _design(space: Space, encoding: Encoding, seed: int) -> Iterator[Point]:
+    rng = np.random.default_rng([seed, 0x57A27])
+    pool = space.pool
+    if pool is not None:
+        rows = rng.permutation(len(pool))[:_LISTED]
+        points = [pool.point(int(row)) for row in rows]
+        x = encoding.rows(pool, rows)
+    else:
+        drawn = draw_some(space, rng, _TRIES, least=_LEAST)[:_SAMPLED]
+        points = list({point_key(point): point for point in drawn}.values())
+        x = encoding.points(points)
+    burden: FloatArray = np.zeros(len(points))
+    for _ in points:
+        at = int(np.argmin(burden))
+        yield points[at]
+        for group, weight in enumerate(encoding.sizes):
+            columns = x[:, encoding.groups == group]
             distance = np.sqrt(((columns - columns[at]) ** 2).sum(axis=1))
             # The more values there are, the more it says that this one was taken.
-            used = 0.5 * (distance == 0) + 0.5 * np.exp(-_STEEPNESS * distance)
-            self._burden += weight * used
-        self._burden[at] = np.inf
+            burden += weight * (0.5 * (distance == 0) + 0.5 * np.exp(-_STEEPNESS * distance))
+        burden[at] = np.inf

@@ -132,6 +132,18 @@ def make_space(parameters: Mapping[str, Any], *constraints: str) -> Space:
     return make_spec(parameters=parameters, constraints=list(constraints)).space
 
 
+def integer(low: float, high: float, **keys: Any) -> dict[str, Any]:
+    return {"type": "integer", "low": low, "high": high, **keys}
+
+
+def real(low: float, high: float, **keys: Any) -> dict[str, Any]:
+    return {"type": "continuous", "low": low, "high": high, **keys}
+
+
+def choice(values: Sequence[Any], **keys: Any) -> dict[str, Any]:
+    return {"type": "choice", "values": values, **keys}
+
+
 def make_bound(metric: str, threshold: float, **fields: Any) -> Bound:
     return Bound(label=metric, metrics=(metric,), threshold=threshold, **fields)
 
