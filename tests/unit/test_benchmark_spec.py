@@ -163,107 +163,53 @@ def test_the_same_scenario_twice_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "keys", "message"),
-    [
-        (
-            {"num_concurrency": [1], "request_rate": [1]},
-            {},
-            "task.json: /benchmark/request_rate: give num_concurrency (closed loop) or",
-        ),
-        (
-            {"traffic_scenarios": ["D(1,1)", "E(4)"]},
-            {},
-            "task.json: /benchmark/traffic_scenarios/1: 'E(4)' is no traffic scenario; known: D(",
-        ),
-        (
-            {"num_concurrency": {"search": "max", "low": 9, "high": 8}},
-            {"slo": SLO},
-            "task.json: /benchmark/num_concurrency: low 9 is above high 8",
-        ),
-        (
-            {"num_concurrency": {"search": "max", "high": 8}},
-            {},
-            "task.json: /benchmark/num_concurrency: a search for the highest level that meets the",
-        ),
-        (
-            {"request_rate": {"search": "max", "high": 0.5}},
-            {"slo": SLO},
-            "task.json: /benchmark/request_rate: low 1 is above high 0.5",
-        ),
-        (
-            {"num_concurrency": {"search": "min", "high": 8}},
-            {"slo": SLO},
-            "task.json: /benchmark/num_concurrency/search: \"min\" is not one of 'max'",
-        ),
-        (
-            {"num_concurrency": {"search": "max"}},
-            {"slo": SLO},
-            'task.json: /benchmark/num_concurrency: {"search": "max"} lacks \'high\'',
-        ),
-        (
-            {"num_concurrency": {"high": 4}},
-            {"slo": SLO},
-            "task.json: /benchmark/num_concurrency: {\"high\": 4} lacks 'search'",
-        ),
-        (
-            {"num_concurrency": {"search": "max", "high": 8, "step": 2}},
-            {"slo": SLO},
-            "task.json: /benchmark/num_concurrency/step: unknown key 'step'",
-        ),
-        (
-            {"num_concurrency": [0]},
-            {},
-            "task.json: /benchmark/num_concurrency/0: 0 is below the minimum of 1",
-        ),
-        (
-            {"num_concurrency": [1.5]},
-            {},
-            "task.json: /benchmark/num_concurrency/0: 1.5 is not a whole number",
-        ),
-        (
-            {"num_concurrency": {"search": "max", "low": 1.5, "high": 3}},
-            {"slo": SLO},
-            "task.json: /benchmark/num_concurrency/low: 1.5 is not a whole number",
-        ),
-        ({"num_concurrency": []}, {}, "task.json: /benchmark/num_concurrency: [] "),
-        ({"num_concurrency": 4}, {}, "task.json: /benchmark/num_concurrency: 4 is not a list"),
-        (
-            {"request_rate": [0]},
-            {},
-            "task.json: /benchmark/request_rate/0: 0 must be greater than 0",
-        ),
-        (
-            {"max_time_per_iteration": 0},
-            {},
-            "task.json: /benchmark/max_time_per_iteration: 0 must be greater than 0",
-        ),
-        (
-            {"max_requests_per_iteration": 0},
-            {},
-            "task.json: /benchmark/max_requests_per_iteration: 0 is below the minimum of 1",
-        ),
-        (
-            {"warmup_requests": -1},
-            {},
-            "task.json: /benchmark/warmup_requests: -1 is below the minimum of 0",
-        ),
-        (
-            {"request_timeout": 0},
-            {},
-            "task.json: /benchmark/request_timeout: 0 must be greater than 0",
-        ),
-        (
-            {"endpoint": "completion"},
-            {},
-            "task.json: /benchmark/endpoint: \"completion\" is not one of 'chat', 'completions'",
-        ),
-        ({"seed": -1}, {}, "task.json: /benchmark/seed: -1 is below the minimum of 0"),
-        ({"additional_params": []}, {}, "task.json: /benchmark/additional_params: [] is not a"),
-        ({"trafic_scenarios": []}, {}, "task.json: /benchmark/trafic_scenarios: unknown key"),
-        ({"generator": "nope"}, {}, 'task.json: /benchmark/generator: "nope" is not one of '),
-    ],
+    ("message", "block"),
+    {
+        "request_rate: give num_concurrency (closed loop) or": {
+            "num_concurrency": [1],
+            "request_rate": [1],
+        },
+        "traffic_scenarios/1: 'E(4)' is no traffic scenario; known: D(": {
+            "traffic_scenarios": ["D(1,1)", "E(4)"]
+        },
+        "num_concurrency: low 9 is above high 8": {
+            "num_concurrency": {"search": "max", "low": 9, "high": 8}
+        },
+        "request_rate: low 1 is above high 0.5": {"request_rate": {"search": "max", "high": 0.5}},
+        "num_concurrency/search: \"min\" is not one of 'max'": {
+            "num_concurrency": {"search": "min", "high": 8}
+        },
+        'num_concurrency: {"search": "max"} lacks \'high\'': {"num_concurrency": {"search": "max"}},
+        "num_concurrency: {\"high\": 4} lacks 'search'": {"num_concurrency": {"high": 4}},
+        "num_concurrency/step: unknown key 'step'": {
+            "num_concurrency": {"search": "max", "high": 8, "step": 2}
+        },
+        "num_concurrency/0: 0 is below the minimum of 1": {"num_concurrency": [0]},
+        "num_concurrency/0: 1.5 is not a whole number": {"num_concurrency": [1.5]},
+        "num_concurrency/low: 1.5 is not a whole number": {
+            "num_concurrency": {"search": "max", "low": 1.5, "high": 3}
+        },
+        "num_concurrency: [] ": {"num_concurrency": []},
+        "num_concurrency: 4 is not a list": {"num_concurrency": 4},
+        "request_rate/0: 0 must be greater than 0": {"request_rate": [0]},
+        "max_time_per_iteration: 0 must be greater than 0": {"max_time_per_iteration": 0},
+        "max_requests_per_iteration: 0 is below the minimum of 1": {
+            "max_requests_per_iteration": 0
+        },
+        "warmup_requests: -1 is below the minimum of 0": {"warmup_requests": -1},
+        "request_timeout: 0 must be greater than 0": {"request_timeout": 0},
+        "endpoint: \"completion\" is not one of 'chat', 'completions'": {"endpoint": "completion"},
+        "seed: -1 is below the minimum of 0": {"seed": -1},
+        "additional_params: [] is not a": {"additional_params": []},
+        "trafic_scenarios: unknown key": {"trafic_scenarios": []},
+        'generator: "nope" is not one of ': {"generator": "nope"},
+    }.items(),
 )
-def test_a_mistake_is_named_with_its_place(
-    block: dict[str, Any], keys: dict[str, Any], message: str
-) -> None:
-    assert refusal(block, **keys).startswith(message)
+def test_a_mistake_is_named_with_its_place(block: dict[str, Any], message: str) -> None:
+    assert refusal(block, slo=SLO).startswith(f"task.json: /benchmark/{message}")
+
+
+def test_a_search_needs_an_slo_to_meet() -> None:
+    assert refusal({"num_concurrency": {"search": "max", "high": 8}}).startswith(
+        "task.json: /benchmark/num_concurrency: a search for the highest level that meets the"
+    )

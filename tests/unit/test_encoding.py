@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_record, make_space
+from builders import integer, make_record, make_space, real
 
 from pytest_autotune.space.space import Space
 from pytest_autotune.strategies.encoding import Encoding
@@ -48,7 +48,7 @@ def test_a_switch_needs_one_coordinate() -> None:
 
 
 def test_a_parameter_with_one_value_has_none() -> None:
-    encoding = Encoding(make_space({"fixed": [3], "low": {"type": "integer", "low": 2, "high": 2}}))
+    encoding = Encoding(make_space({"fixed": [3], "low": integer(2, 2)}))
     assert encoding.size == 0
     assert encoding.points([{"fixed": 3, "low": 2}]).shape == (1, 0)
 
@@ -56,10 +56,10 @@ def test_a_parameter_with_one_value_has_none() -> None:
 @pytest.mark.parametrize(
     ("entry", "low", "middle", "high"),
     [
-        ({"type": "integer", "low": 2, "high": 10, "step": 2}, 2, 6, 10),
-        ({"type": "integer", "low": 1, "high": 10**12, "log": True}, 1, 10**6, 10**12),
-        ({"type": "continuous", "low": -1.0, "high": 1.0}, -1.0, 0.0, 1.0),
-        ({"type": "continuous", "low": 1e-4, "high": 1.0, "log": True}, 1e-4, 1e-2, 1.0),
+        (integer(2, 10, step=2), 2, 6, 10),
+        (integer(1, 10**12, log=True), 1, 10**6, 10**12),
+        (real(-1.0, 1.0), -1.0, 0.0, 1.0),
+        (real(1e-4, 1.0, log=True), 1e-4, 1e-2, 1.0),
     ],
 )
 def test_ranges_go_from_zero_to_one(entry: Any, low: float, middle: float, high: float) -> None:
@@ -72,7 +72,7 @@ def test_an_absent_parameter_is_told_from_every_value_of_it() -> None:
     space = make_space(
         {
             "engine": ["eager", "graph"],
-            "size": {"type": "integer", "low": 1, "high": 9, "when": "engine == 'graph'"},
+            "size": integer(1, 9, when="engine == 'graph'"),
         }
     )
     absent = {"engine": "eager"}
@@ -91,7 +91,7 @@ def test_rows_of_a_pool_are_encoded_like_its_points() -> None:
         {
             "a": [1, 2, 4],
             "b": ["x", "y", "z"],
-            "c": {"type": "integer", "low": 1, "high": 64, "log": True, "when": "a > 1"},
+            "c": integer(1, 64, log=True, when="a > 1"),
         },
         "b != 'z' or a == 4",
     )

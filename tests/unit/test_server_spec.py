@@ -53,8 +53,10 @@ OWN: Mapping[str, Any] = {
 }
 
 
-def load(folder: Path | None = None, **keys: Any) -> Spec:
-    return on_this_machine(load_inline("study", keys, "task.json", folder))
+def load(folder: Path | None = None, preset: str | None = None, **keys: Any) -> Spec:
+    """Load the spec of ``keys``, which is about a server of ``preset`` where that is given."""
+    engine = {} if preset is None else {"server": {"preset": preset}, "model": MODEL}
+    return on_this_machine(load_inline("study", engine | keys, "task.json", folder))
 
 
 def refusal(folder: Path | None = None, **keys: Any) -> str:
@@ -724,7 +726,7 @@ def test_parts_that_contradict_each_other_are_refused_or_not_searched() -> None:
 def test_a_layout_that_an_engine_forbids_is_refused_at_loading(
     name: str, layout: dict[str, int]
 ) -> None:
-    refused = refusal(server={"preset": name}, model=MODEL, parallel_config=layout)
+    refused = refusal(preset=name, parallel_config=layout)
     assert refused.startswith("task.json: /parallel_config: no combination of the parameters is")
     messages = [rule.message for rule in presets.load(name).constraints]
     assert any(message in refused for message in messages)
@@ -742,24 +744,19 @@ def test_a_layout_that_an_engine_forbids_is_refused_at_loading(
 def test_layouts_that_an_engine_forbids_are_not_searched(
     name: str, layout: dict[str, Any], left: set[tuple[int, int]]
 ) -> None:
-    spec = load(server={"preset": name}, model=MODEL, parallel_config=layout)
+    spec = load(preset=name, parallel_config=layout)
     assert {tuple(point.values()) for point in points_of(spec.space)} == left
     assert any("combinations are left out" in notice for notice in spec.notices)
 
 
 def test_a_layout_named_by_the_engines_own_flags_obeys_its_rules() -> None:
-    spec = load(
-        server={"preset": "sglang"},
-        model=MODEL,
-        parameters={"tp-size": [1, 2]},
-        parallel_config={"dp": [1, 2]},
-    )
+    spec = load(preset="sglang", parameters={"tp-size": [1, 2]}, parallel_config={"dp": [1, 2]})
     assert {tuple(p.values()) for p in points_of(spec.space)} == {(1, 1), (2, 1), (2, 2)}
     assert [spec.layout.gpus(point) for point in points_of(spec.space)] == [1, 2, 2]
 
 
 def test_an_empty_list_of_a_layout_is_dropped() -> None:
-    spec = load(server={"preset": "sglang"}, model=MODEL, parallel_config={"tp": [1, 2], "dp": []})
+    spec = load(preset="sglang", parallel_config={"tp": [1, 2], "dp": []})
     assert len(points_of(spec.space)) == 2
 
 
@@ -815,7 +812,7 @@ def test_a_plain_parameter_that_an_engine_cannot_do_is_no_crash(
     name: str, parameters: dict[str, Any]
 ) -> None:
     try:
-        spec = load(server={"preset": name}, model=MODEL, parameters=parameters)
+        spec = load(preset=name, parameters=parameters)
     except SpecError:
         return
     assert spec.server is not None
@@ -825,7 +822,7 @@ def test_a_plain_parameter_that_an_engine_cannot_do_is_no_crash(
 
 def test_a_whole_number_stays_one_however_it_is_written() -> None:
     # JSON counts 2.0 as an integer, engines do not.
-    spec = load(server={"preset": "vllm"}, model=MODEL, parallel_config={"tp": [2.0]})
+    spec = load(preset="vllm", parallel_config={"tp": [2.0]})
     assert spec.server is not None
     (point,) = points_of(spec.space)
     assert make_launch(spec.server, point, spec.layout).argv[-1] == "2"
@@ -833,8 +830,7 @@ def test_a_whole_number_stays_one_however_it_is_written() -> None:
 
 def test_sizes_that_are_text_are_refused_with_their_place() -> None:
     refused = refusal(
-        server={"preset": "sglang"},
-        model=MODEL,
+        preset="sglang",
         parameters={"tp-size": ["1", "2"]},
         parallel_config={"dp": [1, 2]},
     )
@@ -886,12 +882,7 @@ def test_the_environment_of_a_preset_may_be_replaced_or_taken_away(write: Write)
 
 
 def test_a_rule_of_a_preset_restricts_the_search(write: Write) -> None:
-    spec = load(
-        write(),
-        server={"preset": "own.json"},
-        model=MODEL,
-        parallel_config={"tp": [1, 2], "dp": [1, 2]},
-    )
+    spec = load(write(), preset="own.json", parallel_config={"tp": [1, 2], "dp": [1, 2]})
     assert len(points_of(spec.space)) == 3
 
 
@@ -927,7 +918,7 @@ def test_a_small_condition_is_obeyed(write: Write) -> None:
 def test_what_a_preset_does_not_know_is_refused(
     write: Write, keys: dict[str, Any], message: str
 ) -> None:
-    refused = refusal(write(), server={"preset": "own.json"}, model=MODEL, **keys)
+    refused = refusal(write(), preset="own.json", **keys)
     assert refused.startswith(f"task.json: {message}")
 
 
@@ -952,7 +943,7 @@ def test_what_a_preset_does_not_know_is_refused(
 def test_a_file_that_is_no_preset_is_refused_with_its_place(
     write: Write, content: str, message: str
 ) -> None:
-    refused = refusal(write(content), server={"preset": "own.json"}, model=MODEL)
+    refused = refusal(write(content), preset="own.json")
     assert refused.startswith("task.json: /server/preset: ")
     assert message in refused
 
@@ -977,8 +968,7 @@ def test_a_preset_with_a_broken_part_is_refused_with_its_place(
 ) -> None:
     refused = refusal(
         write(**changes),
-        server={"preset": "own.json"},
-        model=MODEL,
+        preset="own.json",
         parallel_config={"tp": [1, 2]},
         quant_config="default",
     )
@@ -986,7 +976,7 @@ def test_a_preset_with_a_broken_part_is_refused_with_its_place(
 
 
 def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    refused = refusal(tmp_path, server={"preset": "absent.json"}, model=MODEL)
+    refused = refusal(tmp_path, preset="absent.json")
     assert refused == (
         "task.json: /server/preset: cannot read the preset absent.json: No such file or directory"
     )
@@ -1088,7 +1078,7 @@ def test_a_task_file_that_does_not_ask_for_a_server_is_left_alone(
 
 def test_the_gpus_of_another_machine_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "visible_gpus", lambda: 0)
-    spec = load(server={"preset": "vllm"}, model=MODEL, parallel_config={"tp": [1, 8]})
+    spec = load(preset="vllm", parallel_config={"tp": [1, 8]})
     for host, left in (("tcp://far:2375", 2), ("ssh://far", 2)):
         monkeypatch.setenv("DOCKER_HOST", host)
         assert len(points_of(fit_to_machine(spec).space)) == left

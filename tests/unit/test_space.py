@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import GEMM, MIXED, in_space, make_space, make_spec, points_of
+from builders import GEMM, MIXED, choice, in_space, integer, make_space, make_spec, points_of, real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +76,7 @@ def test_a_pool_is_what_trying_every_combination_gives(
     values: dict[str, list[Any]], constraints: list[str], when: dict[str, str]
 ) -> None:
     parameters = {
-        name: {"type": "choice", "values": choices} | ({"when": when[name]} if name in when else {})
+        name: choice(choices) | ({"when": when[name]} if name in when else {})
         for name, choices in values.items()
     }
     space = make_space(parameters, *constraints)
@@ -97,13 +97,13 @@ def test_points_come_in_declaration_order_with_the_last_parameter_fastest() -> N
 
 
 def test_the_order_is_that_of_declaration_even_where_a_condition_looks_ahead() -> None:
-    space = make_space({"b": {"type": "choice", "values": [1, 2], "when": "a == 1"}, "a": [0, 1]})
+    space = make_space({"b": choice([1, 2], when="a == 1"), "a": [0, 1]})
     assert points_of(space) == [{"a": 0}, {"b": 1, "a": 1}, {"b": 2, "a": 1}]
     assert list(points_of(space)[1]) == ["b", "a"]
 
 
 def test_duplicates_in_a_list_are_one_value() -> None:
-    space = make_space({"a": [1, 2, 1, 2, 2], "b": {"type": "choice", "values": ["x", "x"]}})
+    space = make_space({"a": [1, 2, 1, 2, 2], "b": choice(["x", "x"])})
     assert points_of(space) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
 
 
@@ -126,19 +126,13 @@ def test_a_pool_finds_the_row_of_every_point() -> None:
     [{}, {"a": 3, "b": 1}, {"a": 1}, {"a": 0, "b": 1}, {"a": "1", "b": 1}, {"a": [], "b": 1}],
 )
 def test_a_pool_knows_what_is_not_in_it(point: Point) -> None:
-    pool = make_space(
-        {
-            "a": {"type": "integer", "low": 0, "high": 1},
-            "b": {"type": "choice", "values": [1, 2], "when": "a == 1"},
-        },
-        "b != 1",
-    ).pool
+    pool = make_space({"a": integer(0, 1), "b": choice([1, 2], when="a == 1")}, "b != 1").pool
     assert pool is not None
     assert pool.row(point) is None
 
 
 def test_the_columns_of_a_pool_mark_what_is_inactive() -> None:
-    pool = make_space({"a": [0, 1], "b": {"type": "choice", "values": [5], "when": "a == 1"}}).pool
+    pool = make_space({"a": [0, 1], "b": choice([5], when="a == 1")}).pool
     assert pool is not None
     assert pool.indices.tolist() == [[0, INACTIVE], [1, 0]]
 
@@ -157,16 +151,12 @@ def test_the_columns_of_a_pool_mark_what_is_inactive() -> None:
     ],
 )
 def test_a_valid_point_has_exactly_the_active_parameters(point: Point, *, valid: bool) -> None:
-    space = make_space(
-        {"a": [0, 1], "b": {"type": "choice", "values": [1, 2], "when": "a == 1"}}, "b > 1"
-    )
+    space = make_space({"a": [0, 1], "b": choice([1, 2], when="a == 1")}, "b > 1")
     assert space.is_valid(point) is valid
 
 
 def test_a_constraint_on_an_inactive_parameter_has_nothing_to_say() -> None:
-    space = make_space(
-        {"a": [0, 1], "b": {"type": "choice", "values": [1, 2], "when": "a == 1"}}, "b == 2"
-    )
+    space = make_space({"a": [0, 1], "b": choice([1, 2], when="a == 1")}, "b == 2")
     assert points_of(space) == [{"a": 0}, {"a": 1, "b": 2}]
 
 
@@ -174,17 +164,15 @@ def test_a_condition_on_an_inactive_parameter_does_not_hold() -> None:
     space = make_space(
         {
             "a": [0, 1],
-            "b": {"type": "choice", "values": [1], "when": "a == 1"},
-            "c": {"type": "choice", "values": [1], "when": "b != 5"},
+            "b": choice([1], when="a == 1"),
+            "c": choice([1], when="b != 5"),
         }
     )
     assert points_of(space) == [{"a": 0}, {"a": 1, "b": 1, "c": 1}]
 
 
 def test_inactive_parameters_are_dropped_from_a_full_assignment() -> None:
-    space = make_space(
-        {"a-x": [0, 1], "b": {"type": "choice", "values": [1, 2], "when": "a_x == 1"}}
-    )
+    space = make_space({"a-x": [0, 1], "b": choice([1, 2], when="a_x == 1")})
     assert space.activate({"a-x": 0, "b": 1}) == {"a-x": 0}
     assert space.activate({"b": 1, "a-x": 1}) == {"a-x": 1, "b": 1}
     assert list(space.activate({"b": 1, "a-x": 1})) == ["a-x", "b"]
@@ -206,9 +194,9 @@ def test_a_space_without_parameters_has_one_point() -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"a": {"type": "continuous", "low": 0, "high": 1}},
-        {"a": {"type": "integer", "low": 1, "high": 10**12}},
-        {name: {"type": "integer", "low": 1, "high": 1000} for name in "abcd"},
+        {"a": real(0, 1)},
+        {"a": integer(1, 10**12)},
+        {name: integer(1, 1000) for name in "abcd"},
         {f"p{at}": [0, 1] for at in range(70)},
     ],
     ids=["continuous", "wide", "many", "long"],
@@ -226,7 +214,7 @@ def test_a_continuous_or_huge_space_is_sampled_and_never_listed(parameters: dict
 
 def test_a_large_space_that_its_constraints_make_small_is_listed() -> None:
     space = make_space(
-        {name: {"type": "integer", "low": 1, "high": 100} for name in "abcdef"},
+        {name: integer(1, 100) for name in "abcdef"},
         *("a == b", "b == c", "c == d", "d == e", "e == f"),
     )
     assert points_of(space) == [dict.fromkeys("abcdef", value) for value in range(1, 101)]
@@ -254,7 +242,7 @@ def test_draws_are_spread_evenly_over_the_valid_points() -> None:
 
 
 def test_a_point_among_millions_is_found() -> None:
-    wide = {"type": "integer", "low": 1, "high": 5000}
+    wide = integer(1, 5000)
     space = make_space({"a": wide, "b": wide, "c": wide}, "a == b", "b == c", "a > 10")
     point = draw(space, np.random.default_rng(0))
     assert point is not None
@@ -412,10 +400,10 @@ def test_a_document_tells_spaces_apart() -> None:
     assert make_spec(reordered).space.document() == base
     changes: list[dict[str, Any]] = [
         {"kernel": ["a", "b"]},
-        {"tile": {"type": "integer", "low": 8, "high": 64, "step": 4}},
-        {"rate": {"type": "continuous", "low": 1e-4, "high": 1.0}},
-        {"share": {"type": "continuous", "low": 0.0, "high": 1.0, "step": 0.5}},
-        {"depth": {"type": "choice", "values": [1, 2], "when": "kernel == 'a'"}},
+        {"tile": integer(8, 64, step=4)},
+        {"rate": real(1e-4, 1.0)},
+        {"share": real(0.0, 1.0, step=0.5)},
+        {"depth": choice([1, 2], when="kernel == 'a'")},
     ]
     documents = [
         make_spec(MIXED, parameters={**MIXED["parameters"], **change}).space.document()
@@ -433,9 +421,7 @@ def test_a_document_names_the_variables_that_matter(monkeypatch: pytest.MonkeyPa
 
 
 def test_rounding_does_not_show_in_stepped_values() -> None:
-    (parameter,) = make_space(
-        {"a": {"type": "continuous", "low": 0, "high": 1, "step": 0.1}}
-    ).parameters
+    (parameter,) = make_space({"a": real(0, 1, step=0.1)}).parameters
     values = [parameter.value(index) for index in range(11)]
     assert values == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -451,7 +437,7 @@ def listed_space(space: Space, points: Sequence[Point]) -> Space:
 
 
 def test_of_listed_points_those_remain_that_are_valid() -> None:
-    conditional = {"type": "choice", "values": ["x", "y"], "when": "a > 1"}
+    conditional = choice(["x", "y"], when="a > 1")
     full = make_space({"a": [1, 2, 3], "b": [4, 5], "c": conditional}, "a + b != 7", "c != 'y'")
     points: list[Point] = [
         {"a": 3, "b": 5, "c": "x"},
@@ -482,9 +468,9 @@ def test_of_listed_points_those_remain_that_are_valid() -> None:
 def test_a_listed_space_is_the_full_one_without_what_is_not_listed(data: st.DataObject) -> None:
     full = make_space(
         {
-            "a": {"type": "integer", "low": 1, "high": 4},
+            "a": integer(1, 4),
             "b": [True, "1", 1, None],
-            "c": {"type": "continuous", "low": 0, "high": 1, "step": 0.25, "when": "a % 2 == 0"},
+            "c": real(0, 1, step=0.25, when="a % 2 == 0"),
         },
         "a != 3 or b == 1",
     )
@@ -497,7 +483,7 @@ def test_a_listed_space_is_the_full_one_without_what_is_not_listed(data: st.Data
 
 
 def test_a_listing_means_the_same_points_whatever_the_parameters_look_like() -> None:
-    full = make_space({"a": {"type": "integer", "low": 1, "high": 9}, "b": ["x", "y"]})
+    full = make_space({"a": integer(1, 9), "b": ["x", "y"]})
     space = listed_space(full, [{"a": 2, "b": "y"}, {"a": 4, "b": "x"}, {"a": 9, "b": "x"}])
     thinned = Categorical(name="a", choices=(9, 7, 4))
     changed = replace(space, parameters=(thinned, full.parameters[1]))
@@ -527,7 +513,7 @@ def test_keys_and_comparisons_know_what_is_listed() -> None:
 
 
 def test_what_is_about_the_machine_was_decided_where_points_were_listed() -> None:
-    many = {"type": "choice", "values": [1, 2], "when": "gpus > 99"}
+    many = choice([1, 2], when="gpus > 99")
     full = make_spec(parameters={"a": [1, 8], "b": many}).space
     strict = replace(full, constraints=(Expression.parse("a <= gpus"), Expression.parse("a > 1")))
     points: list[Point] = [{"a": 8, "b": 2}, {"a": 8}, {"a": 1, "b": 1}]

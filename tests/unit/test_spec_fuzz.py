@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from builders import GEMM, MIXED, STRATEGIES, TASK_FILE, document, in_space, make_record
+from builders import GEMM, MIXED, STRATEGIES, TASK_FILE, document, in_space, integer, make_record
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -40,8 +40,8 @@ BASES = (
     {
         "parameters": {
             "use_shared": [0, 1],
-            "bytes": {"type": "integer", "low": 0, "high": 10**6, "when": "use_shared == 1"},
-            "width": {"type": "integer", "low": 1, "high": 10**9, "log": True},
+            "bytes": integer(0, 10**6, when="use_shared == 1"),
+            "width": integer(1, 10**9, log=True),
         },
         "constraints": ["bytes % 4 == 0", "width >= 2"],
     },

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from builders import make_spec, points_of
+from builders import choice, integer, make_spec, points_of
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
@@ -215,7 +215,7 @@ def test_a_marker_that_cannot_be_evaluated_is_an_error(marked: str) -> None:
         "parameters": {
             "a": [1],
             "kind": [None],
-            "b": {"type": "choice", "values": [1], "when": "a > 1"},
+            "b": choice([1], when="a > 1"),
         }
     }
     with pytest.raises(SpecError, match=r"a // 0|kind|b"):
@@ -243,7 +243,7 @@ def test_a_marker_that_cannot_be_evaluated_is_an_error(marked: str) -> None:
             8,
             2,
         ),
-        ({"parameters": {"tp": {"type": "integer", "low": 1, "high": 2}}}, 8, 1),
+        ({"parameters": {"tp": integer(1, 2)}}, 8, 1),
     ],
 )
 def test_the_largest_need_is_that_of_the_largest_layout_that_fits(
@@ -333,7 +333,7 @@ def test_a_need_by_a_conditional_parameter_leaves_out_what_is_too_large(
 ) -> None:
     parameters = {
         "multi": [True, False],
-        "tp": {"type": "choice", "values": [1, 2, 4], "when": "multi"},
+        "tp": choice([1, 2, 4], when="multi"),
     }
     found = fitted(monkeypatch, 2, "tp if multi else 1", parameters=parameters)
     left = points_of(found.space)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from builders import GEMM, MIXED, TASK_FILE, document, make_spec
+from builders import GEMM, MIXED, TASK_FILE, choice, document, integer, make_spec, real
 from jsonschema import Draft202012Validator
 
 from pytest_autotune.errors import SpecError
@@ -126,68 +126,35 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_all_known(
         (
             '/parameters/a: {"type": "choice", "values": [1], "choices": [2]} needs exactly '
             "one of values or choices"
-        ): {"type": "choice", "values": [1], "choices": [2]},
+        ): choice([1], choices=[2]),
         '/parameters/a: {"type": "integer", "low": 1} lacks \'high\'': {
             "type": "integer",
             "low": 1,
         },
-        "/parameters/a/low: 0.5 is not a whole number": {"type": "integer", "low": 0.5, "high": 2},
+        "/parameters/a/low: 0.5 is not a whole number": integer(0.5, 2),
         "/parameters/a/low: false is not a whole number": {
             "type": "integer",
             "low": False,
             "high": 2,
         },
-        "/parameters/a/step: 0 is below the minimum of 1": {
-            "type": "integer",
-            "low": 1,
-            "high": 2,
-            "step": 0,
-        },
-        "/parameters/a/step: 0 must be greater than 0": {
-            "type": "continuous",
-            "low": 0,
-            "high": 1,
-            "step": 0,
-        },
-        "/parameters/a/min: unknown key 'min'; known: high, log, low, n, step, type, when": {
-            "type": "integer",
-            "low": 1,
-            "high": 9,
-            "min": 0,
-        },
-        "/parameters/a: low 3 is above high 2": {"type": "integer", "low": 3, "high": 2},
-        "/parameters/a: low 0.5 is above high 0.1": {"type": "continuous", "low": 0.5, "high": 0.1},
-        "/parameters/a/low: 0 must be greater than 0 where log is true": {
-            "type": "continuous",
-            "low": 0,
-            "high": 1,
-            "log": True,
-        },
-        "/parameters/a/low: -1 must be greater than 0 where log is true": {
-            "type": "integer",
-            "low": -1,
-            "high": 1,
-            "log": True,
-        },
-        "/parameters/a/when: cannot parse 'b >': ": {
-            "type": "choice",
-            "values": [1],
-            "when": "b >",
-        },
-        "/parameters/a/when: 'b.c' is not allowed in an expression": {
-            "type": "choice",
-            "values": [1],
-            "when": "b.c",
-        },
+        "/parameters/a/step: 0 is below the minimum of 1": integer(1, 2, step=0),
+        "/parameters/a/step: 0 must be greater than 0": real(0, 1, step=0),
+        "/parameters/a/min: unknown key 'min'; known: high, log, low, n, step, type, when": integer(
+            1, 9, min=0
+        ),
+        "/parameters/a: low 3 is above high 2": integer(3, 2),
+        "/parameters/a: low 0.5 is above high 0.1": real(0.5, 0.1),
+        "/parameters/a/low: 0 must be greater than 0 where log is true": real(0, 1, log=True),
+        "/parameters/a/low: -1 must be greater than 0 where log is true": integer(-1, 1, log=True),
+        "/parameters/a/when: cannot parse 'b >': ": choice([1], when="b >"),
+        "/parameters/a/when: 'b.c' is not allowed in an expression": choice([1], when="b.c"),
         (
             "/parameters/a/when: unknown name 'aa' in 'aa > 1' (did you mean 'a'?); known: "
             "a, cpus, gpus"
-        ): {"type": "choice", "values": [1], "when": "aa > 1"},
-        "/parameters: parameters depend on each other in a circle: a -> a": {
-            "type": "choice",
-            "values": [1],
-            "when": "a > 1",
-        },
+        ): choice([1], when="aa > 1"),
+        "/parameters: parameters depend on each other in a circle: a -> a": choice(
+            [1], when="a > 1"
+        ),
     }.items(),
 )
 def test_a_mistake_in_a_parameter_is_named(parameter: Any, message: str) -> None:
@@ -249,16 +216,16 @@ def test_a_mistake_in_a_constraint_is_named(constraint: str, message: str) -> No
 
 
 def test_a_condition_that_cannot_be_evaluated_is_pointed_at() -> None:
-    parameters = {"a": [0, 1], "b": {"type": "choice", "values": [1], "when": "1 / a > 0"}}
+    parameters = {"a": [0, 1], "b": choice([1], when="1 / a > 0")}
     message = refusal({"parameters": parameters})
     assert message.startswith("task.json: /parameters/b/when: cannot evaluate '1 / a > 0' for a=0")
 
 
 def test_conditions_in_a_circle_are_refused_with_the_circle() -> None:
     parameters = {
-        "a": {"type": "choice", "values": [1], "when": "c > 0"},
-        "b": {"type": "choice", "values": [1], "when": "a > 0"},
-        "c": {"type": "choice", "values": [1], "when": "b > 0"},
+        "a": choice([1], when="c > 0"),
+        "b": choice([1], when="a > 0"),
+        "c": choice([1], when="b > 0"),
         "d": [1],
     }
     assert refusal({"parameters": parameters}) == (
@@ -297,14 +264,14 @@ def test_nobody_is_asked_for_gpus_that_no_expression_reads(monkeypatch: pytest.M
 
 
 def test_a_large_space_without_a_valid_point_is_refused_too() -> None:
-    wide = {"type": "integer", "low": 1, "high": 10**9}
+    wide = integer(1, 10**9)
     message = refusal({"parameters": {"a": wide, "b": wide}, "constraints": ["a + b < 2"]})
     assert message.startswith("task.json: /constraints: no combination of the parameters ")
     assert message.endswith("'a + b < 2'")
 
 
 def test_a_search_that_found_nothing_does_not_claim_that_there_is_nothing() -> None:
-    wide = {"type": "integer", "low": 1, "high": 10**6}
+    wide = integer(1, 10**6)
     message = refusal({"parameters": {"a": wide, "b": wide}, "constraints": ["a == b"]})
     assert "was found" in message
 
@@ -404,14 +371,14 @@ HUGE = 10**400
 @pytest.mark.parametrize(
     "candidate",
     [
-        {"parameters": {"a": {"type": "integer", "low": 0, "high": 2**64}}},
-        {"parameters": {"a": {"type": "integer", "low": 0, "high": 10**30}}},
-        {"parameters": {"a": {"type": "integer", "low": 0, "high": 1e300}}},
-        {"parameters": {"a": {"type": "continuous", "low": -1.7e308, "high": 1.7e308}}},
-        {"parameters": {"a": {"type": "continuous", "low": 0, "high": HUGE}}},
-        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1e300, "step": 1e-300}}},
-        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1, "step": 1e-59}}},
-        {"parameters": {"a": {"type": "continuous", "low": 0, "high": 1, "step": 1e-320}}},
+        {"parameters": {"a": integer(0, 2**64)}},
+        {"parameters": {"a": integer(0, 10**30)}},
+        {"parameters": {"a": integer(0, 1e300)}},
+        {"parameters": {"a": real(-1.7e308, 1.7e308)}},
+        {"parameters": {"a": real(0, HUGE)}},
+        {"parameters": {"a": real(0, 1e300, step=1e-300)}},
+        {"parameters": {"a": real(0, 1, step=1e-59)}},
+        {"parameters": {"a": real(0, 1, step=1e-320)}},
         {"parameters": {"a": [1]}, "optimization": {"timeout": HUGE}},
         {"parameters": {"a": [1]}, "optimization": {"timeout_per_iteration": HUGE}},
         {"parameters": {"a": [1]}, "slo": [{"metric": "x", "max": HUGE}]},
@@ -425,7 +392,7 @@ def test_numbers_beyond_what_a_machine_computes_with_are_refused(candidate: Any)
 
 
 def test_a_grid_of_absurdly_many_points_is_refused() -> None:
-    message = refused_parameter({"type": "continuous", "low": 0, "high": 1, "n": 10**9})
+    message = refused_parameter(real(0, 1, n=10**9))
     assert message.startswith("task.json: /parameters/a/n: ")
 
 

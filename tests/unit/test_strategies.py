@@ -19,11 +19,14 @@ from builders import (
     STRATEGIES,
     TASK_FILE,
     changed,
+    choice,
     feasible,
     in_space,
+    integer,
     make_record,
     make_space,
     make_spec,
+    real,
     search,
     strategy_for,
 )
@@ -51,23 +54,23 @@ SPACES: Mapping[str, Mapping[str, Any]] = {
     "conditional": {
         "parameters": {
             "engine": ["eager", "graph"],
-            "graph_size": {"type": "integer", "low": 1, "high": 8, "when": "engine == 'graph'"},
-            "pool": {"type": "choice", "values": [1, 2, 4], "when": "graph_size > 4"},
+            "graph_size": integer(1, 8, when="engine == 'graph'"),
+            "pool": choice([1, 2, 4], when="graph_size > 4"),
             "batch": [1, 2, 4, 8],
         },
         "constraints": ["batch * graph_size <= 32"],
     },
     "continuous": {
         "parameters": {
-            "x": {"type": "continuous", "low": -1.0, "high": 1.0, "n": 9},
-            "y": {"type": "continuous", "low": 1e-6, "high": 1.0, "log": True, "n": 9},
+            "x": real(-1.0, 1.0, n=9),
+            "y": real(1e-6, 1.0, log=True, n=9),
         },
         "constraints": ["x + y < 1"],
     },
     "huge": {
         "parameters": {
-            "pages": {"type": "integer", "low": 1, "high": 10**12},
-            "bytes": {"type": "integer", "low": 1, "high": 10**9, "log": True},
+            "pages": integer(1, 10**12),
+            "bytes": integer(1, 10**9, log=True),
             "mode": ["a", "b"],
         },
         "constraints": ["pages % 2 == 0", "pages > bytes"],
@@ -308,8 +311,8 @@ def share_above(records: Sequence[TrialRecord], limit: float) -> float:
 
 
 SQUARE = {
-    "x": {"type": "integer", "low": 0, "high": 99},
-    "y": {"type": "integer", "low": 0, "high": 99},
+    "x": integer(0, 99),
+    "y": integer(0, 99),
 }
 
 
@@ -470,7 +473,7 @@ def test_a_truncated_grid_of_a_constrained_space_is_valid_and_spread(limit: int)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_truncated_grid_of_a_space_too_large_to_list_is_spread(seed: int) -> None:
-    space = make_space({name: {"type": "integer", "low": 0, "high": 99} for name in "abcd"})
+    space = make_space({name: integer(0, 99) for name in "abcd"})
     assert space.pool is None
     points = plan_of(space, 50, seed)
     assert len({point_key(point) for point in points}) == 50
@@ -495,7 +498,7 @@ def test_a_grid_proposes_its_points_in_order_and_leaves_out_what_was_seen() -> N
 
 
 def test_a_grid_asks_for_a_step_or_a_number_of_points() -> None:
-    space = make_space({"x": {"type": "continuous", "low": 0, "high": 1}})
+    space = make_space({"x": real(0, 1)})
     with pytest.raises(SpecError) as caught:
         strategy_for("grid_search", space)
     assert str(caught.value) == (
@@ -507,20 +510,20 @@ def test_a_grid_asks_for_a_step_or_a_number_of_points() -> None:
 @pytest.mark.parametrize(
     ("parameter", "values"),
     [
-        ({"type": "integer", "low": 1, "high": 4}, [1, 2, 3, 4]),
-        ({"type": "integer", "low": 1, "high": 10, "step": 4}, [1, 5, 9]),
-        ({"type": "integer", "low": 0, "high": 100, "n": 3}, [0, 50, 100]),
-        ({"type": "integer", "low": 0, "high": 100, "n": 3.0}, [0, 50, 100]),
-        ({"type": "integer", "low": 1, "high": 1000, "log": True, "n": 4}, [1, 10, 100, 1000]),
-        ({"type": "integer", "low": 1, "high": 3, "n": 9}, [1, 2, 3]),
-        ({"type": "integer", "low": 0, "high": 7, "step": 4, "n": 2}, [0, 4]),
-        ({"type": "integer", "low": 3, "high": 9, "n": 1}, [3]),
-        ({"type": "continuous", "low": 0, "high": 1, "n": 5}, [0.0, 0.25, 0.5, 0.75, 1.0]),
-        ({"type": "continuous", "low": 0, "high": 1, "n": 3.0}, [0.0, 0.5, 1.0]),
-        ({"type": "continuous", "low": 0, "high": 1, "step": 0.5}, [0.0, 0.5, 1.0]),
-        ({"type": "continuous", "low": 0, "high": 1, "step": 0.01, "n": 3}, [0.0, 0.5, 1.0]),
-        ({"type": "continuous", "low": 0.01, "high": 1, "log": True, "n": 3}, [0.01, 0.1, 1.0]),
-        ({"type": "continuous", "low": 2, "high": 2}, [2.0]),
+        (integer(1, 4), [1, 2, 3, 4]),
+        (integer(1, 10, step=4), [1, 5, 9]),
+        (integer(0, 100, n=3), [0, 50, 100]),
+        (integer(0, 100, n=3.0), [0, 50, 100]),
+        (integer(1, 1000, log=True, n=4), [1, 10, 100, 1000]),
+        (integer(1, 3, n=9), [1, 2, 3]),
+        (integer(0, 7, step=4, n=2), [0, 4]),
+        (integer(3, 9, n=1), [3]),
+        (real(0, 1, n=5), [0.0, 0.25, 0.5, 0.75, 1.0]),
+        (real(0, 1, n=3.0), [0.0, 0.5, 1.0]),
+        (real(0, 1, step=0.5), [0.0, 0.5, 1.0]),
+        (real(0, 1, step=0.01, n=3), [0.0, 0.5, 1.0]),
+        (real(0.01, 1, log=True, n=3), [0.01, 0.1, 1.0]),
+        (real(2, 2), [2.0]),
     ],
 )
 def test_a_grid_lists_every_kind_of_range(parameter: dict[str, Any], values: list[float]) -> None:
@@ -531,7 +534,7 @@ def test_a_grid_lists_every_kind_of_range(parameter: dict[str, Any], values: lis
     ("low", "high"), [(1_000_000.5, 1_000_001.5), (1.0, 1.0000001), (0.1, 0.1 + 1e-12)]
 )
 def test_a_grid_of_a_narrow_range_stays_in_it_and_repeats_nothing(low: float, high: float) -> None:
-    points = plan_of(make_space({"x": {"type": "continuous", "low": low, "high": high, "n": 4}}), 9)
+    points = plan_of(make_space({"x": real(low, high, n=4)}), 9)
     values = [point["x"] for point in points]
     assert len(set(values)) == len(values)
     assert all(low <= value <= high for value in values)
@@ -576,18 +579,18 @@ def nearest(space: Space, wanted: Point, *seen: Point) -> Point | None:
 def test_a_proposal_that_is_valid_and_new_is_taken_as_it_is() -> None:
     space = make_space({"a": [1, 2, 3], "b": ["x", "y"]})
     assert nearest(space, {"a": 2, "b": "y"}) == {"a": 2, "b": "y"}
-    smooth = make_space({"x": {"type": "continuous", "low": 0, "high": 1}})
+    smooth = make_space({"x": real(0, 1)})
     assert nearest(smooth, {"x": 0.25}) == {"x": 0.25}
 
 
 def test_a_proposal_that_was_seen_moves_to_its_neighbour() -> None:
-    space = make_space({"a": {"type": "integer", "low": 0, "high": 100}, "b": ["x", "y"]})
+    space = make_space({"a": integer(0, 100), "b": ["x", "y"]})
     seen = [{"a": 50, "b": "x"}, {"a": 51, "b": "x"}]
     assert nearest(space, {"a": 50, "b": "x"}, *seen) == {"a": 49, "b": "x"}
 
 
 def test_an_invalid_proposal_moves_to_the_nearest_valid_point() -> None:
-    space = make_space({"a": {"type": "integer", "low": 0, "high": 100}}, "a % 10 == 0")
+    space = make_space({"a": integer(0, 100)}, "a % 10 == 0")
     assert nearest(space, {"a": 52}) == {"a": 50}
     assert nearest(space, {"a": 58}) == {"a": 60}
     assert nearest(space, {"a": 58}, {"a": 60}) == {"a": 50}
@@ -596,8 +599,8 @@ def test_an_invalid_proposal_moves_to_the_nearest_valid_point() -> None:
 def test_distance_counts_each_parameter_by_its_own_range() -> None:
     space = make_space(
         {
-            "wide": {"type": "integer", "low": 0, "high": 1000},
-            "narrow": {"type": "integer", "low": 0, "high": 4},
+            "wide": integer(0, 1000),
+            "narrow": integer(0, 4),
         },
         "wide > 100 or narrow > 0",
     )
@@ -605,16 +608,14 @@ def test_distance_counts_each_parameter_by_its_own_range() -> None:
 
 
 def test_an_inactive_parameter_is_no_distance() -> None:
-    space = make_space(
-        {"on": [0, 1], "size": {"type": "integer", "low": 1, "high": 9, "when": "on == 1"}}
-    )
+    space = make_space({"on": [0, 1], "size": integer(1, 9, when="on == 1")})
     assert nearest(space, {"on": 0, "size": 9}) == {"on": 0}
     assert nearest(space, {"on": 1, "size": 9}) == {"on": 1, "size": 9}
 
 
 def test_in_a_space_too_large_to_list_a_seen_proposal_moves_a_little() -> None:
-    wide = {"type": "integer", "low": 0, "high": 10**9}
-    space = make_space({"a": wide, "b": wide, "c": {"type": "continuous", "low": 0, "high": 1}})
+    wide = integer(0, 10**9)
+    space = make_space({"a": wide, "b": wide, "c": real(0, 1)})
     wanted = {"a": 500, "b": 700, "c": 0.5}
     moved = nearest(space, wanted, wanted)
     assert moved is not None
