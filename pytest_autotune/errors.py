@@ -1,4 +1,4 @@
-"""Everything that can go wrong on purpose, with the words the user will read."""
+"""The errors that this package raises on purpose, with the words that users read."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class BenchmarkError(UserError):
 
 
 class LeaseError(UserError):
-    """No GPU can be had: there is none, or none came free in time."""
+    """No GPU is available: there is none, or none became free in time."""
 
 
 class TooFewGpusError(AutotuneError):
@@ -151,6 +151,6 @@ class EngineError(ServerError):
 
 
 class ImageMissing(EngineError):
-    """The image is neither here nor to be pulled."""
+    """The image is not on this machine and cannot be pulled."""
 
     kind = "image missing"

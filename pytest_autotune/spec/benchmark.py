@@ -1,4 +1,4 @@
-"""The ``benchmark`` block of a spec: what load a server is put under."""
+"""The ``benchmark`` block of a spec: the load on a server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class BenchmarkSpec:
 
 
 def read_benchmark(document: Mapping[str, Any], origin: Origin, slo: SLO) -> BenchmarkSpec:
-    """Read what a schema-valid ``document`` says of its load; raise :class:`SpecError`."""
+    """Read the load of a schema-valid ``document``; raise :class:`SpecError`."""
     block = document.get("benchmark", {})
 
     def at(*parts: str | int) -> str:

@@ -30,11 +30,11 @@ from pytest_autotune.strategies.protocol import History, Strategy, StrategyConte
 from pytest_autotune.strategies.start import Start
 from pytest_autotune.strategies.unseen import first_unseen, random_unseen
 
-#: Trials before a model is worth more than an even spread.
+#: Trials of the start: with fewer, a model is worth less than an even spread.
 N_START: Final = 8
-#: And of them finished, where many run at once.
+#: How many of these must have finished, where many run at once.
 _LEAST: Final = 4
-#: Whose neighbours are candidates.
+#: How many of the best trials have their neighbours among the candidates.
 _BEST: Final = 5
 #: A model of more trials than this is of the best half of so many and of others at random: an
 #: ask costs the same however long the study is.
@@ -236,7 +236,7 @@ class _Models:
 
 
 def _fitted(known: int) -> int | None:
-    """Return of how many trials the hyperparameters are, where so many are known."""
+    """Return the number of trials that the hyperparameters follow from, None for too few."""
     count = None
     more = 2
     while more <= known:

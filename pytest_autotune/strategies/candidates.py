@@ -1,4 +1,4 @@
-"""Which points a model is asked about: valid and unseen ones, here and there and near the best."""
+"""The points that a model is asked about: valid, unseen ones from anywhere and near the best."""
 
 from __future__ import annotations
 

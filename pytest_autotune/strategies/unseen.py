@@ -1,4 +1,4 @@
-"""Finding points that are valid and have not been run."""
+"""Valid points that have not been run."""
 
 from __future__ import annotations
 
