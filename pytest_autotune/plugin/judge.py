@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -26,9 +26,12 @@ from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
-from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.study.summary import broken_bounds, trial_line
 from pytest_autotune.system.masking import Masker
+
+if TYPE_CHECKING:
+    # It loads HTTP and SSL, which a launch of a kernel does not need.
+    from pytest_autotune.serving.server import InferenceServer
 
 _LOG_LINES: Final = 60
 #: Errors whose text alone says what happened, so that no traceback is shown.
