@@ -1,8 +1,7 @@
-"""Running: a slot draws its trial when its first test begins, and gives back what it used."""
+"""Running: a slot draws its trial when its first test begins, and gives back its resources."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,21 +9,18 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_autotune.errors import TooFewGpusError, UserError
-from pytest_autotune.plugin.active import ActiveTrial, Grant
+from pytest_autotune.errors import UserError
+from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.deadline import deadline
 from pytest_autotune.plugin.distributed import Reporter
+from pytest_autotune.plugin.draw import OpenStudies
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.resources import Resources
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.space.sampling import example
 from pytest_autotune.strategies import ExtensionLookup
-from pytest_autotune.study.pinned import PinnedStudy
-from pytest_autotune.study.protocol import Stop, Study, Wait
-from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.trial import Trial
 
 _POLL_SECONDS: Final = 0.1
@@ -52,15 +48,13 @@ class TrialRunner:
         self._context = context
         self._collector = collector
         self._findings = findings
-        self._extension = extension
         self._reporter = reporter
-        self._studies: dict[str, Study] = {}
+        self._open = OpenStudies(config, context, collector, findings, resources, extension)
         #: Node ids of the tests that reported something, by study.
         self._reporting: dict[str, list[str]] = {}
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
-        self._checked: set[str] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
@@ -74,70 +68,13 @@ class TrialRunner:
             same = slot is not None and last is not None and slot.study == last.study
             self.resources.end(study_goes_on=same)
             try:
-                self._active = None if slot is None or self._broken else self._draw(slot, item)
+                self._active = None if slot is None or self._broken else self._open.draw(slot, item)
             except UserError as error:
                 self.stop_with(str(error))
         if slot is None or self._active is not None:
             return None
         _pass_over(item, nextitem)
         return True
-
-    def _draw(self, slot: Slot, item: pytest.Item) -> ActiveTrial | None:
-        tests = self._collector.tests_of(slot)
-        if item is not tests[0]:
-            # The slot's first tests ran in a worker that crashed. A trial that skips its
-            # first tests would be no trial, so the crashed one goes to another slot.
-            return None
-        study = self._study(slot.study)
-        self._check(slot, study, item)
-        request = slot.request(rerun=self._asks_for_rerun())
-        claim = study.claim(request)
-        while isinstance(claim, Wait):
-            self.resources.idle()
-            time.sleep(_POLL_SECONDS)
-            claim = study.claim(request)
-        if isinstance(claim, Stop):
-            if claim is not Stop.DONE_BEFORE:
-                self._findings.add_stop(slot.study, claim)
-            return None
-        trial = Trial(claim, study.plan, study.seed)
-        grant, refusal = self._grant(slot, study, claim, trial)
-        limit = study.plan.spec.optimization.timeout_per_iteration
-        timed = limit is not None and study.plan.source.measures
-        return ActiveTrial(
-            slot=slot,
-            study=study,
-            trial=trial,
-            record=claim,
-            last=tests[-1],
-            grant=grant,
-            refusal=refusal,
-            # Counted from here, as waiting for a GPU says nothing of the candidate.
-            deadline=time.monotonic() + (limit or 0.0) if timed else None,
-        )
-
-    def _check(self, slot: Slot, study: Study, item: pytest.Item) -> None:
-        """Find out before the first trial of a study what would fail every one of them."""
-        if slot.study in self._checked:
-            return
-        spec = study.plan.spec
-        need = self._collector.gpu_need(slot, spec, example(spec.space))
-        served = "inference_server" in getattr(item, "fixturenames", ())
-        self.resources.check(slot.study, spec, need, server=served)
-        self._checked.add(slot.study)
-
-    def _grant(
-        self, slot: Slot, study: Study, record: TrialRecord, trial: Trial
-    ) -> tuple[Grant, TooFewGpusError | None]:
-        """Return the GPUs of a trial; one that cannot have them will fail in set-up."""
-        try:
-            need = self._collector.gpu_need(slot, study.plan.spec, record.params)
-            return self.resources.begin(slot.study, trial, need), None
-        except TooFewGpusError as error:
-            return Grant(), error
-        except UserError:
-            study.give_back(record)
-            raise
 
     def _leave(self) -> None:
         """Give back a trial whose tests did not all run."""
@@ -147,29 +84,6 @@ class TrialRunner:
                 active.give_back()
             except UserError as error:
                 self._findings.add_error(str(error))
-
-    def _study(self, nodeid: str) -> Study:
-        if nodeid not in self._studies:
-            collected = self._collector.studies[nodeid]
-            study: Study
-            if collected.pin is not None:
-                study = PinnedStudy(collected.pin, self._context.session)
-            else:
-                study = SearchedStudy(
-                    collected.plan,
-                    self._context.state_directory,
-                    session=self._context.session,
-                    started=self._context.started,
-                    extension=self._extension,
-                )
-            self._studies[nodeid] = study
-            self._findings.add_notices(nodeid, study.notices)
-        return self._studies[nodeid]
-
-    def _asks_for_rerun(self) -> bool:
-        """Return whether the user wants particular trials again: --lf, or their node ids."""
-        named = any("::" in arg and "[" in arg for arg in self._config.args)
-        return named or bool(self._config.getoption("lf", default=False))
 
     def stop_with(self, message: str) -> None:
         """End the run with a usage error.
@@ -207,8 +121,7 @@ class TrialRunner:
 
     def record_of(self, nodeid: str) -> TrialRecord | None:
         """Return the finished trial of a pinned study, None where there is none."""
-        records = self._studies[nodeid].records() if nodeid in self._studies else []
-        return next((record for record in records if record.finished), None)
+        return self._open.record_of(nodeid)
 
     def reporting_tests(self, nodeid: str) -> Sequence[str]:
         """Return the node ids of the tests of a study that reported a metric."""
@@ -295,8 +208,7 @@ class TrialRunner:
         """Leave an unfinished trial to the next run, and hand over the findings."""
         self._leave()
         self.resources.close()
-        for study in self._studies.values():
-            study.close()
+        self._open.close()
         if self._reporter is None:
             self._context.send(self._config, self._findings)
         else:

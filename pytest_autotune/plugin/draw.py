@@ -1,0 +1,138 @@
+"""Drawing: a slot gets its trial from its study, and the trial its GPUs."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import pytest
+
+from pytest_autotune.errors import TooFewGpusError, UserError
+from pytest_autotune.plugin.active import ActiveTrial, Grant
+from pytest_autotune.plugin.collect import StudyCollector
+from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.resources import Resources
+from pytest_autotune.plugin.slots import Slot
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.sampling import example
+from pytest_autotune.strategies import ExtensionLookup
+from pytest_autotune.study.pinned import PinnedStudy
+from pytest_autotune.study.protocol import Stop, Study, Wait
+from pytest_autotune.study.searched import SearchedStudy
+from pytest_autotune.study.trial import Trial
+
+_POLL_SECONDS: Final = 0.1
+
+
+class OpenStudies:
+    """The studies that this process has opened, and the trials that it draws from them."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made by TrialRunner
+        self,
+        config: pytest.Config,
+        context: RunContext,
+        collector: StudyCollector,
+        findings: Findings,
+        resources: Resources,
+        extension: ExtensionLookup,
+    ) -> None:
+        self._config = config
+        self._context = context
+        self._collector = collector
+        self._findings = findings
+        self._resources = resources
+        self._extension = extension
+        self._studies: dict[str, Study] = {}
+        self._checked: set[str] = set()
+
+    def draw(self, slot: Slot, item: pytest.Item) -> ActiveTrial | None:
+        """Return the trial of a slot whose first test is ``item``, None where it gets none."""
+        tests = self._collector.tests_of(slot)
+        if item is not tests[0]:
+            # The slot's first tests ran in a worker that crashed. A trial that skips its
+            # first tests would be no trial, so the crashed one goes to another slot.
+            return None
+        study = self._study(slot.study)
+        self._check(slot, study, item)
+        request = slot.request(rerun=self._asks_for_rerun())
+        claim = study.claim(request)
+        while isinstance(claim, Wait):
+            self._resources.idle()
+            time.sleep(_POLL_SECONDS)
+            claim = study.claim(request)
+        if isinstance(claim, Stop):
+            if claim is not Stop.DONE_BEFORE:
+                self._findings.add_stop(slot.study, claim)
+            return None
+        trial = Trial(claim, study.plan, study.seed)
+        grant, refusal = self._grant(slot, study, claim, trial)
+        limit = study.plan.spec.optimization.timeout_per_iteration
+        timed = limit is not None and study.plan.source.measures
+        return ActiveTrial(
+            slot=slot,
+            study=study,
+            trial=trial,
+            record=claim,
+            last=tests[-1],
+            grant=grant,
+            refusal=refusal,
+            # Counted from here, as waiting for a GPU says nothing of the candidate.
+            deadline=time.monotonic() + (limit or 0.0) if timed else None,
+        )
+
+    def _check(self, slot: Slot, study: Study, item: pytest.Item) -> None:
+        """Find out before the first trial of a study what would fail every one of them."""
+        if slot.study in self._checked:
+            return
+        spec = study.plan.spec
+        need = self._collector.gpu_need(slot, spec, example(spec.space))
+        served = "inference_server" in getattr(item, "fixturenames", ())
+        self._resources.check(slot.study, spec, need, server=served)
+        self._checked.add(slot.study)
+
+    def _grant(
+        self, slot: Slot, study: Study, record: TrialRecord, trial: Trial
+    ) -> tuple[Grant, TooFewGpusError | None]:
+        """Return the GPUs of a trial; one that cannot have them will fail in set-up."""
+        try:
+            need = self._collector.gpu_need(slot, study.plan.spec, record.params)
+            return self._resources.begin(slot.study, trial, need), None
+        except TooFewGpusError as error:
+            return Grant(), error
+        except UserError:
+            study.give_back(record)
+            raise
+
+    def _study(self, nodeid: str) -> Study:
+        if nodeid not in self._studies:
+            collected = self._collector.studies[nodeid]
+            study: Study
+            if collected.pin is not None:
+                study = PinnedStudy(collected.pin, self._context.session)
+            else:
+                study = SearchedStudy(
+                    collected.plan,
+                    self._context.state_directory,
+                    session=self._context.session,
+                    started=self._context.started,
+                    extension=self._extension,
+                )
+            self._studies[nodeid] = study
+            self._findings.add_notices(nodeid, study.notices)
+        return self._studies[nodeid]
+
+    def _asks_for_rerun(self) -> bool:
+        """Return whether the user wants particular trials again: --lf, or their node ids."""
+        named = any("::" in arg and "[" in arg for arg in self._config.args)
+        return named or bool(self._config.getoption("lf", default=False))
+
+    def record_of(self, nodeid: str) -> TrialRecord | None:
+        """Return the finished trial of a pinned study, None where there is none."""
+        records = self._studies[nodeid].records() if nodeid in self._studies else []
+        return next((record for record in records if record.finished), None)
+
+    def close(self) -> None:
+        """Close all studies."""
+        for study in self._studies.values():
+            study.close()
