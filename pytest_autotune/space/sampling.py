@@ -29,6 +29,9 @@ def is_empty(space: Space) -> bool:
 
 
 def _first(space: Space) -> Point | None:
+    early = space.early()
+    if early is not None:
+        return early
     if space.pool is not None:
         return space.pool.point(0) if len(space.pool) else None
     # As in the space: imported only where a study needs it.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_autotune.errors import SpecError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 #: Enumeration gives up past these, and the space is sampled instead.
 MAX_POOL: Final = 100_000
 MAX_VISITED: Final = 500_000
+_EARLY: Final = 100
 
 
 class Step(NamedTuple):
@@ -106,14 +108,30 @@ class Space:
         if math.prod(int(p.size or 0) + 1 for p in self.parameters) >= MAX_CODE:
             return None
         rows: list[list[int]] = []
-        walk = self._walk(0, [INACTIVE] * len(self.steps), dict(self.variables))
-        for visited, row in enumerate(walk):
+        for visited, row in enumerate(self._rows()):
             if row is not None:
                 rows.append(row)
             if visited > MAX_VISITED or len(rows) > MAX_POOL:
                 return None
         indices = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.parameters))
         return Pool(self.parameters, indices)
+
+    def early(self) -> Point | None:
+        """Return the first point of the pool if it is found soon, without making the pool.
+
+        Launches of the gate need no other one, so they do without NumPy.
+        """
+        sizes = [MAX_POOL if p.size is None else p.size for p in self.parameters]
+        if self.listed is not None or math.prod(size + 1 for size in sizes) > MAX_POOL:
+            return None
+        row = next(filter(None, islice(self._rows(), _EARLY)), None)
+        if row is None:
+            return None
+        found = zip(self.parameters, row, strict=True)
+        return {p.name: p.value(index) for p, index in found if index != INACTIVE}
+
+    def _rows(self) -> Iterator[list[int] | None]:
+        return self._walk(0, [INACTIVE] * len(self.steps), dict(self.variables))
 
     def _walk(
         self, depth: int, row: list[int], scope: dict[str, Any]

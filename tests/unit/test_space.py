@@ -84,6 +84,7 @@ def test_a_pool_is_what_trying_every_combination_gives(
     found = points_of(space)
     assert sorted(map(point_key, found)) == sorted(map(point_key, expected))
     assert all(in_space(space, point) for point in found)
+    assert space.early() == next(iter(found), None)
 
 
 def test_points_come_in_declaration_order_with_the_last_parameter_fastest() -> None:
