@@ -22,6 +22,8 @@ from inner import FEW_PLUGINS
 
 # Tests start many small processes; threads for matrix products only make them slower to start.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Where it is set, as in many containers, each of them would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure() -> None:

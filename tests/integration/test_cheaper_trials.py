@@ -106,7 +106,9 @@ def test_a_throughput_is_raced_by_what_clients_can_get(serving: Serving) -> None
 
 
 @pytest.mark.parametrize(
-    ("call", "policy"), [("race=False", "all"), ("", "filter")], ids=["race=False", "filter"]
+    ("call", "policy"),
+    [("race=False", "all"), pytest.param("", "filter", marks=pytest.mark.slow)],
+    ids=["race=False", "filter"],
 )
 def test_who_wants_to_know_measures_to_the_end(serving: Serving, call: str, policy: str) -> None:
     write(

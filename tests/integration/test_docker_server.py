@@ -213,7 +213,10 @@ def test_a_living_run_of_the_same_project_is_left_alone(serving: Serving, engine
     assert engine.containers() == []
 
 
-@pytest.mark.parametrize("trials", ["2", "1"], ids=["others-follow", "it-was-the-last"])
+@pytest.mark.parametrize(
+    "trials",
+    [pytest.param("2", id="others-follow", marks=pytest.mark.slow), pytest.param("1", id="last")],
+)
 def test_a_worker_that_is_killed_leaves_no_container(
     serving: Serving, engine: Engine, trials: str
 ) -> None:

@@ -10,8 +10,26 @@ import pytest
 from gated import QUICK, Gated
 
 Edit = Callable[[dict[str, Any]], object]
+Refused = Callable[..., str]
 #: That a mistake ends a run with workers in one message, too, other tests here show quickly.
 WORKERS = [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)]
+
+
+@pytest.fixture
+def refused(gated: Gated, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Run pytest in this process, where it must end with status 4; return what it said."""
+    for name, value in gated.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(gated.root)
+
+    def run(*arguments: str) -> str:
+        result = pytester.runpytest_inprocess(*arguments)
+        text = f"{result.stdout}\n{result.stderr}"
+        assert result.ret == pytest.ExitCode.USAGE_ERROR, text
+        assert "INTERNALERROR" not in text
+        return text
+
+    return run
 
 
 def assert_usage_error(text: str, *parts: str) -> None:
@@ -24,9 +42,9 @@ def assert_usage_error(text: str, *parts: str) -> None:
         assert part in lines[0]
 
 
-def test_there_is_no_lock_file(gated: Gated) -> None:
+def test_there_is_no_lock_file(gated: Gated, refused: Refused) -> None:
     gated.lock_file.unlink()
-    text = gated.gate(status=4)
+    text = refused("--autotune-gate")
     assert_usage_error(text, "autotune.lock.json: no such file in ", "pytest --autotune --auto")
 
 
@@ -41,9 +59,11 @@ def test_there_is_no_lock_file(gated: Gated) -> None:
     ],
 )
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_damaged_lock_file(gated: Gated, content: str, message: str, workers: list[str]) -> None:
+def test_a_damaged_lock_file(
+    gated: Gated, refused: Refused, content: str, message: str, workers: list[str]
+) -> None:
     gated.lock_file.write_bytes(content.encode("latin-1"))
-    assert_usage_error(gated.gate(*workers, status=4), message)
+    assert_usage_error(refused("--autotune-gate", *workers), message)
 
 
 def drop_cost(entry: dict[str, Any]) -> None:
@@ -74,10 +94,12 @@ MISFITS: dict[str, tuple[Edit, str]] = {
 
 @pytest.mark.parametrize("misfit", MISFITS)
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_lock_file_for_another_spec(gated: Gated, misfit: str, workers: list[str]) -> None:
+def test_a_lock_file_for_another_spec(
+    gated: Gated, refused: Refused, misfit: str, workers: list[str]
+) -> None:
     edit, message = MISFITS[misfit]
     gated.edit_lock(edit)
-    assert_usage_error(gated.gate(*workers, status=4), message)
+    assert_usage_error(refused("--autotune-gate", *workers), message)
 
 
 def test_what_is_harmless_since_the_lock_is_a_note(gated: Gated) -> None:
@@ -88,9 +110,11 @@ def test_what_is_harmless_since_the_lock_is_a_note(gated: Gated) -> None:
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])
-def test_nothing_that_was_collected_is_pinned(gated: Gated, workers: list[str]) -> None:
+def test_nothing_that_was_collected_is_pinned(
+    gated: Gated, refused: Refused, workers: list[str]
+) -> None:
     (gated.root / "test_kernel.py").rename(gated.root / "test_renamed.py")
-    text = gated.gate(*workers, status=4)
+    text = refused("--autotune-gate", *workers)
     assert_usage_error(
         text,
         "autotune.lock.json: pins none of what was collected ('test_renamed.py (kernel)'), but "
@@ -110,8 +134,8 @@ def test_nothing_that_was_collected_is_pinned(gated: Gated, workers: list[str]) 
         ("", "--autotune-against: '' is no revision; give a branch, a tag or a commit"),
     ],
 )
-def test_a_revision_that_is_not_there(gated: Gated, revision: str, message: str) -> None:
-    assert_usage_error(gated.gate(f"--autotune-against={revision}", status=4), message)
+def test_a_revision_that_is_not_there(refused: Refused, revision: str, message: str) -> None:
+    assert_usage_error(refused("--autotune-gate", f"--autotune-against={revision}"), message)
 
 
 @pytest.mark.parametrize("missing", ["repository", "commit", "git"])
@@ -151,9 +175,9 @@ def test_there_is_nothing_to_take_a_revision_from(gated: Gated, missing: str) ->
     ],
 )
 def test_options_that_do_not_belong_together(
-    gated: Gated, arguments: list[str], message: str
+    refused: Refused, arguments: list[str], message: str
 ) -> None:
-    assert_usage_error(gated.run(*arguments, status=4), message)
+    assert_usage_error(refused(*arguments), message)
 
 
 def test_ini_values_are_for_the_runs_that_they_concern(gated: Gated) -> None:
@@ -176,9 +200,11 @@ def test_ini_values_are_for_the_runs_that_they_concern(gated: Gated) -> None:
         ({"alpha": 0.4, "max_launches": 4}, "/kernel/gate/max_launches: 4 launches cannot "),
     ],
 )
-def test_a_gate_that_cannot_be_meant(gated: Gated, gate: dict[str, Any], message: str) -> None:
+def test_a_gate_that_cannot_be_meant(
+    gated: Gated, refused: Refused, gate: dict[str, Any], message: str
+) -> None:
     gated.spec(gate)
-    assert_usage_error(gated.gate(status=4), f"autotune.json: {message}")
+    assert_usage_error(refused("--autotune-gate"), f"autotune.json: {message}")
 
 
 def test_a_metric_that_nobody_reports_fails(gated: Gated) -> None:

@@ -153,14 +153,15 @@ pytestmark = pytest.mark.autotune("served")
 
 
 def test_it(trial, inference_server):
-    pathlib.Path("waiting").touch()
+    pathlib.Path(f"waiting-{trial.number}").touch()
     time.sleep(60)
 """
     serving.write(process("--spawn-child"), module)
     run = serving.start(*workers)
     # Not while modules are still imported: an interrupt in the middle of pytest's rewriting of
     # assertions makes pytest itself fail (with status 1) when it shows where it was.
-    eventually((serving.path / "waiting").exists, 60)
+    processes = 2 if workers else 1
+    eventually(lambda: len(list(serving.path.glob("waiting-*"))) == processes, 60)
     pids = [int(pid) for pid in re.findall(r"child (\d+)", serving.logs())]
     assert pids
     if how is signal.SIGKILL:
@@ -189,11 +190,11 @@ def test_holds(trial, inference_server, load_test):
 
 
 def test_two_workers_have_servers_of_their_own(serving: Serving) -> None:
-    serving.write(process(), parameters={"ttft": [0.01, 0.011, 0.012, 0.013, 0.014, 0.015]})
+    serving.write(process(), parameters={"ttft": [0.01, 0.011, 0.012, 0.013]})
     text = serving.run("-n", "2", status=0)
-    assert "12 passed" in text
+    assert "8 passed" in text
     ports = re.findall(r"listening on (\d+)", serving.logs())
-    assert len(ports) == 6
+    assert len(ports) == 4
 
 
 def test_an_endpoint_that_is_already_up_is_used_and_left_running(serving: Serving) -> None:

@@ -34,6 +34,8 @@ def most(trials: int, probability: float) -> int:
 
 
 SLOW = pytest.mark.slow
+#: Series of random values: few show a mistake, many show how often one happens.
+FEW_AND_MANY = pytest.mark.parametrize("trials", [6, pytest.param(60, marks=SLOW)])
 
 
 def steps(*levels: tuple[int, float], noise: float = 0.02, seed: int = 0) -> list[float]:
@@ -61,7 +63,7 @@ def energy(left: Array, right: Array) -> float:
 @pytest.mark.parametrize(
     "draw",
     [
-        pytest.param(lambda r: np.exp(r.normal(0, 0.02, 60)), id="normal"),
+        pytest.param(lambda r: np.exp(r.normal(0, 0.02, 60)), id="normal", marks=SLOW),
         pytest.param(lambda r: np.exp(0.02 * r.standard_t(2, 60)), id="heavy-tailed", marks=SLOW),
         pytest.param(lambda r: r.lognormal(0, 1.5, 60), id="skewed", marks=SLOW),
         pytest.param(lambda r: r.choice([1.0, 1.1], 60), id="two-valued", marks=SLOW),
@@ -74,8 +76,9 @@ def test_noise_is_called_a_change_as_often_as_alpha_says(draw: Draw) -> None:
     assert alarms <= most(trials, 0.01)
 
 
-def test_alpha_is_used_up() -> None:
-    trials, alpha = 60, 0.2
+@FEW_AND_MANY
+def test_alpha_is_used_up(trials: int) -> None:
+    alpha = 0.2
     found = [
         find(list(np.random.default_rng([6, n]).lognormal(size=20)), alpha=alpha)
         for n in range(trials)
@@ -98,8 +101,8 @@ def test_one_outlier_is_no_change() -> None:
 # Power and place
 
 
-def test_a_step_is_found_and_placed() -> None:
-    trials = 60
+@FEW_AND_MANY
+def test_a_step_is_found_and_placed(trials: int) -> None:
     found = [indices(steps((15, 1.0), (15, 1.05), seed=n)) for n in range(trials)]
     near = sum(any(abs(index - 15) <= 1 for index in each) for each in found)
     assert sum(map(bool, found)) >= trials - most(trials, 0.03)
@@ -107,10 +110,11 @@ def test_a_step_is_found_and_placed() -> None:
     assert near >= trials - most(trials, 0.09)
 
 
-def test_a_clear_step_is_placed_exactly() -> None:
-    found = [indices(steps((15, 1.0), (15, 1.2), seed=n)) for n in range(20)]
+@FEW_AND_MANY
+def test_a_clear_step_is_placed_exactly(trials: int) -> None:
+    found = [indices(steps((15, 1.0), (15, 1.2), seed=n)) for n in range(trials)]
     assert [each for each in found if 15 not in each] == []
-    assert sum(map(len, found)) <= 20 + most(20, 0.01)
+    assert sum(map(len, found)) <= trials + most(trials, 0.01)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.2**2, 1 / 1.2])
@@ -119,10 +123,11 @@ def test_two_steps_are_found(ratio: float) -> None:
     assert indices(values) == [20, 40]
 
 
-def test_a_short_bump_in_a_long_series_is_found() -> None:
+@FEW_AND_MANY
+def test_a_short_bump_in_a_long_series_is_found(trials: int) -> None:
     # One split in two, as many implementations do it, finds this hardly ever.
-    found = [indices(steps((40, 1.0), (6, 1.1), (14, 1.0), seed=n)) for n in range(20)]
-    assert sum({40, 46} <= set(each) for each in found) >= 20 - most(20, 0.06)
+    found = [indices(steps((40, 1.0), (6, 1.1), (14, 1.0), seed=n)) for n in range(trials)]
+    assert sum({40, 46} <= set(each) for each in found) >= trials - most(trials, 0.06)
 
 
 def test_a_change_among_many_values_leaves_the_others_to_be_found() -> None:
@@ -130,8 +135,9 @@ def test_a_change_among_many_values_leaves_the_others_to_be_found() -> None:
     assert indices(values) == [10, 40, 70, 100]
 
 
-def test_changes_are_placed_once_all_are_known() -> None:
-    for seed in range(20):
+@FEW_AND_MANY
+def test_changes_are_placed_once_all_are_known(trials: int) -> None:
+    for seed in range(trials):
         values = steps((20, 1.0), (20, 1.05), (20, 1.1025), seed=seed)
         found, logs = indices(values), np.log(values)
         start = found[-2] if len(found) > 1 else 0

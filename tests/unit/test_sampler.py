@@ -314,7 +314,12 @@ def lost(draw: Draw, limit: float, alpha: float, races: int) -> float:
     ("draw", "median"),
     [
         pytest.param(lambda rng, count: rng.normal(1, 0.1, count), 1.0, id="normal"),
-        pytest.param(lambda rng, count: rng.exponential(1, count), math.log(2), id="exponential"),
+        pytest.param(
+            lambda rng, count: rng.exponential(1, count),
+            math.log(2),
+            id="exponential",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_who_is_as_fast_as_the_limit_is_lost_no_more_often_than_allowed(

@@ -257,25 +257,27 @@ def test_any_values_under_known_keys_are_a_spec_or_an_error(candidate: Any) -> N
     check(candidate)
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+FUZZ = settings(
+    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=80
 )
+
+
+@FUZZ
 @given(candidate=mutated())
 def test_a_spec_with_mistakes_is_an_error_or_can_be_searched(candidate: Any) -> None:
     check(candidate)
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@FUZZ
 @given(candidate=plausible())
 def test_a_plausible_spec_can_be_searched_or_says_why_not(candidate: Any) -> None:
+    check(candidate)
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=600)
+@given(candidate=mutated() | plausible())
+def test_many_specs_can_be_searched_or_say_why_not(candidate: Any) -> None:
     check(candidate)
 
 

@@ -464,12 +464,14 @@ def lost_at_the_limit(
     return lost
 
 
+LOOPS = [(1, 1), (8, 4), (16, 16), (16, 4), (32, 8)]
 #: Binomial(150, 1 %) has more once in a thousand times.
 RARELY = 6
 
 
 @pytest.mark.parametrize(
-    ("clients", "servers"), [(1, 1), (4, 1), (8, 4), (16, 16), (16, 4), (32, 8)]
+    ("clients", "servers"),
+    [(4, 1), *(pytest.param(*loop, marks=pytest.mark.slow) for loop in LOOPS)],
 )
 @pytest.mark.parametrize("statistic", ["mean", "p50", "p90"])
 def test_a_closed_loop_at_the_limit_loses_rarely(
@@ -482,7 +484,7 @@ def test_a_closed_loop_at_the_limit_loses_rarely(
     assert lost <= RARELY
 
 
-@pytest.mark.parametrize("load", [0.5, 0.8])
+@pytest.mark.parametrize("load", [pytest.param(0.5, marks=pytest.mark.slow), 0.8])
 @pytest.mark.parametrize("statistic", ["mean", "p50", "p90"])
 def test_an_open_loop_at_the_limit_loses_rarely(load: float, statistic: str) -> None:
     (level,) = opened(4 * load)

@@ -344,7 +344,7 @@ def _compete(plan: Plan, directory: Path, session: str) -> None:
 
 @pytest.mark.parametrize(
     "storage",
-    ["journal", "postgres", pytest.param("sqlite", marks=pytest.mark.slow)],
+    ["journal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sqlite", "postgres"))],
     indirect=True,
 )
 def test_competing_processes_share_one_budget_exactly(
