@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 _MAX_HEAD: Final = 65536
@@ -26,7 +26,6 @@ _DONE: Final = b"[DONE]"
 _NONSENSE: Final = (
     AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
-_Reader: TypeAlias = Callable[[bytes, int, float], int]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +37,6 @@ class Exchange:
     """
 
     scheduled: float
-    wanted_tokens: int
     done: asyncio.Future[None]
     sent: float = 0.0
     stamps: list[float] = field(default_factory=list)
@@ -68,7 +66,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._rest = b""
-        self._read: _Reader = self._read_head
+        self._read: Callable[[bytes, int, float], int] = self._read_head
         self._left = 0
         self._status = 0
         self._stream = False
@@ -86,8 +84,10 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def abort(self, error: str, detail: str = "") -> None:
-        """End the running exchange, and with it the connection."""
-        self._fail(error, detail)
+        """End the running exchange as failed, and with it the connection."""
+        if self._exchange is not None:
+            self._exchange.fail(error, detail)
+        self._over(keep=False)
 
     def close(self) -> None:
         """Close the connection."""
@@ -113,9 +113,9 @@ class Connection(asyncio.Protocol):
             self._complete()
         elif not self._exchange.started and self.used:
             # The server gave up an idle connection just as it was used again.
-            self._fail("stale")
+            self.abort("stale")
         else:
-            self._fail("disconnected", str(exc or "the server closed the connection"))
+            self.abort("disconnected", str(exc or "the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
         """Take the time, then read the data."""
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
                     return
                 at = step
         except _NONSENSE as error:
-            self._fail("bad response", f"{type(error).__name__}: {error}")
+            self.abort("bad response", f"{type(error).__name__}: {error}")
 
     # Readers: each takes what it can from ``data`` at ``at`` and returns how far it got,
     # or -1 if it needs more.
@@ -281,11 +281,6 @@ class Connection(asyncio.Protocol):
         elif not exchange.stamps:
             exchange.fail("empty", "the answer has no text")
         self._over(keep=self._keep)
-
-    def _fail(self, error: str, detail: str = "") -> None:
-        if self._exchange is not None:
-            self._exchange.fail(error, detail)
-        self._over(keep=False)
 
     def _over(self, *, keep: bool) -> None:
         exchange, self._exchange = self._exchange, None

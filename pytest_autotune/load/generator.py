@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Final
 
@@ -46,7 +47,7 @@ class Generator:
         assert process.stdin is not None
         try:
             with suppress(BrokenPipeError):  # The reason is found below.
-                process.stdin.write(json.dumps(job.document()).encode() + b"\n")
+                process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
                 process.stdin.flush()
             answer = json.loads(self._line(process, check))
         except BaseException:
@@ -98,13 +99,13 @@ class Generator:
                 continue
             chunk = os.read(process.stdout.fileno(), _CHUNK)
             if not chunk:
-                raise LoadTestError(self._why_ended(process))
+                status, said = process.wait(), self._said()
+                raise LoadTestError(f"the load generator ended with status {status}: {said}")
             parts.append(chunk)
         return b"".join(parts)
 
-    def _why_ended(self, process: subprocess.Popen[bytes]) -> str:
-        status = process.wait()
+    def _said(self) -> str:
         assert self._errors is not None
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip()
-        return f"the load generator ended with status {status}: {said[-2000:] or 'said nothing'}"
+        return said[-2000:] or "said nothing"

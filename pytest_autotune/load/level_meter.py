@@ -68,16 +68,16 @@ class LevelMeter:
                 self._slo, strict=searched(spec) is not None or self._slo.levels == "max"
             ),
         )
-        result, seen = self._watched(spec, job, target, level, scenario)
-        if seen is None or not seen.disturbances:
+        result, disturbances = self._watched(spec, job, target, level, scenario)
+        if not disturbances:
             return result
         # With other prompts, as the server may remember these. And without the race, to the end:
         # the result is reported even if it is disturbed again.
         job = replace(job, seed=f"{job.seed}/again", race=None)
-        result, seen = self._watched(spec, job, target, level, scenario)
-        if seen is None or not seen.disturbances:
+        result, disturbances = self._watched(spec, job, target, level, scenario)
+        if not disturbances:
             return replace(result, warnings=(*result.warnings, _MEASURED_AGAIN))
-        why = f"unreliable, measured twice: {'; '.join(seen.disturbances)}"
+        why = f"unreliable, measured twice: {'; '.join(disturbances)}"
         return replace(result, warnings=(*result.warnings, why), reliable=False)
 
     def check(self, metrics: Mapping[str, float], level: Level) -> Compliance:
@@ -95,20 +95,17 @@ class LevelMeter:
 
     def _watched(
         self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
-    ) -> tuple[LevelResult, Watched | None]:
-        """Measure a level, and look at the devices meanwhile."""
+    ) -> tuple[LevelResult, tuple[str, ...]]:
+        """Measure a level, and return what disturbed the devices meanwhile."""
         if self._watch is None:
-            return self._measured(spec, job, target, level, scenario), None
+            return self._measured(spec, job, target, level, scenario), ()
         with self._watch() as seen:
             result = self._measured(spec, job, target, level, scenario)
         metrics = {**result.metrics, **_device_metrics(seen, result.metrics)}
-        result = replace(
-            result,
-            metrics=metrics,
-            compliance=self.check(metrics, level),
-            warnings=(*result.warnings, *seen.remarks),
-        )
-        return result, seen
+        warnings = (*result.warnings, *seen.remarks)
+        compliance = self.check(metrics, level)
+        result = replace(result, metrics=metrics, compliance=compliance, warnings=warnings)
+        return result, seen.disturbances
 
     def _measured(
         self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
@@ -116,7 +113,8 @@ class LevelMeter:
         """Measure a level once."""
         if spec.generator != "builtin":
             metrics = run_installed(spec.generator, job, scenario, target.check_alive, self._mask)
-            metrics |= _per_gpu(metrics, target.gpus)
+            rates = {name: rate for name, rate in metrics.items() if name.endswith("throughput")}
+            metrics |= {f"{name}_per_gpu": rate / target.gpus for name, rate in rates.items()}
             return LevelResult(level=level, metrics=metrics, compliance=self.check(metrics, level))
         run = self._generator.run(job, target.check_alive)
         # If the server died while the last requests failed, its death is the reason to report.
@@ -187,11 +185,3 @@ def _device_metrics(seen: Watched, metrics: Mapping[str, float]) -> dict[str, fl
     if tokens > 0:
         found["energy_per_token"] = seen.energy / tokens
     return found
-
-
-def _per_gpu(metrics: Mapping[str, float], gpus: int) -> dict[str, float]:
-    return {
-        f"{name}_per_gpu": value / gpus
-        for name, value in metrics.items()
-        if name.endswith("throughput")
-    }

@@ -34,10 +34,6 @@ class LevelState:
         """Note the time at which the level begins."""
         self.began = self.last_success = perf_counter()
 
-    def issue(self) -> None:
-        """Count a request that is about to be sent."""
-        self.issued += 1
-
     def record(self, exchange: Exchange) -> RequestRecord | None:
         """Record a request that is over, and return it; None if it never went out."""
         stamps = exchange.stamps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from pytest_autotune.load.limits import LATENCIES
 from pytest_autotune.text.numbers import number, quantity
 
 #: Columns of a table of load levels, and the metrics in them.
@@ -14,13 +15,6 @@ LEVEL_HEADER: Final = (
 )  # fmt: skip
 
 
-_LEVEL_TIMES: Final = tuple(
-    f"{statistic}_{name}"
-    for name in ("ttft", "tpot", "e2e_latency")
-    for statistic in ("p50", "p99")
-)
-
-
 def level_row(label: str, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
     """Return a load level's cells under :data:`LEVEL_HEADER`."""
     requests, errors = metrics.get("num_requests"), metrics.get("error_rate")
@@ -28,7 +22,11 @@ def level_row(label: str, metrics: Mapping[str, float | None]) -> tuple[str, ...
         label,
         number(requests),
         "-" if requests is None or errors is None else number(round(requests * errors)),
-        *(quantity(name, metrics.get(name)) for name in _LEVEL_TIMES),
+        *(
+            quantity(name, metrics.get(f"{statistic}_{name}"))
+            for name in LATENCIES
+            for statistic in ("p50", "p99")
+        ),
         number(metrics.get("request_throughput")),
         number(metrics.get("output_throughput")),
     )

@@ -22,25 +22,24 @@ def searched(spec: BenchmarkSpec) -> LevelSearch | None:
     return None
 
 
-def level_of(load: float, scenario: Scenario, *, closed: bool, several: bool) -> Level:
-    """Return a level without metrics. It names its scenario if there are ``several``."""
+def level_of(spec: BenchmarkSpec, load: float, scenario: Scenario) -> Level:
+    """Return a level without metrics. It names its scenario if the spec has several."""
+    closed = not spec.request_rate
     return Level(
         concurrency=int(load) if closed else None,
         request_rate=None if closed else load,
-        scenario=scenario.text if several else None,
+        scenario=scenario.text if len(spec.scenarios) > 1 else None,
         metrics={},
     )
 
 
 def declared_levels(spec: BenchmarkSpec) -> Iterator[tuple[Level, Scenario]]:
     """Yield the levels to run, lightest first."""
-    closed = not spec.request_rate
-    loads = spec.concurrency if closed else spec.request_rate
+    loads = spec.request_rate or spec.concurrency
     assert not isinstance(loads, LevelSearch)
     for load in loads:
         for scenario in spec.scenarios:
-            several = len(spec.scenarios) > 1
-            yield level_of(load, scenario, closed=closed, several=several), scenario
+            yield level_of(spec, load, scenario), scenario
 
 
 def lightest_first(levels: Sequence[LevelResult], declared: Declared) -> list[LevelResult]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_autotune.load.statistics import PERCENTILES, GoodputLimits, percentile_of
@@ -67,7 +67,7 @@ class Tally:
 
     def with_more(self, values: Iterable[float]) -> Tally:
         """Return the tally with values added that are not final."""
-        tally = Tally(self.limit, self.count, self.total, self.exceeding)
+        tally = replace(self)
         for value in values:
             tally.add(value)
         return tally

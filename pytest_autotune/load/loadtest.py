@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 from pytest_autotune.bench.measure import Watch
@@ -19,7 +20,7 @@ from pytest_autotune.load.levels import (
     lightest_first,
     searched,
 )
-from pytest_autotune.load.order import fates, first
+from pytest_autotune.load.order import first
 from pytest_autotune.load.results import LevelResult, LoadResult, progress, saturation
 from pytest_autotune.load.search import search_levels
 from pytest_autotune.load.standing import Standing, bar
@@ -126,7 +127,7 @@ class LoadTest:
             found = {name: math.nan if v is None else v for name, v in metrics.items()}
             return not self._meter.check(found, level).feasible
 
-        chosen = first(fates(self._records(), [level for level, _ in declared], breaks))
+        chosen = first(self._records(), [level for level, _ in declared], breaks)
         if chosen is None or chosen.level.identity == declared[0][0].identity:
             return declared, []
         at = next(i for i, (lv, _) in enumerate(declared) if lv.identity == chosen.level.identity)
@@ -153,10 +154,7 @@ class LoadTest:
             return self._benchmark
         origin = replace(self._benchmark.origin, file="load_test()", pointer="")
         base = dict(self._raw.get("benchmark", {}))
-        for one, other in (
-            ("num_concurrency", "request_rate"),
-            ("request_rate", "num_concurrency"),
-        ):
+        for one, other in permutations(("num_concurrency", "request_rate")):
             if one in changes:
                 base.pop(other, None)
         plain = {key: list(v) if isinstance(v, tuple | range) else v for key, v in changes.items()}
@@ -172,21 +170,14 @@ class LoadTest:
         model = spec.model or first_model(target.base_url, headers)
         if model is None:
             model = self._raw.get("model", {}).get("id_or_path") or "default"
+        call = f"call-{self._calls}" if self._calls > 1 else ""
         return Job(
             url=target.base_url,
             endpoint=spec.endpoint,
             model=model,
             scenario="",
             # A server's prefix cache may answer what it was asked before.
-            seed="/".join(
-                part
-                for part in (
-                    str(spec.seed),
-                    self._stream,
-                    f"call-{self._calls}" * (self._calls > 1),
-                )
-                if part
-            ),
+            seed="/".join(filter(None, (str(spec.seed), self._stream, call))),
             max_requests=spec.max_requests,
             max_time=spec.max_time,
             timeout=spec.request_timeout,

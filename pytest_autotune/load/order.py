@@ -31,41 +31,30 @@ class Fate:
         return (self.failed + 1) / (self.measured + 2) / max(self.seconds, 1e-9)
 
 
-def fates(
+def first(
     records: Sequence[TrialRecord],
     levels: Sequence[Level],
     breaks: Callable[[Metrics, Level], bool],
-) -> list[Fate]:
-    """Return the records of those of ``levels`` that were ever measured.
+) -> Fate | None:
+    """Return the level to begin with: the one of most worth, the earliest of equals.
 
-    ``breaks`` returns whether a level's metrics break a hard bound. None are returned before
-    enough trials were infeasible.
+    ``breaks`` returns whether a level's metrics break a hard bound. None before enough trials were
+    infeasible, or where no level ever failed: then the lightest is as good as any.
     """
     past = [record for record in effective(records) if record.finished and record.levels]
     infeasible = sum(record.outcome is Outcome.INFEASIBLE for record in past)
     if infeasible < MIN_INFEASIBLE:
-        return []
+        return None
     found = []
     for level in levels:
-        seen = [m for record in past for m in _metrics_of(record, level)]
+        entries = [entry for record in past for entry in record.levels]
+        seen = [entry.metrics for entry in entries if entry.identity == level.identity]
         seconds = [m["duration"] for m in seen if "duration" in m]
         if seconds:
             failed = sum(breaks(metrics, level) for metrics in seen)
             found.append(
                 Fate(level=level, failed=failed, measured=len(seen), seconds=median(seconds))
             )
-    return found
-
-
-def first(found: Sequence[Fate]) -> Fate | None:
-    """Return the level to begin with: the one of most worth, the earliest of equals.
-
-    None where no level ever failed: then the lightest is as good as any.
-    """
     if not any(fate.failed for fate in found):
         return None
     return max(found, key=lambda fate: fate.worth)
-
-
-def _metrics_of(record: TrialRecord, level: Level) -> list[Metrics]:
-    return [entry.metrics for entry in record.levels if entry.identity == level.identity]

@@ -1,10 +1,10 @@
 """The race of a level: its requests may show, at a stated error rate, that its trial loses.
 
 A quantile or a mean is tested by betting against it. Let values that are never negative have a
-mean of at most 1. A player stakes the share ``s`` of the money on each value being more than 1.
-The value multiplies the money by ``1 + s · (value - 1)``, so the expected gain is nothing. The
-chance that the money ever grows by ``1 / alpha`` is at most ``alpha``, however often one looks
-(Ville, 1939). For means without an upper bound see Waudby-Smith and Ramdas, *Estimating means of
+mean of at most 1. A player stakes the share ``s`` of the money on each value being more than 1. The
+value multiplies the money by ``1 + s · (value - 1)``, so the expected gain is nothing. The chance
+that the money ever grows by ``1 / alpha`` is at most ``alpha``, however often one looks (Ville,
+1939). For means without an upper bound see Waudby-Smith and Ramdas, *Estimating means of
 bounded random variables by betting*, JRSS B 86, 2024. The values may have any distribution.
 
 For a mean the values are shares of the limit. The quantile at q exceeds the limit where more than

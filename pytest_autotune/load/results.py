@@ -128,11 +128,8 @@ def saturation(levels: Sequence[LevelResult]) -> list[str]:
     for lighter, heavier in pairwise(closed):
         before, after = (level.metrics["total_throughput"] for level in (lighter, heavier))
         if before > 0 and after < 1.02 * before:
-            text = (
-                f"saturated from concurrency {lighter.concurrency}: {number(before)} tokens/s, and "
-                f"{number(after)} at {heavier.concurrency}"
-            )
-            return [text]
+            least = f"saturated from concurrency {lighter.concurrency}: {number(before)} tokens/s"
+            return [f"{least}, and {number(after)} at {heavier.concurrency}"]
     return []
 
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
+from pytest_autotune.bench.host import quiet_collector
 from pytest_autotune.bench.statistics import quantile
-from pytest_autotune.load.connection import Connections, Exchange
+from pytest_autotune.load.connection import Connection, Connections, Exchange
 from pytest_autotune.load.early_end import EarlyEnd
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.level_state import LevelState
@@ -71,7 +72,6 @@ class LevelRunner:
             lost=self._early_end.race_lost,
             client=ClientHealth(
                 cpu=cpu / wall if wall > 0 else 0.0,
-                lag_p50=quantile(lags, 0.5) if lags else 0.0,
                 lag_p99=quantile(lags, 0.99) if lags else 0.0,
                 late_p99=quantile(late, 0.99),
             ),
@@ -82,7 +82,7 @@ class LevelRunner:
     async def _client(self) -> None:
         pause = _FIRST_PAUSE
         while self._may_issue():
-            self._state.issue()
+            self._state.issued += 1
             if await self._request(perf_counter()):
                 pause = _FIRST_PAUSE
             else:
@@ -107,7 +107,7 @@ class LevelRunner:
                 await asyncio.sleep(wait)
             if self._stopped:
                 break
-            self._state.issue()
+            self._state.issued += 1
             # From when it was due: waiting for a slow client, or a connection, is latency too.
             task = asyncio.ensure_future(self._request(due))
             tasks.add(task)
@@ -120,19 +120,18 @@ class LevelRunner:
     async def _request(self, due: float) -> bool:
         """Send one request and record it; return whether it succeeded."""
         number = self._state.issued
-        wanted, data = self._prepared.next()
-        exchange = await self._attempt(due, wanted, data)
+        data = self._prepared.next()
+        exchange = await self._attempt(due, data)
         if exchange.error == "stale":
             # The server closed an idle connection; any client sends again, once.
-            exchange = await self._attempt(due, wanted, data)
+            exchange = await self._attempt(due, data)
         request = self._state.record(exchange)
         if request is not None and not request.cut:
             self._early_end.count(request, number)
         return not exchange.error
 
-    async def _attempt(self, due: float, wanted: int, data: bytes) -> Exchange:
-        loop = asyncio.get_running_loop()
-        exchange = Exchange(due, wanted, loop.create_future())
+    async def _attempt(self, due: float, data: bytes) -> Exchange:
+        exchange = Exchange(due, asyncio.get_running_loop().create_future())
         if self._stopped:
             exchange.fail("cut")
             return exchange
@@ -141,46 +140,38 @@ class LevelRunner:
             connection = self._connections.idle()
             if connection is None:
                 connection = await asyncio.wait_for(self._connections.connect(), self._job.timeout)
+            await self._exchange(exchange, connection, data)
+            self._connections.give(connection)
         except ConnectionRefusedError as error:
             exchange.fail("connection refused", str(error))
-            return exchange
         except asyncio.TimeoutError:
             exchange.fail("timeout", "no connection was made")
-            return exchange
         except OSError as error:
             exchange.fail("connection failed", str(error))
-            return exchange
         finally:
-            if exchange.error:
-                del self._state.running[exchange]
-        if self._stopped:
             del self._state.running[exchange]
-            self._connections.give(connection)
+        return exchange
+
+    async def _exchange(self, exchange: Exchange, connection: Connection, data: bytes) -> None:
+        if self._stopped:
             exchange.fail("cut")
-            return exchange
+            return
         self._state.running[exchange] = connection
-        timer = loop.call_later(self._job.timeout, connection.abort, "timeout", "no answer in time")
+        timer = asyncio.get_running_loop().call_later(
+            self._job.timeout, connection.abort, "timeout", "no answer in time"
+        )
         try:
             connection.send(exchange, data)
             await exchange.done
         finally:
             timer.cancel()
-            del self._state.running[exchange]
-        self._connections.give(connection)
-        return exchange
 
     # Watching the level
 
     async def _watch(self) -> None:
-        while True:
+        while not self._stopped:
             await asyncio.sleep(_CHECK_SECONDS)
-            if not self._stopped:
-                reason = self._early_end.reason()
-                if reason:
-                    self._stop(reason)
-
-    def _stop(self, reason: str) -> None:
-        self._stopped = reason
+            self._stopped = self._early_end.reason()
         for exchange, connection in list(self._state.running.items()):
             if connection is not None and not exchange.done.done():
                 connection.abort("cut")
@@ -220,20 +211,9 @@ async def run_level(job: Job, tokenizer: Tokenizer | None = None) -> LevelRun:
             for _ in range(missing):
                 connections.give(await connections.connect())
         runner = LevelRunner(job, connections, prepared, due)
-        with _quiet_collector():
+        # The collector would pause the event loop, so it runs now, not meanwhile.
+        gc.collect()
+        with quiet_collector():
             return await runner.run()
     finally:
         connections.close()
-
-
-@contextlib.contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Keep the garbage collector from pausing the event loop."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()

@@ -22,8 +22,7 @@ def search_levels(
     def passes(load: float) -> bool:
         results = measured.setdefault(load, [])
         for scenario in spec.scenarios:
-            level = level_of(load, scenario, closed=closed, several=len(spec.scenarios) > 1)
-            result = measure(level, scenario)
+            result = measure(level_of(spec, load, scenario), scenario)
             print(progress(result))  # noqa: T201 - pytest captures it
             results.append(result)
             if not result.met:

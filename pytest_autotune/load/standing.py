@@ -14,10 +14,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 from typing import Any, Final, Literal
 
 from pytest_autotune.errors import TrialPruned
+from pytest_autotune.load.limits import LATENCIES
 from pytest_autotune.load.race import ALPHA, MIN_BLOCK, OPEN_BLOCK, LevelRace
 from pytest_autotune.load.statistics import RequestRecord, percentile_of
 from pytest_autotune.scoring.levels import Level
@@ -29,7 +30,6 @@ from pytest_autotune.text.numbers import quantity
 
 #: Fewer requests do not show how their mean varies.
 _MIN_SAMPLE: Final = 5
-_LATENCIES: Final = ("ttft", "tpot", "e2e_latency")
 #: The counts of a request that make up a throughput; without any, the request itself counts.
 _WORK: Final[Mapping[str, tuple[str, ...]]] = {
     "request_throughput": (),
@@ -100,7 +100,7 @@ def _form(metric: str, *, maximize: bool) -> tuple[str, Literal["mean", "max"]] 
     if maximize:
         known = name.removesuffix(_PER_GPU) in _WORK and statistic in {"", "mean", "max"}
         return (name, "max" if statistic == "max" else "mean") if known else None
-    if name not in _LATENCIES:
+    if name not in LATENCIES:
         return None
     if statistic == "max":
         return metric, "max"
@@ -128,8 +128,7 @@ def _disorderly(bar: Bar, record: TrialRecord) -> bool:
             counts = (f"mean_{name}" for name in bar.work)
             work = sum(metrics.get(name, math.nan) for name in counts) if bar.work else 1.0
             slowness = metrics.get("mean_e2e_latency", math.nan) / work if work else math.nan
-        load = level.load
-        scenarios.setdefault(level.scenario, []).append((load, slowness))
+        scenarios.setdefault(level.scenario, []).append((level.load, slowness))
     return any(
         heavy * (1 + RACE_MARGIN) < light
         for found in scenarios.values()
@@ -153,10 +152,10 @@ class Reached:
 def bound_of(
     bar: Bar, requests: Sequence[RequestRecord], *, gpus: int, alpha: float
 ) -> float | None:
-    """Return the bound that a level's requests set for heavier levels, None where there is none.
+    """Return the bound that a level's requests set for heavier levels, None without one.
 
-    The requests are a sample, so the bound is the end of an interval with an error of ``alpha``:
-    of a mean by Student's t, of a percentile by order statistics (binomial). None follows from a
+    As the requests are a sample, the bound is the end of an interval with an error of ``alpha``. A
+    mean's is by Student's t, a percentile's by order statistics (binomial). None follows from a
     level with failures or cut requests, as those may be why others were fast.
     """
     unknown = bar.pool == "max" and not bar.maximize
@@ -184,9 +183,8 @@ def _work(bar: Bar, request: RequestRecord) -> int:
 def _low_mean(values: Sequence[float], alpha: float) -> float | None:
     if len(values) < _MIN_SAMPLE:
         return None
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    low = mean - _student(1 - alpha, len(values) - 1) * math.sqrt(variance / len(values))
+    error = stdev(values) / math.sqrt(len(values))
+    low = fmean(values) - _student(1 - alpha, len(values) - 1) * error
     return low if low > 0 else None
 
 
@@ -213,19 +211,11 @@ def _low_rank(count: int, share: float, alpha: float) -> int:
     return min(rank, count)
 
 
-def best_possible(
-    bar: Bar, levels: Sequence[Level], reached: Sequence[Reached], supposed: Reached | None = None
-) -> float:
-    """Return the best value that the objective can reach, given the levels reached so far.
-
-    ``supposed`` is a level that was not measured to its end, with an assumed value.
-    """
+def best_possible(bar: Bar, levels: Sequence[Level], reached: Sequence[Reached]) -> float:
+    """Return the best value that the objective can reach, given the levels reached so far."""
     known = {found.level.identity: found.value for found in reached}
-    if supposed is not None:
-        known[supposed.level.identity] = supposed.value
-    bounds = [*reached, *([] if supposed is None else [supposed])]
     values = [
-        known[level.identity] if level.identity in known else _bounded(bar, level, bounds)
+        known[level.identity] if level.identity in known else _bounded(bar, level, reached)
         for level in levels
     ]
     return max(values) if bar.pool == "max" else math.fsum(values) / len(values)
@@ -247,39 +237,6 @@ def _bounded(bar: Bar, level: Level, reached: Sequence[Reached]) -> float:
     return min((bound * level.concurrency for bound in lighter), default=math.inf)
 
 
-def _turning(
-    bar: Bar, levels: Sequence[Level], reached: Sequence[Reached], level: Level, *, heavier: bool
-) -> float | None:
-    """Return the value of ``level`` at which the trial as a whole loses, by halving.
-
-    With ``heavier``, the value counts for heavier levels, too.
-    """
-
-    def total(value: float) -> float:
-        scale = level.load if bar.maximize else 1.0
-        supposed = Reached(level=level, value=value, bound=value / scale if heavier else None)
-        return best_possible(bar, levels, reached, supposed)
-
-    # No throughput is worse than 0, and no latency better.
-    low, high = 0.0, bar.limit * len(levels) * (1 + 1e-6)
-    if bar.loses(total(low)) is not bar.maximize:
-        return None
-    for _ in range(80):
-        middle = (low + high) / 2
-        if bar.loses(total(middle)) is bar.maximize:
-            low = middle
-        else:
-            high = middle
-    # The end of the interval on the side that has lost.
-    found = low if bar.maximize else high
-    return found if found > 0 else None
-
-
-def _error(levels: Sequence[Level]) -> float:
-    """Return the error rate of each decision, of which there are two at every level."""
-    return ALPHA / (2 * len(levels))
-
-
 class Standing:
     """A trial's standing against the bar, from level to level."""
 
@@ -287,6 +244,8 @@ class Standing:
         self._bar = bar
         self._levels = levels
         self._gpus = gpus
+        #: The error rate of each decision, of which there are two at every level.
+        self._alpha = ALPHA / (2 * len(levels))
         self._reached: list[Reached] = []
         self._shown: list[str] = []
 
@@ -299,22 +258,48 @@ class Standing:
         bar = self._bar
         if bar.maximize and (level.concurrency is None or (bar.work and not fixed)):
             return None
-        limit = _turning(bar, self._levels, self._reached, level, heavier=bar.orderly)
+        limit = self._turning(level, heavier=bar.orderly)
         if limit is None:
             return None
-        certain = _turning(bar, self._levels, self._reached, level, heavier=False)
+        certain = self._turning(level, heavier=False)
         statistic, metric = ("mean", "e2e_latency") if bar.maximize else split_name(bar.of_level)
         return LevelRace(
             metric=metric,
             statistic=statistic,
             limit=self._time(limit, level),
             certain=math.inf if certain is None else self._time(certain, level),
-            alpha=_error(self._levels),
+            alpha=self._alpha,
             # The first requests come all at once and wait for each other, as none does later.
             skip=level.concurrency or 0,
             block=max(MIN_BLOCK, level.concurrency or OPEN_BLOCK),
             per=bar.work if bar.maximize else (),
         )
+
+    def _turning(self, level: Level, *, heavier: bool) -> float | None:
+        """Return the value of ``level`` at which the trial as a whole loses, by halving.
+
+        With ``heavier``, the value counts for heavier levels, too.
+        """
+        bar = self._bar
+        # No throughput is worse than 0, and no latency better.
+        low, high = 0.0, bar.limit * len(self._levels) * (1 + 1e-6)
+        if bar.loses(self._best_with(level, low, heavier=heavier)) is not bar.maximize:
+            return None
+        for _ in range(80):
+            middle = (low + high) / 2
+            if bar.loses(self._best_with(level, middle, heavier=heavier)) is bar.maximize:
+                low = middle
+            else:
+                high = middle
+        # The end of the interval on the side that has lost.
+        found = low if bar.maximize else high
+        return found if found > 0 else None
+
+    def _best_with(self, level: Level, value: float, *, heavier: bool) -> float:
+        """Return the best that the objective can reach if ``level`` has ``value``."""
+        scale = level.load if self._bar.maximize else 1.0
+        supposed = Reached(level=level, value=value, bound=value / scale if heavier else None)
+        return best_possible(self._bar, self._levels, [*self._reached, supposed])
 
     def _time(self, value: float, level: Level) -> float:
         """Return a latency as it is, and turn a throughput into the time per unit, or back."""
@@ -331,7 +316,7 @@ class Standing:
         A trial that has nothing more to measure is not pruned.
         """
         value = metrics.get(self._bar.of_level, math.nan)
-        bound = bound_of(self._bar, requests, gpus=self._gpus, alpha=_error(self._levels))
+        bound = bound_of(self._bar, requests, gpus=self._gpus, alpha=self._alpha)
         self._reached.append(Reached(level=level, value=value, bound=bound))
         self._shown.append(self._show(level, value, len(requests)))
         best = best_possible(self._bar, self._levels, self._reached)
@@ -353,11 +338,7 @@ class Standing:
         worst = min if self._bar.maximize else max
         # The sample so far may lie on the better side of the limit that is certainly lost.
         value = worst(limit, value) if math.isfinite(value) else limit
-        scale = level.load if self._bar.maximize else 1.0
-        bound = value / scale if self._bar.orderly else None
-        supposed = Reached(level=level, value=value, bound=bound)
-        best = best_possible(self._bar, self._levels, self._reached, supposed)
-        return self._pruned(best)
+        return self._pruned(self._best_with(level, value, heavier=self._bar.orderly))
 
     def _show(self, level: Level, value: float, requests: int) -> str:
         found = quantity(self._bar.of_level, value)
@@ -365,8 +346,7 @@ class Standing:
 
     def _pruned(self, best: float) -> TrialPruned:
         bar = self._bar
-        count = len(self._levels)
-        several = f" over {count} levels" if count > 1 else ""
+        several = f" over {len(self._levels)} levels" if len(self._levels) > 1 else ""
         reason = (
             f"lost the race: {bar.metric} would come to {quantity(bar.metric, best)} at best"
             f"{several} ({', '.join(self._shown)}), and {quantity(bar.metric, bar.limit)} would "

@@ -99,12 +99,11 @@ class ClientHealth:
     """The state of the client itself, to tell a slow server from a slow client.
 
     ``cpu`` is the share of one core that the client used. ``lag`` is the lateness of its event
-    loop, at two percentiles; ``late`` is the time from when requests were due to when they were
-    sent. Both are in seconds.
+    loop; ``late`` is the time from when requests were due to when they were sent. Both are in
+    seconds.
     """
 
     cpu: float = 0.0
-    lag_p50: float = 0.0
     lag_p99: float = 0.0
     late_p99: float = 0.0
 

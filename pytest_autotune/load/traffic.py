@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,14 +33,9 @@ def due_times(job: Job) -> list[float]:
     """Return the times that the requests of an open loop are due, in seconds from its start."""
     if job.request_rate is None:
         return []
-    times: Iterator[float] = arrivals(job.request_rate, job.seed)
-    if job.max_requests is not None:
-        times = islice(times, job.max_requests)
-    due: list[float] = []
-    for at in times:
-        if job.max_time is not None and at > job.max_time:
-            break
-        due.append(at)
+    end = math.inf if job.max_time is None else job.max_time
+    times = islice(arrivals(job.request_rate, job.seed), job.max_requests)
+    due = list(takewhile(lambda at: at <= end, times))
     # A level without a request would say nothing.
     return due or [0.0]
 
@@ -63,18 +59,17 @@ class PreparedRequests:
             *(f"{name}: {value}" for name, value in job.headers.items()),
         ]
         self._head = "\r\n".join(lines).encode("latin-1")
-        self._ready: deque[tuple[int, bytes]] = deque()
+        self._ready: deque[bytes] = deque()
         ahead, size = min(count if count is not None else 256, _AHEAD), 0
         while len(self._ready) < ahead and size < _AHEAD_BYTES:
-            wanted, data = self._make()
-            size += len(data)
-            self._ready.append((wanted, data))
+            self._ready.append(self._make())
+            size += len(self._ready[-1])
 
-    def next(self) -> tuple[int, bytes]:
-        """Return the number of tokens wanted, and the whole request: head and body."""
+    def next(self) -> bytes:
+        """Return a whole request: head and body."""
         return self._ready.popleft() if self._ready else self._make()
 
-    def _make(self) -> tuple[int, bytes]:
+    def _make(self) -> bytes:
         tokens, wanted = next(self._draws)
         prompt = self._prompts.text(tokens, self._made)
         self._made += 1
@@ -93,4 +88,4 @@ class PreparedRequests:
         body |= self._job.extra_body
         # A null takes a key away, for servers that refuse what they do not know.
         data = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
-        return wanted, b"%s\r\nContent-Length: %d\r\n\r\n%s" % (self._head, len(data), data)
+        return b"%s\r\nContent-Length: %d\r\n\r\n%s" % (self._head, len(data), data)

@@ -70,7 +70,7 @@ def must_return(seconds: float = 5.0) -> Iterator[None]:
 
 
 def make_exchange() -> Exchange:
-    return Exchange(0.0, 4, cast("asyncio.Future[None]", Done()))
+    return Exchange(0.0, cast("asyncio.Future[None]", Done()))
 
 
 def times_done(exchange: Exchange) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from builders import make_level, make_record
 
-from pytest_autotune.load.order import Fate, fates, first
+from pytest_autotune.load.order import Fate, first
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.records import TrialRecord
@@ -30,7 +30,7 @@ def trial(number: int, *levels: tuple[int, bool, float], outcome: str = "") -> T
 
 
 def chosen(records: Sequence[TrialRecord]) -> int | None:
-    found = first(fates(records, LEVELS, breaks))
+    found = first(records, LEVELS, breaks)
     return None if found is None else found.level.concurrency
 
 
@@ -62,10 +62,7 @@ def test_the_worth_is_the_smoothed_share_for_the_time(
 
 
 def test_of_equals_the_first_is_taken() -> None:
-    equals = [Fate(level=level, failed=1, measured=2, seconds=1.0) for level in LEVELS]
-    found = first(equals)
-    assert found is not None
-    assert found.level is LEVELS[0]
+    assert chosen([trial(n, *((load, True, 1.0) for load in (16, 4, 1))) for n in range(3)]) == 1
 
 
 def test_where_no_level_failed_nothing_is_known_against_the_lightest() -> None:
@@ -80,7 +77,9 @@ def test_a_level_that_was_never_measured_does_not_go_first() -> None:
 
 def test_the_usual_time_counts() -> None:
     records = [trial(n, (1, False, 1.0), (4, True, 100.0 if n == 0 else 1.0)) for n in range(5)]
-    (fate,) = [f for f in fates(records, LEVELS, breaks) if f.level.concurrency == 4]
+    fate = first(records, LEVELS, breaks)
+    assert fate is not None
+    assert fate.level.concurrency == 4
     assert (fate.failed, fate.measured, fate.seconds) == (5, 5, 1.0)
 
 

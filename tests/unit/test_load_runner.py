@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -135,7 +136,7 @@ def test_warm_up_is_not_counted(server: Scripted) -> None:
 def test_warm_up_has_prompts_of_its_own(server: Scripted) -> None:
     job = make_job(server)
     warm, load = (PreparedRequests(job, 8, stream, None) for stream in ("warm-up", "load"))
-    assert not {warm.next()[1] for _ in range(8)} & {load.next()[1] for _ in range(8)}
+    assert not {warm.next() for _ in range(8)} & {load.next() for _ in range(8)}
 
 
 def test_a_failed_warm_up_does_not_hide_what_the_level_gives(server: Scripted) -> None:
@@ -175,7 +176,7 @@ def test_a_server_that_closes_each_connection_is_connected_to_each_time(start: S
 def test_the_client_says_how_it_fared(server: Scripted) -> None:
     client = run(server, {"ttft": 0.05}, max_requests=4).client
     assert 0 <= client.cpu < 2
-    assert 0 <= client.lag_p50 <= client.lag_p99 < 1
+    assert 0 <= client.lag_p99 < 1
     assert 0 <= client.late_p99 < 1
 
 
@@ -247,7 +248,7 @@ def test_lengths_are_drawn_from_the_scenario(server: Scripted) -> None:
 # The same seed
 
 
-def sequence(count: int | None, requests: int = 50, **keys: Any) -> list[tuple[int, bytes]]:
+def sequence(count: int | None, requests: int = 50, **keys: Any) -> list[bytes]:
     job = make_job("http://127.0.0.1:1", **{"scenario": "U(2,20)/(2,9)", **keys})
     prepared = PreparedRequests(job, count, "load", None)
     return [prepared.next() for _ in range(requests)]
@@ -264,11 +265,11 @@ def test_another_seed_or_scenario_gives_others(change: dict[str, Any]) -> None:
 
 
 def test_no_two_requests_are_alike() -> None:
-    assert len({data for _, data in sequence(None, 2000, scenario="D(16,4)")}) == 2000
+    assert len(set(sequence(None, 2000, scenario="D(16,4)"))) == 2000
 
 
 def test_an_address_may_have_a_path_and_credentials() -> None:
-    _, data = PreparedRequests(make_job("http://u:pw@host:81/api/"), 1, "load", None).next()
+    data = PreparedRequests(make_job("http://u:pw@host:81/api/"), 1, "load", None).next()
     head = data.split(b"\r\n\r\n")[0]
     assert head.startswith(b"POST /api/v1/chat/completions HTTP/1.1\r\nHost: host:81\r\n")
     assert b"pw" not in head
@@ -276,7 +277,7 @@ def test_an_address_may_have_a_path_and_credentials() -> None:
 
 def test_the_length_of_a_body_is_in_bytes() -> None:
     job = make_job("http://host", extra_body={"stop": ["é\u2028😀"]})
-    head, _, body = PreparedRequests(job, 1, "load", None).next()[1].partition(b"\r\n\r\n")
+    head, _, body = PreparedRequests(job, 1, "load", None).next().partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body)["stop"] == ["é\u2028😀"]
 
@@ -482,7 +483,7 @@ def test_with_a_time_limit_alone_a_level_is_lost_as_well(server: Scripted) -> No
 
 def make_exchange() -> Exchange:
     loop = asyncio.new_event_loop()
-    exchange = Exchange(0.0, 4, loop.create_future())
+    exchange = Exchange(0.0, loop.create_future())
     loop.close()
     exchange.sent = 100.0
     return exchange
@@ -673,7 +674,7 @@ def test_a_generator_gives_what_the_runner_would(server: Scripted, generator: Ge
 
 def test_a_job_is_the_same_after_a_trip_through_json() -> None:
     job = make_job("http://x", {"a": 1}, limits=(make_limit("ttft", "p99", 1.5),), request_rate=2.5)
-    assert Job.of(json.loads(json.dumps(job.document()))) == job
+    assert Job.of(json.loads(json.dumps(asdict(job)))) == job
 
 
 def test_results_may_be_longer_than_a_pipe_holds(server: Scripted, generator: Generator) -> None:
@@ -802,7 +803,7 @@ def test_a_worker_whose_caller_is_gone_ends_in_the_middle_of_a_job(server: Scrip
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
-        worker.stdin.write(json.dumps(job.document()).encode() + b"\n")
+        worker.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
         worker.stdin.flush()
         deadline = time.monotonic() + 10
         while server.stats()["requests"] == 0:

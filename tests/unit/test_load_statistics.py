@@ -237,7 +237,7 @@ def test_further_percentiles_are_of_every_latency() -> None:
 
 
 def test_the_health_of_the_client_is_part_of_it() -> None:
-    health = ClientHealth(cpu=0.25, lag_p50=0.001, lag_p99=0.02, late_p99=0.5)
+    health = ClientHealth(cpu=0.25, lag_p99=0.02, late_p99=0.5)
     metrics = metrics_of(ok(), client=health)
     assert metrics["client_cpu"] == 0.25
     assert metrics["p99_client_lag"] == 0.02

@@ -327,7 +327,7 @@ def test_a_level_loses_just_where_the_trial_does(
     def loses(time: float) -> bool:
         value = level.load / time if maximize else time
         supposed = Reached(level=level, value=value, bound=1 / time if maximize else time)
-        return found.loses(best_possible(found, levels, reached, supposed))
+        return found.loses(best_possible(found, levels, [*reached, supposed]))
 
     if race is None:
         assert maximize

@@ -50,8 +50,10 @@ def run_installed(
     places = (os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent))
     program = shutil.which(adapter.PROGRAM, path=os.pathsep.join(places))
     if program is None:
-        msg = f"benchmark.generator is {name!r}, but there is no {adapter.PROGRAM} on PATH: "
-        raise LoadTestError(msg + adapter.INSTALL)
+        raise LoadTestError(
+            f"benchmark.generator is {name!r}, but there is no {adapter.PROGRAM} on PATH: "
+            f"{adapter.INSTALL}"
+        )
     if job.tokenizer is None:
         raise LoadTestError(
             f"benchmark.generator {name!r} needs benchmark.model_tokenizer to make its prompts"
@@ -78,17 +80,12 @@ def run_installed(
 
 def _environment(adapter: Any, job: Job) -> dict[str, str]:
     bearer = job.headers.get("Authorization", "").removeprefix("Bearer ") or None
-    environment = dict(os.environ)
-    for name, value in adapter.environment(bearer).items():
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
-    return environment
+    changed = {**os.environ, **adapter.environment(bearer)}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def _run(
-    command: list[str], environment: Mapping[str, str], folder: Path, check: Callable[[], None]
+    command: list[str], environment: dict[str, str], folder: Path, check: Callable[[], None]
 ) -> str:
     """Run a command to its end and return its output. An interruption ends the command, too."""
     log = folder / "output.txt"
@@ -98,7 +95,7 @@ def _run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=dict(environment),
+            env=environment,
             cwd=folder,
             **OWN_GROUP,
         )
