@@ -15,7 +15,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,7 @@ class Identity:
             f"{_LABEL}.trial": str(self.trial),
             f"{_LABEL}.host": host(),
             f"{_LABEL}.user": _user(),
-            f"{_LABEL}.owner": owner(),
+            f"{_LABEL}.owner": _owner(os.getpid()),
             f"{_LABEL}.owner-pid": str(os.getpid()),
         }
 
@@ -93,13 +93,9 @@ def _locks() -> FileCoordinator:
     return FileCoordinator(Path(tempfile.gettempdir()) / f"pytest-autotune-{_user()}")
 
 
-def owner() -> str:
-    """Return the name of this process as an owner, announced as alive from now on."""
-    return _owner(os.getpid())
-
-
 @cache
 def _owner(_pid: int) -> str:
+    """Return the name of this process as an owner, announced as alive from now on."""
     name = uuid.uuid4().hex
     _locks().hold(name)
     return name
@@ -127,21 +123,12 @@ def ensure_image(client: DockerClient, image: str, policy: str) -> None:
     if policy == "never":
         raise ImageMissing(f"there is no image {image!r} on this engine, and 'pull' is 'never'")
     try:
-        repository, tag = _split_tag(image)
-        client.images.pull(repository, tag=tag)
+        client.images.pull(image)
     except (APIError, OSError) as error:
         raise ImageMissing(
             f"there is no image {image!r} on this engine, and it could not be pulled: "
             f"{_short(error)}; check the name and tag, or 'docker load' it"
         ) from None
-
-
-def _split_tag(image: str) -> tuple[str, str | None]:
-    if "@" in image:
-        return image, None
-    head, colon, tag = image.rpartition(":")
-    # A colon before a slash begins a registry's port.
-    return (head, tag) if colon and "/" not in tag else (image, "latest")
 
 
 def reap(client: DockerClient, project: str) -> int:
@@ -262,19 +249,15 @@ class DockerServer:
         """Wait for the container's end and note how it ended."""
         assert self._container is not None
         status = -1
-        waiter = None
         try:
             # A client of its own, as this one request lasts as long as the server.
-            waiter = type(self._client).from_env(timeout=None)
-            status = waiter.containers.get(self._container.id).wait()["StatusCode"]
-            state = waiter.api.inspect_container(self._container.id)["State"]
+            with closing(docker.from_env(timeout=None)) as waiter:
+                status = waiter.containers.get(self._container.id).wait()["StatusCode"]
+                state = waiter.api.inspect_container(self._container.id)["State"]
             self._exit = Exit(status=status, out_of_memory=bool(state.get("OOMKilled")))
         except (APIError, OSError, KeyError):
             # Somebody else removed it.
             self._exit = Exit(status=status)
-        finally:
-            if waiter is not None:
-                waiter.close()
         self._gone.set()
 
 
@@ -333,9 +316,6 @@ def _short(error: BaseException) -> str:
 
 def check_engine(image: str | None, policy: str) -> None:
     """Make sure the engine answers and ``image``, if it is known yet, is here."""
-    client = connect()
-    try:
+    with closing(connect()) as client:
         if image is not None:
             ensure_image(client, image, policy)
-    finally:
-        client.close()

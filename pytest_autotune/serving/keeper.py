@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_autotune.errors import LaunchError, ServerCrashed
+from pytest_autotune.errors import EngineError, LaunchError, ServerCrashed
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.process import ProcessServer, check_command
-from pytest_autotune.serving.running import RunningServer
+from pytest_autotune.serving.running import RunningServer, UrlServer
 from pytest_autotune.serving.server import InferenceServer
-from pytest_autotune.serving.url import UrlServer
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.system.masking import Masker
 from pytest_autotune.text.names import slug
@@ -31,7 +31,6 @@ def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
     if launch.backend == "process":
         check_command(launch)
     elif launch.backend == "docker":
-        from pytest_autotune.errors import EngineError
         from pytest_autotune.serving.docker import check_engine
 
         assert launch.image is not None
@@ -141,22 +140,20 @@ class ServerKeeper:
         if launch.backend == "url":
             return InferenceServer(launch, UrlServer(launch), None, self._masker)
         log = LogFile(self._logs / slug(study) / f"trial-{trial:03d}" / "server.log", self._masker)
+        backend: RunningServer
         try:
-            backend = self._backend(launch, log, study, trial, hold_port=hold_port)
+            if launch.backend == "process":
+                check_command(launch)
+                backend = ProcessServer(launch, log, hold_port=hold_port)
+            else:
+                from pytest_autotune.serving.docker import DockerServer, Identity
+
+                identity = Identity(project=self._project, study=study, trial=trial)
+                backend = DockerServer(launch, log, identity)
         except BaseException:
             log.close()
             raise
         return InferenceServer(launch, backend, log, self._masker)
-
-    def _backend(
-        self, launch: Launch, log: LogFile, study: str, trial: int, *, hold_port: bool
-    ) -> RunningServer:
-        if launch.backend == "process":
-            check_command(launch)
-            return ProcessServer(launch, log, hold_port=hold_port)
-        from pytest_autotune.serving.docker import DockerServer, Identity
-
-        return DockerServer(launch, log, Identity(project=self._project, study=study, trial=trial))
 
 
 def reap(project: Path) -> int:
@@ -166,8 +163,5 @@ def reap(project: Path) -> int:
     """
     from pytest_autotune.serving import docker
 
-    client = docker.connect()
-    try:
+    with closing(docker.connect()) as client:
         return docker.reap(client, str(project))
-    finally:
-        client.close()

@@ -139,19 +139,10 @@ def _volume(spec: ServerSpec, volume: str, index: int) -> str:
     return f"{source}:{target}"
 
 
-def _used(spec: ServerSpec) -> frozenset[str]:
-    texts: list[str] = [
-        *spec.command,
-        *(text_of(v) for v in spec.environment.values() if v is not None),
-        *spec.volumes,
-        *([spec.image] if spec.image is not None else ()),
-    ]
-    return frozenset(map(identifier, placeholders(texts)))
-
-
 def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
     """Return the arguments of the fixed flags, then of each parameter."""
-    used = _used(spec)
+    given = (*spec.command, *spec.environment.values(), *spec.volumes, spec.image)
+    used = set(map(identifier, placeholders(text_of(v) for v in given if v is not None)))
     renamed = {identifier(name): flag for name, flag in spec.flags.items()}
 
     def written(name: str, value: Any) -> list[str]:

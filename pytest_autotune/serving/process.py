@@ -58,14 +58,9 @@ def working_directory(launch: Launch) -> Path:
 
 
 def _environment(launch: Launch) -> dict[str, str]:
-    environment = dict(os.environ)
-    # It describes the test, not the server.
-    environment.pop("PYTEST_CURRENT_TEST", None)
-    for name, value in launch.environment.items():
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
+    # pytest's variable describes the test, not the server.
+    changed = {**os.environ, "PYTEST_CURRENT_TEST": None, **launch.environment}
+    environment = {name: value for name, value in changed.items() if value is not None}
     if launch.spec.without_gpus:
         environment[VISIBLE] = ""
     elif isinstance(launch.spec.gpus, list | tuple):
@@ -184,10 +179,7 @@ class ProcessServer:
 
 def _pump(source: IO[bytes], log: LogFile) -> None:
     with suppress(ValueError, OSError):
-        while True:
-            chunk = os.read(source.fileno(), 65536)
-            if not chunk:
-                return
+        while chunk := os.read(source.fileno(), 65536):
             log.write(chunk)
 
 

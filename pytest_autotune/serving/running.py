@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_autotune.serving.launch import Launch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
@@ -44,3 +46,19 @@ class RunningServer(Protocol):
 
     def stop(self) -> None:
         """End it with all its children, and release its resources. May be called twice."""
+
+
+class UrlServer:
+    """An endpoint that is already up. It is neither started nor stopped here."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.base_url = str(launch.spec.url).rstrip("/").removesuffix("/v1")
+        self.description = self.base_url
+        self.argv: list[str] = []
+
+    def exited(self) -> Exit | None:
+        """Return None, as only a request shows whether it runs."""
+        return None
+
+    def stop(self) -> None:
+        """Leave it running."""

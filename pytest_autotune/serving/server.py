@@ -104,9 +104,7 @@ class InferenceServer:
 
     def check_alive(self) -> None:
         """Raise :class:`ServerDied` or :class:`ServerOutOfMemory` if it has ended."""
-        ended = self._backend.exited()
-        if ended is not None:
-            raise self._error(ended, ServerDied)
+        self._check(ServerDied)
 
     def stop(self) -> None:
         """End it and everything it started. May be called twice."""
@@ -124,7 +122,7 @@ class InferenceServer:
         said = "nothing listened on its port"
         listened = False
         while True:
-            self._check_start()
+            self._check(ServerCrashed)
             answer = self._probe(max(1.0, min(_PROBE_SECONDS, deadline - time.monotonic())))
             if answer is None:
                 self.startup_seconds = time.monotonic() - began
@@ -134,7 +132,7 @@ class InferenceServer:
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
-        self._check_start()
+        self._check(ServerCrashed)
         waited = duration(self.launch.spec.startup_timeout)
         what = f"{self.description} at {self.base_url}"
         if not listened:
@@ -144,22 +142,21 @@ class InferenceServer:
             self._tail(),
         )
 
-    def _check_start(self) -> None:
+    def _check(self, kind: type[ServerError]) -> None:
+        """Raise an error of ``kind`` if it has ended, or one that it ran out of memory."""
         ended = self._backend.exited()
-        if ended is not None:
-            raise self._error(ended, ServerCrashed)
-
-    def _error(self, ended: Exit, kind: type[ServerError]) -> ServerError:
+        if ended is None:
+            return
         detail = f"{self.description}: {ended}"
         tail = self._tail()
         if ended.out_of_memory:
             limit = self.launch.spec.memory
             reason = f", by its limit of {limit}" if limit else ""
-            return ServerOutOfMemory(f"{detail}: the kernel killed it{reason}", tail)
+            raise ServerOutOfMemory(f"{detail}: the kernel killed it{reason}", tail)
         words = _MEMORY_WORDS.search(self.logs(tail=100))
         if words is not None:
-            return ServerOutOfMemory(f"{detail}, after saying {words[0]!r}", tail)
-        return kind(detail, tail)
+            raise ServerOutOfMemory(f"{detail}, after saying {words[0]!r}", tail)
+        raise kind(detail, tail)
 
     def _tail(self) -> str:
         return self.logs(tail=_MESSAGE_LINES)

@@ -5,8 +5,8 @@ end, or was killed. Then the server's group is terminated and, after a while, ki
 outlives its test run, however that ends. It uses the standard library only, and runs by path in
 isolated mode.
 
-Arguments: seconds to wait before killing, number of a descriptor to report on, ``--``, command.
-On the descriptor it writes the server's process id and, if it ends by itself, its wait status.
+Arguments: seconds to wait before killing, number of a descriptor to report on, ``--``, command. It
+writes the server's process id on the descriptor, and its wait status if it ends by itself.
 """
 
 from __future__ import annotations
