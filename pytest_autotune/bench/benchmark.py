@@ -63,8 +63,7 @@ class GpuBenchmark:
         if isinstance(race, Race):
             options["race"] = race
         elif race:
-            metric = options.get("metric", "e2e_latency")
-            limit = self._limit(metric, options.get("flop"), options.get("bytes_moved"))
+            limit = self._limit(options)
             options["race"] = None if limit is None else Race(limit=limit)
         options.setdefault("energy", self._energy)
         # Of many launches each is a sample: none is worth repeating.
@@ -81,7 +80,7 @@ class GpuBenchmark:
             raise TrialPruned(self._lost(found, options["race"]), estimate)
         return found
 
-    def _limit(self, metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
+    def _limit(self, options: Mapping[str, Any]) -> float | None:
         """Return the time per call that has certainly lost, None if there is nothing to beat."""
         best = incumbent(effective(self._records()))
         if best is None or best.metric is None or best.score is None or best.score >= MAX_SCORE:
@@ -91,9 +90,10 @@ class GpuBenchmark:
         if value <= 0:
             return None
         if not self._objective.maximize:
+            metric = options.get("metric", "e2e_latency")
             known = {f"{statistic}_{metric}" for statistic in ("mean", *_NOT_BELOW_MEDIAN)}
             return value * (1 + RACE_MARGIN) if best.metric in known else None
-        work = _work(best.metric, flop, bytes_moved)
+        work = _work(best.metric, options)
         return None if work is None else work / value * (1 + RACE_MARGIN)
 
     def _estimate(self, median: float, options: Mapping[str, Any]) -> float | None:
@@ -103,7 +103,7 @@ class GpuBenchmark:
         best = incumbent(effective(self._records()))
         if best is None or best.metric is None:
             return None
-        work = _work(best.metric, options.get("flop"), options.get("bytes_moved"))
+        work = _work(best.metric, options)
         return None if work is None else work / median
 
     def _lost(self, found: Measurement, race: Race) -> str:
@@ -115,9 +115,10 @@ class GpuBenchmark:
         )
 
 
-def _work(metric: str, flop: float | None, bytes_moved: float | None) -> float | None:
+def _work(metric: str, options: Mapping[str, Any]) -> float | None:
     """Return the work of a call in the unit of a rate, None where it is not known."""
-    rates = {"tflop_per_s": (flop, 1e12), "gb_per_s": (bytes_moved, 1e9)}
-    work, unit = rates.get(metric, (None, 1.0))
+    rates = {"tflop_per_s": ("flop", 1e12), "gb_per_s": ("bytes_moved", 1e9)}
+    option, unit = rates.get(metric, ("", 1.0))
+    work = options.get(option)
     # Anything but a number is refused later.
     return work / unit if isinstance(work, int | float) else None

@@ -6,30 +6,19 @@ that its first call took beyond the others. The timing reports that together wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
-
-@dataclass(slots=True)
-class _Spent:
-    """Compile time of the running trial that was not reported yet, in seconds."""
-
-    seconds: float = 0.0
-
-
-_spent = _Spent()
+#: Compile times of the running trial that were not reported yet, in seconds.
+_unreported: Final[list[float]] = []
 
 
 def add(first: float, usual: float) -> None:
     """Count a first call of ``first`` seconds, where a call usually takes ``usual``."""
-    _spent.seconds += max(first - usual, 0.0)
+    _unreported.append(max(first - usual, 0.0))
 
 
 def take() -> float:
-    """Return the seconds counted since the last time, or since :func:`begin`."""
-    seconds, _spent.seconds = _spent.seconds, 0.0
+    """Return the seconds counted since the last time, and forget them."""
+    seconds = sum(_unreported)
+    _unreported.clear()
     return seconds
-
-
-def begin() -> None:
-    """Forget what another trial left."""
-    _spent.seconds = 0.0

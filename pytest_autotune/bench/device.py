@@ -63,7 +63,8 @@ class TimedDevice(Protocol):
         """
 
     def reset_peak_memory(self) -> None:
-        """Forget the peak of allocated memory."""
+        """Forget the peak of allocated memory, where one is kept."""
+        return
 
     def peak_memory(self) -> int | None:
         """Return the most bytes that were allocated since, None where that is not known."""
@@ -104,11 +105,9 @@ class DeviceTimer:
 
     def overhead(self) -> float:
         """Return the seconds between two events with nothing between them."""
-        return median(
-            DeviceTimer(
-                Work(_nothing, [()]), self._device, cold_cache=self._flush is not None
-            ).batch(10)
-        )
+        empty = Work(lambda: None, [()])
+        cold = self._flush is not None
+        return median(DeviceTimer(empty, self._device, cold_cache=cold).batch(10))
 
 
 def sees_work(work: Work, device: TimedDevice) -> bool:
@@ -220,7 +219,3 @@ def _captured(work: Work, device: TimedDevice, calls: int) -> Callable[[], None]
             f"graph=True: {device.name} cannot capture the calls ({error}); what waits for the "
             "device, or copies to the host, cannot be part of a graph"
         ) from None
-
-
-def _nothing() -> None:
-    pass

@@ -148,9 +148,6 @@ class NumbaDevice(TimedDevice):
             "graph=True needs PyTorch, Triton or CuPy: Numba cannot capture CUDA graphs"
         )
 
-    def reset_peak_memory(self) -> None:
-        """Do nothing: Numba keeps no such figure."""
-
 
 def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | None:
     """Return the device that calls are timed on, None where it is the host's clock.
@@ -161,13 +158,20 @@ def device_for(backend: Framework, values: Iterable[object]) -> TimedDevice | No
     """
     if backend not in FRAMEWORKS:
         raise BenchmarkError(f"unknown backend {backend!r}; known: {', '.join(FRAMEWORKS)}")
-    if backend == "jax" and "jax" not in sys.modules:
-        raise BenchmarkError("backend 'jax': jax is not imported, so no kernel of it can have run")
+    module = "numba.cuda" if backend == "numba" else backend
+    if backend not in {"auto", "host"} and module not in sys.modules:
+        raise BenchmarkError(
+            f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
+        )
     if backend in {"host", "jax"}:
         return None
-    if backend != "auto":
-        return _named(backend, values)
     places = _places(values)
+    if backend != "auto":
+        if not _has_device(backend):
+            raise BenchmarkError(f"backend {backend!r}: {module} finds no device")
+        if backend in places:
+            _refuse_elsewhere(backend, places[backend])
+        return _MAKERS[backend]()
     elsewhere = places.pop("host", None) is not None
     for framework, indices in places.items():
         _refuse_elsewhere(framework, indices)
@@ -249,20 +253,6 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
                 device.synchronize()
 
     return wait
-
-
-def _named(backend: Framework, values: Iterable[object]) -> TimedDevice:
-    module = "numba.cuda" if backend == "numba" else backend
-    if module not in sys.modules:
-        raise BenchmarkError(
-            f"backend {backend!r}: {module} is not imported, so no kernel of it can have run"
-        )
-    if not _has_device(backend):
-        raise BenchmarkError(f"backend {backend!r}: {module} finds no device")
-    indices = _places(values).get(backend)
-    if indices:
-        _refuse_elsewhere(backend, indices)
-    return _MAKERS[backend]()
 
 
 def _flat(values: Iterable[object]) -> Iterator[object]:

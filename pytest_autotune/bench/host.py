@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,7 @@ class HostTimer:
 
     def overhead(self) -> float:
         """Return the seconds that timing adds to a call, measured on an empty function."""
-        empty = HostTimer(Work(_nothing, [()]), wait=None, cold_cache=False)
+        empty = HostTimer(Work(lambda: None, [()]), wait=None, cold_cache=False)
         empty.loops = self.loops
         return min(empty.batch(5))
 
@@ -68,10 +69,6 @@ class HostTimer:
         return time.perf_counter() - begin
 
 
-def _nothing() -> None:
-    pass
-
-
 @contextmanager
 def quiet_collector() -> Iterator[None]:
     """Keep the garbage collector from running in the block."""
@@ -84,15 +81,10 @@ def quiet_collector() -> Iterator[None]:
             gc.enable()
 
 
-def evictor() -> Callable[[], None]:
+def evictor() -> Callable[[], object]:
     """Return a function that fills the caches with something else."""
     size = 2 * last_cache_bytes()
-    buffer = ctypes.create_string_buffer(size)
-
-    def evict() -> None:
-        ctypes.memset(buffer, 0, size)
-
-    return evict
+    return partial(ctypes.memset, ctypes.create_string_buffer(size), 0, size)
 
 
 def last_cache_bytes() -> int:

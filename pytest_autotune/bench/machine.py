@@ -99,13 +99,10 @@ class MachineWatch:
         if before is None or after is None or after.wall - before.wall < _LEAST_SECONDS:
             return ()
         wall = after.wall - before.wall
-        busy, own, stolen = (
-            (later - earlier) / wall
-            for later, earlier in (
-                (after.busy, before.busy), (after.own, before.own), (after.stolen, before.stolen),
-            )
-        )  # fmt: skip
-        others, processors = busy - own, after.processors
+        busy = (after.busy - before.busy) / wall
+        others = busy - (after.own - before.own) / wall
+        stolen = (after.stolen - before.stolen) / wall
+        processors = after.processors
         found = []
         if others >= _MUCH and processors - busy <= _LITTLE_IDLE:
             found.append(f"other processes used {others:.1f} of the machine's {processors} CPUs")

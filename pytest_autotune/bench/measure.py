@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from pytest_autotune.bench.device import (
     DeviceTimer,
@@ -74,14 +74,7 @@ class Watched(Protocol):
 
 #: Watches devices in a ``with`` block; the observation is complete at its end.
 Watch = Callable[[], AbstractContextManager[Watched]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Timers:
-    """The timer of a callable, chosen after its first call."""
-
-    timer: HostTimer | DeviceTimer | GraphTimer
-    description: str
+_Timer: TypeAlias = HostTimer | DeviceTimer | GraphTimer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,23 +137,23 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     memory = _peak_memory(work, device, first)
     if peak == "measured":
         peaks = measured_peaks(device)
-    timers = _timers(work, device, wait, graph=graph, cold_cache=cold_cache)
-    typical = warm_up(timers.timer, warmup_time)
-    if isinstance(timers.timer, DeviceTimer):
-        timers.timer.host_times.clear()
-    taken = _sample(timers.timer, goal, race, watch)
+    timer, description = _timer(work, device, wait, graph=graph, cold_cache=cold_cache)
+    typical = warm_up(timer, warmup_time)
+    if isinstance(timer, DeviceTimer):
+        timer.host_times.clear()
+    taken = _sample(timer, goal, race, watch)
     sampling, seen = taken.sampling, taken.seen
     used = _energy(work, wait, watch, typical) if energy and watch is not None else None
-    host_times = timers.timer.host_times if isinstance(timers.timer, DeviceTimer) else []
+    host_times = timer.host_times if isinstance(timer, DeviceTimer) else []
     found = Measurement(
         metric=metric,
         samples=sampling.samples,
         interval=sampling.interval,
         ending=sampling.ending,
         seconds=sampling.seconds,
-        timer=timers.description,
-        calls_per_sample=timers.timer.loops,
-        overhead=timers.timer.overhead(),
+        timer=description,
+        calls_per_sample=timer.loops,
+        overhead=timer.overhead(),
         host_time=median(host_times) if host_times else None,
         peak_memory=memory,
         energy=used,
@@ -204,7 +197,7 @@ def _first_call(
         launches = False if device is None else launches_work(work, device)
         if device is not None and launches is not False:
             return device if launches else None, device.synchronize, taken
-    return None, wait_for_devices(values) or wait_for(work.last), taken
+    return None, wait_for_devices(values) or wait_for(lambda: work.last), taken
 
 
 def _goal(width: float, confidence: float, max_time: float) -> Goal:
@@ -220,14 +213,15 @@ def _goal(width: float, confidence: float, max_time: float) -> Goal:
     return Goal(width=width, confidence=confidence, max_time=max_time)
 
 
-def _timers(
+def _timer(
     work: Work,
     device: TimedDevice | None,
     wait: Callable[[], None] | None,
     *,
     graph: bool,
     cold_cache: bool | None,
-) -> _Timers:
+) -> tuple[_Timer, str]:
+    """Return the timer of a callable, chosen after its first call, and its description."""
     if device is None:
         if graph:
             raise BenchmarkError(
@@ -237,21 +231,17 @@ def _timers(
         # The first call may have been long for compiling only.
         if host.batch(1)[0] < _ROUND_SECONDS:
             host.calibrate()
-        return _Timers(timer=host, description=f"the host's clock ({affinity()})")
+        return host, f"the host's clock ({affinity()})"
     if graph:
-        cold = bool(cold_cache)
         probe = DeviceTimer(work, device, cold_cache=False)
         estimate = min(probe.batch(_ROUND_CALLS))
-        replay = GraphTimer(work, device, cold_cache=cold, estimate=estimate)
-        return _Timers(timer=replay, description=f"events of {device.name} around a CUDA graph")
-    cold = cold_cache is None or cold_cache
-    return _Timers(
-        timer=DeviceTimer(work, device, cold_cache=cold),
-        description=f"events of {device.name}",
-    )
+        replay = GraphTimer(work, device, cold_cache=bool(cold_cache), estimate=estimate)
+        return replay, f"events of {device.name} around a CUDA graph"
+    timer = DeviceTimer(work, device, cold_cache=cold_cache is not False)
+    return timer, f"events of {device.name}"
 
 
-def warm_up(timer: HostTimer | DeviceTimer | GraphTimer, max_time: float) -> float:
+def warm_up(timer: _Timer, max_time: float) -> float:
     """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
     began = time.perf_counter()
     previous = float("inf")
@@ -267,9 +257,7 @@ def warm_up(timer: HostTimer | DeviceTimer | GraphTimer, max_time: float) -> flo
             count = min(int(count * _ROUND_SECONDS / max(now - begin, 1e-6)) + 1, 10 * count)
 
 
-def _sample(
-    timer: HostTimer | DeviceTimer | GraphTimer, goal: Goal, race: Race | None, watch: Watch | None
-) -> _Taken:
+def _sample(timer: _Timer, goal: Goal, race: Race | None, watch: Watch | None) -> _Taken:
     """Sample, and once more if something disturbed it."""
     if watch is None:
         return _Taken(sampling=sample(timer, goal, race), seen=None)

@@ -40,14 +40,10 @@ class Interval:
     confidence: float
 
     @property
-    def middle(self) -> float:
-        """The middle of it."""
-        return (self.low + self.high) / 2
-
-    @property
     def relative_width(self) -> float:
         """Width as a share of the middle."""
-        return (self.high - self.low) / self.middle if self.middle > 0 else 0.0
+        middle = (self.low + self.high) / 2
+        return (self.high - self.low) / middle if middle > 0 else 0.0
 
     def is_sharp(self, width: float, confidence: float) -> bool:
         """Return whether it is as narrow as ``width`` (relative), and as sure as ``confidence``."""

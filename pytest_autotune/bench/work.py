@@ -24,7 +24,8 @@ class Work:
         self._function = function
         self.sets = tuple(sets)
         self._next: Iterator[Arguments] = itertools.cycle(self.sets)
-        self._last: object = None
+        #: The result of the last call that was kept.
+        self.last: object = None
 
     @classmethod
     def of(
@@ -60,14 +61,14 @@ class Work:
         """Return a function that makes the next ``count`` calls.
 
         It drops their results, so that the next call can use their memory again. With ``keep``
-        the last result is there for :meth:`last`.
+        the last result becomes :attr:`last`.
         """
         function, following = self._function, self._next
         if keep:
 
             def remember() -> None:
                 for arguments in itertools.islice(following, count):
-                    self._last = function(*arguments)
+                    self.last = function(*arguments)
 
             return remember
         if len(self.sets) > 1:
@@ -84,10 +85,6 @@ class Work:
                 function(*arguments)
 
         return repeat
-
-    def last(self) -> object:
-        """Return the result of the last call that was kept."""
-        return self._last
 
     def __call__(self) -> object:
         """Make one call and return its result."""

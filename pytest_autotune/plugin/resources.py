@@ -86,7 +86,7 @@ class Resources:
         Raises :class:`LeaseError` where they cannot be had, and :class:`TooFewGpusError` where
         only this trial cannot have them.
         """
-        compilation.begin()
+        compilation.take()  # What another trial left.
         if self._gpus.has_no_share and need.count != 0:
             worker = os.environ.get("PYTEST_XDIST_WORKER", "a worker")
             self._notice(study, f"{worker} has no GPU of its own, and takes turns with the others")

@@ -28,9 +28,9 @@ TYPES = ("float64", "float32", "float16", "complex128", "complex64")
 
 @pytest.fixture(autouse=True)
 def nothing_compiled() -> Iterator[None]:
-    compilation.begin()
+    compilation.take()
     yield
-    compilation.begin()
+    compilation.take()
 
 
 def matrices(dtype: str = "float64", side: int = 24) -> Inputs:

@@ -67,9 +67,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 @pytest.fixture(autouse=True)
 def nothing_compiled() -> Iterator[None]:
-    compilation.begin()
+    compilation.take()
     yield
-    compilation.begin()
+    compilation.take()
 
 
 def nothing(*arguments: object) -> None:

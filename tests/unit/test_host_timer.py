@@ -254,7 +254,7 @@ def test_waiting_is_once_a_sample_for_the_last_result_and_part_of_the_time(
     work = Work(kernel, [()])
 
     def wait() -> None:
-        waited.append(work.last())
+        waited.append(work.last)
         clock.now += 0.004
 
     timer = HostTimer(work, wait=wait, cold_cache=False)

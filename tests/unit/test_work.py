@@ -246,10 +246,10 @@ def test_the_last_result_is_kept_only_where_asked_for(inputs: list[tuple[int]]) 
     calls: list[Any] = []
     work = Work.of(taken(calls), (), inputs)
     work.bound(3)()
-    assert work.last() is None
+    assert work.last is None
     work.bound(4, keep=True)()
     assert len(calls) == 7
-    assert work.last() == 7
+    assert work.last == 7
 
 
 def test_results_that_are_not_kept_are_gone_before_the_next_call() -> None:
