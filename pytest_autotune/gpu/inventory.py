@@ -87,9 +87,7 @@ def _from_tool(problem: str) -> Inventory:
 
 
 def _query_tool() -> tuple[Gpu, ...]:
-    answer = _ask_tool(
-        "--query-gpu=index,uuid,name,memory.total,pci.bus_id", "--format=csv,noheader,nounits"
-    )
+    answer = _ask_tool("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
     # The tool mixes warnings in, as of a corrupted inforom.
     found = [gpu for line in answer.splitlines() if (gpu := _parse(line))]
     if not found and answer:
@@ -105,10 +103,10 @@ def _query_tool() -> tuple[Gpu, ...]:
 def _parse(line: str) -> Gpu | None:
     fields = [field.strip() for field in line.split(",")]
     match fields:
-        case [index, uuid, name, memory, pci_bus] if index.isdecimal() and uuid.startswith("GPU-"):
+        case [index, uuid, name, memory] if index.isdecimal() and uuid.startswith("GPU-"):
             # In MiB; something like [N/A] where the device shares the host's memory.
             size = int(memory) * 2**20 if memory.isdecimal() else 0
-            return Gpu(index=int(index), uuid=uuid, name=name, memory=size, pci_bus=pci_bus)
+            return Gpu(index=int(index), uuid=uuid, name=name, memory=size)
     return None
 
 
@@ -124,15 +122,8 @@ def _mig(names: dict[str, str]) -> dict[str, list[Mig]]:
         if gpu := _GPU.match(line):
             device = gpu["uuid"]
         elif (mig := _MIG.match(line)) and device in found:
-            found[device].append(
-                Mig(
-                    uuid=mig["uuid"],
-                    name=f"{names[device]} MIG {mig['profile']}",
-                    memory=0,
-                    gpu_instance=None,
-                    compute_instance=None,
-                )
-            )
+            name = f"{names[device]} MIG {mig['profile']}"
+            found[device].append(Mig(uuid=mig["uuid"], name=name, memory=0))
     return found
 
 
@@ -159,7 +150,6 @@ def _ask_tool(*arguments: str) -> str:
         said = said or done.stderr.strip()
         status = _VERSION_MISMATCH if "version mismatch" in said else done.returncode
         detail = f": {said.splitlines()[0]}" if said else ""
-        raise _NoAnswer(
-            nvml.explain(status) or f"nvidia-smi failed (status {done.returncode}){detail}"
-        )
+        failed = f"nvidia-smi failed (status {done.returncode}){detail}"
+        raise _NoAnswer(nvml.REASONS.get(status, failed))
     return said

@@ -1,6 +1,6 @@
 """Exclusive leases on GPUs, among all processes and users of one machine.
 
-A lease is a file lock for each device, so the kernel ends it with its holder, however that dies.
+A lease is a file lock for each device. The kernel ends it with its holder, however that dies.
 Several devices are taken all at once or not at all. A process that waits holds none, so there are
 no deadlocks. Waiting processes stand in a line, in which small requests do not overtake a large
 one for ever.
@@ -139,11 +139,11 @@ class Desk:
         """Return a description of the holders of the devices."""
         with self._mutex():
             holders = [(device, self._holder(device)) for device in devices]
-        parts: list[str] = []
-        for device, holder in holders:
-            if holder is not None:
-                lasted = max(time.time() - holder.since, 0.0)
-                parts.append(f"{device} is held by {holder} for {lasted:.0f} s")
+        parts = [
+            f"{device} is held by {holder} for {max(time.time() - holder.since, 0.0):.0f} s"
+            for device, holder in holders
+            if holder is not None
+        ]
         return "; ".join(parts) or "all are reserved for others in the line"
 
     def _others_are_in_the_way(self, candidates: Sequence[Device], ticket: Path) -> bool:
@@ -163,7 +163,10 @@ class Desk:
             )
         # Made before it is locked, as the process's umask would keep others out.
         with suppress(FileExistsError):
-            os.close(_created(path, _OPEN_TO_ALL))
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW
+            descriptor = os.open(path, flags, _OPEN_TO_ALL)
+            os.fchmod(descriptor, _OPEN_TO_ALL)
+            os.close(descriptor)
         return FileLock(path, mode=_OPEN_TO_ALL)
 
     def _taken(self, path: Path) -> BaseFileLock | None:
@@ -319,18 +322,10 @@ def _user() -> str:
 
 
 def _somebodys(path: Path, error: OSError) -> LeaseError:
-    msg = (
+    return LeaseError(
         f"GPU leases: {path} cannot be opened ({error.strerror}): it was made by another user, for "
         f"himself; remove it, or name another folder by {FOLDER_VARIABLE}"
     )
-    return LeaseError(msg)
-
-
-def _created(path: Path, mode: int) -> int:
-    """Make a file that all may use, never through a link; return its descriptor."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, mode)
-    os.fchmod(descriptor, mode)
-    return descriptor
 
 
 def _publish(target: Path, document: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Collection, Mapping
 from itertools import product
-from typing import Any, Final
+from typing import Any
 
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.gpu.allocation import NONE, Need
@@ -15,9 +15,6 @@ from pytest_autotune.space.sampling import example
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.server import ServerSpec
 from pytest_autotune.text.suggest import nearest
-
-#: Fixtures that use GPUs; the first of them requires one.
-FIXTURES: Final = ("gpu", "gpu_benchmark", "inference_server")
 
 
 def marked_gpus(value: object, spec: Spec, where: str) -> str:
@@ -58,7 +55,7 @@ def needed_gpus(
     ``fixtures`` are those of its tests. Raises :class:`SpecError` if ``marked`` does not give a
     number.
     """
-    if not any(name in fixtures for name in FIXTURES):
+    if not {"gpu", "gpu_benchmark", "inference_server"}.intersection(fixtures):
         return NONE
     if marked is not None:
         count = _count(marked, spec, params)
@@ -119,7 +116,7 @@ def largest_need(spec: Spec, most: int) -> int:
 
 
 def gpu_limit(spec: ServerSpec | None, visible: int) -> int | None:
-    """Return how many GPUs a trial may use, None where they need not be GPUs of this machine.
+    """Return the number of GPUs that a trial may use, None where they need not be of this machine.
 
     ``visible`` is how many this process sees.
     """

@@ -15,8 +15,8 @@ from typing import Any, Final
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gpu.readings import Driver, Gpu, Mig, Process, Reading
 
-#: The meaning of each status of NVML, and so of each exit status of nvidia-smi.
-_REASONS: Final[Mapping[int, str]] = {
+#: What a status of NVML, and so an exit status of nvidia-smi, means and what to do.
+REASONS: Final[Mapping[int, str]] = {
     4: "this user may not use the NVIDIA driver; check the permissions of /dev/nvidia*",
     9: "the NVIDIA driver is not loaded; load its kernel module (modprobe nvidia), or give the "
     "container its GPUs",
@@ -57,11 +57,6 @@ _THROTTLE: Final[Mapping[int, str]] = {
 
 class NvmlUnavailable(AutotuneError):
     """NVML, or the device asked for, is not there; the message says why and what to do."""
-
-
-def explain(status: int) -> str | None:
-    """Return the meaning of a status of NVML and what to do, None for other statuses."""
-    return _REASONS.get(status)
 
 
 class _Library:
@@ -105,7 +100,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _words(error: Any) -> str:
-    return explain(error.value) or f"NVML failed: {error}"
+    return REASONS.get(error.value) or f"NVML failed: {error}"
 
 
 @contextmanager
@@ -193,7 +188,6 @@ def gpus() -> tuple[Gpu, ...]:
                     uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
                     name=_text(pynvml.nvmlDeviceGetName(handle)),
                     memory=_Handle(pynvml, handle).total_memory(),
-                    pci_bus=_text(pynvml.nvmlDeviceGetPciInfo(handle).busId),
                     mig=_mig(pynvml, handle),
                 )
             except pynvml.NVMLError as error:
@@ -214,14 +208,11 @@ def _mig(pynvml: Any, handle: Any) -> tuple[Mig, ...]:
         # Slots of instances that were taken away stay empty, with others after them.
         instance = device.ask(("nvmlDeviceGetMigDeviceHandleByIndex", slot))
         if instance is not None:
-            mig = _Handle(pynvml, instance)
             found.append(
                 Mig(
                     uuid=_text(pynvml.nvmlDeviceGetUUID(instance)),
                     name=_text(pynvml.nvmlDeviceGetName(instance)),
-                    memory=mig.total_memory(),
-                    gpu_instance=mig.ask(("nvmlDeviceGetGpuInstanceId",)),
-                    compute_instance=mig.ask(("nvmlDeviceGetComputeInstanceId",)),
+                    memory=_Handle(pynvml, instance).total_memory(),
                 )
             )
     return tuple(found)
@@ -252,12 +243,10 @@ def read(uuid: str) -> Reading:
             ("nvmlDeviceGetCurrentClocksThrottleReasons",),
         )
         memory = device.memory()
-        utilization = device.ask(("nvmlDeviceGetUtilizationRates",))
         return Reading(
             power=None if power is None else power / 1e3,
             energy=None if energy is None else energy / 1e3,
             sm_clock=device.ask(("nvmlDeviceGetClockInfo", _SM)),
-            memory_clock=device.ask(("nvmlDeviceGetClockInfo", _MEMORY)),
             temperature=device.ask(
                 ("nvmlDeviceGetTemperature", _DIE),
                 # Its successor; the other one is to go with CUDA 14.
@@ -265,7 +254,6 @@ def read(uuid: str) -> Reading:
             ),
             throttle=frozenset(name for bit, name in _THROTTLE.items() if (reasons or 0) & bit),
             memory_used=None if memory is None else int(memory.used),
-            utilization=None if utilization is None else int(utilization.gpu),
         )
 
 
@@ -275,13 +263,10 @@ def processes(uuid: str) -> tuple[Process, ...]:
     Those that only draw are left out.
     """
     with _nvml() as pynvml:
-        found = (
-            _Handle.find(pynvml, uuid)
-            .itself()
-            .ask(
-                ("nvmlDeviceGetComputeRunningProcesses_v3",),
-                ("nvmlDeviceGetComputeRunningProcesses_v2",),
-            )
+        device = _Handle.find(pynvml, uuid).itself()
+        found = device.ask(
+            ("nvmlDeviceGetComputeRunningProcesses_v3",),
+            ("nvmlDeviceGetComputeRunningProcesses_v2",),
         )
         return tuple(Process(pid=each.pid, memory=each.usedGpuMemory) for each in found or ())
 

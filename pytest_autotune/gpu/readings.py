@@ -14,16 +14,11 @@ DISTURBING: Final[frozenset[str]] = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mig:
-    """An instance of a device in MIG mode.
-
-    ``memory`` is in bytes, 0 if unknown; the instances' numbers are None if unknown.
-    """
+    """An instance of a device in MIG mode. ``memory`` is in bytes, 0 if unknown."""
 
     uuid: str
     name: str
     memory: int
-    gpu_instance: int | None
-    compute_instance: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +33,6 @@ class Gpu:
     uuid: str
     name: str
     memory: int
-    pci_bus: str
     mig: tuple[Mig, ...] = ()
 
 
@@ -54,20 +48,18 @@ class Driver:
 class Reading:
     """The state of a device; a figure is None if the device does not tell it.
 
-    ``power`` is in watts (on newer cards an average over the last second), ``energy`` in joules
-    since the driver was loaded, clocks in MHz, ``temperature`` in degrees Celsius,
-    ``memory_used`` in bytes, ``utilization`` in percent of the time. ``throttle`` says why clocks
-    are lower than they could be: "power cap", "thermal (hardware)" and the like.
+    ``power`` is in watts, on newer cards an average over the last second. ``energy`` is in joules
+    since the driver was loaded. ``sm_clock`` is in MHz, ``temperature`` in degrees Celsius and
+    ``memory_used`` in bytes. ``throttle`` says why clocks are lower than they could be: "power
+    cap", "thermal (hardware)" and the like.
     """
 
     power: float | None = None
     energy: float | None = None
     sm_clock: int | None = None
-    memory_clock: int | None = None
     temperature: int | None = None
     throttle: frozenset[str] = frozenset()
     memory_used: int | None = None
-    utilization: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

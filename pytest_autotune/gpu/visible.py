@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from typing import Any, Final
@@ -67,13 +67,9 @@ class VisibleGpus:
             found.append(match[0])
         return tuple(dict.fromkeys(found))
 
-    def document(self) -> dict[str, Any]:
-        """Return plain JSON types, for a worker."""
-        return asdict(self)
-
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> VisibleGpus:
-        """Undo :meth:`document`."""
+        """Undo ``dataclasses.asdict`` and JSON, in a worker."""
         return cls(**{**document, "devices": tuple(Device(**d) for d in document["devices"])})
 
 
@@ -118,16 +114,12 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
         if device is None:
             break
         found.setdefault(device.key, device)
-    problem = ""
-    if not found:
-        reason = "" if inventory.source == "none" else f" ({_listed(inventory)})"
-        problem = f"{VISIBLE}={visible!r} leaves none visible{reason}"
-    return VisibleGpus(devices=tuple(found.values()), problem=problem)
-
-
-def _listed(inventory: Inventory) -> str:
+    if found:
+        return VisibleGpus(devices=tuple(found.values()))
     known = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in inventory.gpus)
-    return f"this machine has: {known}" if known else inventory.problem
+    there = f"this machine has: {known}" if known else inventory.problem
+    reason = "" if inventory.source == "none" else f" ({there})"
+    return VisibleGpus(problem=f"{VISIBLE}={visible!r} leaves none visible{reason}")
 
 
 def _device(entry: str, inventory: Inventory) -> Device | None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,7 +85,7 @@ class RunContext:
         """
         pool = caller_gpus()
         own = share(pool.devices, workers, worker)
-        gpus = {"pool": pool.document(), "share": [device.key for device in own]}
+        gpus = {"pool": asdict(pool), "share": [device.key for device in own]}
         return {
             "session": self.session,
             "started": self.started,

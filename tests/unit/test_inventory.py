@@ -20,8 +20,8 @@ MISMATCH = (
     "reboot or reload the kernel module"
 )
 QUERY = """\
-0, GPU-4c0a1f5e-0000-0000-0000-000000000000, NVIDIA A100-SXM4-40GB, 40960, 00000000:07:00.0
-1, GPU-4c0a1f5e-0000-0000-0000-000000000001, NVIDIA A100-SXM4-40GB, 40960, 00000000:0F:00.0
+0, GPU-4c0a1f5e-0000-0000-0000-000000000000, NVIDIA A100-SXM4-40GB, 40960
+1, GPU-4c0a1f5e-0000-0000-0000-000000000001, NVIDIA A100-SXM4-40GB, 40960
 """
 LISTING = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-4c0a1f5e-0000-0000-0000-000000000000)
@@ -79,7 +79,7 @@ PATH=/usr/bin:/bin
 case "$*" in
 -L) printf %s {shlex.quote(listing)} ;;
 "--query-gpu=driver_version --format=csv,noheader") printf %s {shlex.quote(driver)} ;;
-"--query-gpu=index,uuid,name,memory.total,pci.bus_id --format=csv,noheader,nounits")
+"--query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits")
     printf %s {shlex.quote(query)} ;;
 *) echo "Invalid combination of input arguments."; exit 2 ;;
 esac
@@ -166,14 +166,12 @@ def test_the_tool_tells_of_devices_without_the_package(install: Install) -> None
                 uuid="GPU-4c0a1f5e-0000-0000-0000-000000000000",
                 name="NVIDIA A100-SXM4-40GB",
                 memory=40 * 2**30,
-                pci_bus="00000000:07:00.0",
             ),
             Gpu(
                 index=1,
                 uuid="GPU-4c0a1f5e-0000-0000-0000-000000000001",
                 name="NVIDIA A100-SXM4-40GB",
                 memory=40 * 2**30,
-                pci_bus="00000000:0F:00.0",
             ),
         ),
         source="nvidia-smi",
@@ -192,15 +190,11 @@ def test_the_tool_tells_of_mig_instances(install: Install) -> None:
             uuid="MIG-11c29e81-e611-50b5-b5ef-609c0a0fe58b",
             name="NVIDIA A100-SXM4-40GB MIG 3g.20gb",
             memory=0,
-            gpu_instance=None,
-            compute_instance=None,
         ),
         Mig(
             uuid="MIG-GPU-4c0a1f5e-0000-0000-0000-000000000001/7/0",
             name="NVIDIA A100-SXM4-40GB MIG 1g.5gb+me",
             memory=0,
-            gpu_instance=None,
-            compute_instance=None,
         ),
     )
 
@@ -219,7 +213,7 @@ def test_warnings_among_the_devices_are_passed_over(install: Install) -> None:
 
 @pytest.mark.usefixtures("without_package")
 def test_a_device_that_shares_the_memory_of_the_host_has_none(install: Install) -> None:
-    install("0, GPU-1, NVIDIA GB10, [N/A], 0000000F:01:00.0\n")
+    install("0, GPU-1, NVIDIA GB10, [N/A]\n")
     (gpu,) = inventory().gpus
     assert gpu.memory == 0
 
