@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from pytest_autotune.errors import AutotuneError, UserError
 from pytest_autotune.gate.compare.baseline import LEAST_SESSIONS, compare_with_baseline
@@ -17,7 +17,6 @@ from pytest_autotune.gate.compare.comparison import GatedMetric, Side, compare
 from pytest_autotune.gate.history import results as history
 from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.launch.launcher import Launcher, LaunchFailed, LaunchResult
-from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
 from pytest_autotune.gate.lock.entry import LockEntry, digests_of
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, parse_lock
 from pytest_autotune.gate.metrics import gated_metrics
@@ -69,7 +68,7 @@ class _OldRevision:
     tree: Path
     entries: Mapping[str, LockEntry] | None
     notes: Sequence[str]
-    prepared: dict[str, str] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
 
 
 @dataclass(kw_only=True)
@@ -113,7 +112,7 @@ class Judge:
             return GateOutcome(judgement="inconclusive", reason=str(error), **known)
         except UserError as error:
             return GateOutcome(judgement="failed", reason=str(error), **known)
-        except (_SideFailed, PreparationFailed) as error:
+        except (_SideFailed, LaunchFailed) as error:
             new = isinstance(error, _SideFailed) and error.side == "new"
             return GateOutcome(
                 judgement="failed" if new else "inconclusive",
@@ -149,25 +148,20 @@ class Judge:
             "new": self.harness.launcher(entry.parameters, log / "gate-new.log"),
         }
         launch = _Launches(sides, case.nodeids, metrics, self.deadline, notes)
-        prepare(plan.spec.gate.prepare, old.tree, self.harness, old.prepared)
+        self.harness.prepare(plan.spec.gate.prepare, old.tree, old.prepared)
         comparison = compare(
-            launch,
-            metrics,
-            plan.spec.gate,
-            seed=_seed(plan),
-            deadline=self.deadline,
-            progress=partial(self.say, plan.label),
-        )
-        launch.note_broken()
+            launch, metrics, plan.spec.gate,
+            seed=_seed(plan), deadline=self.deadline, progress=partial(self.say, plan.label),
+        )  # fmt: skip
+        launch.note_missed()
         return GateOutcome.of(comparison, **known)
 
     def _old_revision(self, rev: str) -> _OldRevision:
         if self._old is None:
-            root = self.harness.root
-            repository = Repository.find(root)
+            repository = Repository.find(self.harness.root)
             commit = repository.resolve(rev)
             tree = self.resources.enter_context(worktree(repository, commit))
-            self._old = _read_revision(root, repository, commit, rev, tree)
+            self._old = _read_revision(self.harness.root, repository, commit, rev, tree)
         return self._old
 
     def _with_baseline(
@@ -198,7 +192,7 @@ class Judge:
             partial(launch, "new"), metrics, plan.spec.gate,
             baseline=baseline, sessions=sessions, seed=_seed(plan), deadline=self.deadline,
         )  # fmt: skip
-        launch.note_broken()
+        launch.note_missed()
         notes += earlier.problems
         seen = min(map(len, sessions.values()))
         if seen < LEAST_SESSIONS:
@@ -209,23 +203,16 @@ class Judge:
         return GateOutcome.of(comparison, **known)
 
 
+@dataclass(frozen=True)
 class _Launches:
     """Launches either side, repeats a failed launch, and returns the compared metrics."""
 
-    def __init__(
-        self,
-        sides: Mapping[Side, Launcher],
-        nodeids: Sequence[str],
-        metrics: Sequence[GatedMetric],
-        deadline: float | None,
-        notes: list[str],
-    ) -> None:
-        self._sides = sides
-        self._nodeids = nodeids
-        self._metrics = metrics
-        self._deadline = deadline
-        self._notes = notes
-        self._broken: dict[Side, list[str]] = {side: [] for side in sides}
+    sides: Mapping[Side, Launcher]
+    nodeids: Sequence[str]
+    metrics: Sequence[GatedMetric]
+    deadline: float | None
+    notes: list[str]
+    missed: dict[Side, list[str]] = field(default_factory=lambda: {"old": [], "new": []})
 
     def __call__(self, side: Side, seed: int) -> Mapping[str, float]:
         """Return the compared metrics of a launch.
@@ -234,41 +221,34 @@ class _Launches:
         """
         try:
             launched = self._launch(side, seed)
-            found = self._picked(launched)
         except LaunchFailed as error:
-            self._fail(side, error)
-        self._broken[side] += launched.missed
-        return found
+            raise _SideFailed(side, error) from None
+        missing = [m.name for m in self.metrics if m.name not in launched.metrics]
+        if missing:
+            cause = LaunchFailed("nothing reported", f"it did not report {', '.join(missing)}")
+            raise _SideFailed(side, cause)
+        self.missed[side] += launched.missed
+        return {metric.name: launched.metrics[metric.name] for metric in self.metrics}
 
     def _launch(self, side: Side, seed: int) -> LaunchResult:
-        launcher = self._sides[side]
+        launcher = self.sides[side]
         try:
-            return launcher.launch(self._nodeids, seed, self._deadline)
+            return launcher.launch(self.nodeids, seed, self.deadline)
         except LaunchFailed as error:
             if error.kind not in _REPEATED:
                 raise
             first = str(error)
-        launched = launcher.launch(self._nodeids, seed, self._deadline)
-        self._notes.append(f"a launch of {_SIDES[side]} failed, and did not when repeated: {first}")
+        launched = launcher.launch(self.nodeids, seed, self.deadline)
+        self.notes.append(f"a launch of {_SIDES[side]} failed, and did not when repeated: {first}")
         return launched
 
-    def _fail(self, side: Side, error: LaunchFailed) -> NoReturn:
-        raise _SideFailed(side, error) from None
-
-    def _picked(self, launched: LaunchResult) -> Mapping[str, float]:
-        missing = [m.name for m in self._metrics if m.name not in launched.metrics]
-        if missing:
-            msg = f"it did not report {', '.join(missing)}"
-            raise LaunchFailed("nothing reported", msg)
-        return {metric.name: launched.metrics[metric.name] for metric in self._metrics}
-
-    def note_broken(self) -> None:
+    def note_missed(self) -> None:
         """Add notes on the bounds that single launches missed."""
-        self._notes += [
+        self.notes.extend(
             f"SLO {label} was missed in {labels.count(label)} launches of {_SIDES[side]}"
-            for side, labels in self._broken.items()
+            for side, labels in self.missed.items()
             for label in dict.fromkeys(labels)
-        ]
+        )
 
 
 def _read_revision(
@@ -281,7 +261,7 @@ def _read_revision(
     text = repository.file_at(commit, root / LOCK_NAME)
     if text is not None:
         try:
-            entries = parse_lock(text, f"{LOCK_NAME} of {commit.short}").entries
+            entries = parse_lock(text, f"{LOCK_NAME} of {commit.short}")
         except UserError as error:
             entries = None
             notes.append(f"{error}; it was run with what is pinned now")
@@ -297,8 +277,7 @@ def _read_revision(
 
 def _obstacle(plan: Plan, entry: LockEntry, metrics: Sequence[GatedMetric]) -> str:
     """Return the reason against a comparison with the stored baseline, empty without one."""
-    here = fingerprint()
-    changes = environment_changes(entry.fingerprint, here)
+    changes = environment_changes(entry.fingerprint, fingerprint())
     if changes:
         return (
             f"the baseline is from another environment ({'; '.join(changes)}): compare with a "

@@ -44,9 +44,7 @@ class GateOutcome:
     @classmethod
     def of(cls, comparison: Comparison, **known: Any) -> GateOutcome:
         """Return the outcome of a comparison, with further fields that are ``known``."""
-        reasons = [result.reason for result in comparison.results if result.reason]
-        if comparison.stopped:
-            reasons.append(comparison.stopped)
+        reasons = (*(result.reason for result in comparison.results), comparison.stopped)
         notes = (*known.pop("notes", ()), *comparison.notes)
         return cls(
             judgement=comparison.verdict.value,
@@ -54,7 +52,7 @@ class GateOutcome:
             pairs=comparison.pairs,
             seconds=comparison.seconds,
             remaining=comparison.remaining_seconds,
-            reason="; ".join(dict.fromkeys(reasons)),
+            reason="; ".join(dict.fromkeys(filter(None, reasons))),
             notes=notes,
             **known,
         )
@@ -75,11 +73,12 @@ class GateOutcome:
 
     def document(self) -> dict[str, Any]:
         """Return plain types, as a test report can carry them."""
-        found = asdict(self)
-        found["results"] = [_result_document(result) for result in self.results]
-        found["notes"] = list(self.notes)
-        found["parameters"], found["changed"] = dict(self.parameters), dict(self.changed)
-        return found
+        return asdict(self) | {
+            "results": [_result_document(result) for result in self.results],
+            "notes": list(self.notes),
+            "parameters": dict(self.parameters),
+            "changed": dict(self.changed),
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> GateOutcome:
@@ -89,12 +88,12 @@ class GateOutcome:
 
 
 def _result_document(result: MetricResult) -> dict[str, Any]:
-    found = asdict(result)
-    found["verdict"] = result.verdict.value
     # JSON has no infinity.
-    found["high"] = result.high if math.isfinite(result.high) else None
-    found["ratio"] = result.ratio if math.isfinite(result.ratio) else None
-    return found
+    return asdict(result) | {
+        "verdict": result.verdict.value,
+        "high": result.high if math.isfinite(result.high) else None,
+        "ratio": result.ratio if math.isfinite(result.ratio) else None,
+    }
 
 
 def _result(document: Mapping[str, Any]) -> MetricResult:

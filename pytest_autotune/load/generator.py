@@ -18,7 +18,7 @@ from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.statistics import LevelRun
 from pytest_autotune.load.worker import read
-from pytest_autotune.system.groups import OWN_GROUP
+from pytest_autotune.system.processes import OWN_GROUP
 
 _CHECK_SECONDS: Final = 0.2
 _CHUNK: Final = 1 << 20

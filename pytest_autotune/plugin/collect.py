@@ -168,7 +168,7 @@ class StudyCollector:
         if not path.exists():
             return ()
         try:
-            entry = read_lock_file(path).entries.get(plan.label)
+            entry = read_lock_file(path).get(plan.label)
         except LockError as error:
             self._findings.add_notices(nodeid, [f"no warm start: {error}"])
             return ()

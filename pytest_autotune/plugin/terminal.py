@@ -218,7 +218,7 @@ class StudyReporter:
             if locking is not None:
                 for note in locking.notes:
                     terminalreporter.write_line(f"note     {note}", **COLOURS["note"])
-                tone = "bad" if locking.failed else "good" if locking.changed else "note"
+                tone = "bad" if locking.failed else "good" if locking.entry else "note"
                 terminalreporter.write_line(f"lock     {locking.text}", **COLOURS[tone])
             if self._recorded:
                 terminalreporter.write_line(f"recorded {self._recorded}")

@@ -19,8 +19,8 @@ from pytest_autotune.replay.cells import read_cell
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.text.suggest import nearest
 
-#: How many values or columns a message lists.
-MAX_SHOWN: Final = 6
+#: The number of values or columns that a message lists.
+_MAX_SHOWN: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +136,4 @@ def is_numeric(cells: Sequence[str]) -> bool:
 def some(cells: Sequence[str]) -> str:
     """Return the first distinct cells in a few words."""
     found = list(dict.fromkeys(cell or "empty" for cell in cells))
-    return ", ".join(found[:MAX_SHOWN]) + (", …" if len(found) > MAX_SHOWN else "")
+    return ", ".join(found[:_MAX_SHOWN]) + (", …" if len(found) > _MAX_SHOWN else "")

@@ -55,18 +55,15 @@ def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:
     from pytest_autotune.replay.table import Recording
 
     given, own = settings.replay, spec.replay
-    if given is None:
+    if given is not None:
+        place, path, shown, where = given.where, given.path, given.written, None
+    else:
         assert own is not None, "somebody wants a replay"
         _refuse(spec, settings)
+        place, path = spec.origin.at("replay"), Path(spec.origin.folder) / own.file
+        shown, where = own.file, own.where
     try:
-        if given is not None:
-            place = given.where
-            recording = Recording.read(given.path, shown=given.written)
-        else:
-            assert own is not None
-            place = spec.origin.at("replay")
-            path = Path(spec.origin.folder) / own.file
-            recording = Recording.read(path, own.where, shown=own.file)
+        recording = Recording.read(path, where, shown=shown)
         rules = tuple(rule.require for rule in spec.rules)
         constraints = (*spec.space.constraints, *rules)
         space = recording.restrict(replace(spec.space, constraints=constraints))

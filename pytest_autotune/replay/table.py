@@ -10,7 +10,7 @@ Pure: neither pytest nor a study is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from pytest_autotune.errors import RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import Columns
-from pytest_autotune.replay.content import MAX_SHOWN, Content, is_numeric, some
+from pytest_autotune.replay.content import Content, is_numeric, some
 from pytest_autotune.scoring.judgement import Ending, Measurement
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import flatten
@@ -97,7 +97,7 @@ class Recording:
             self._fail(str(error))
         cells = [self._cells[at] for at in columns.parameters]
         parameters = tuple(
-            parameter.recorded(_numbers(column))
+            parameter.recorded(n for n in map(read_number, set(column)) if n is not None)
             for parameter, column in zip(space.parameters, cells, strict=True)
         )
         indices = [
@@ -225,7 +225,6 @@ class Recording:
         kinds = {name: len(set(self._cells[self.header.index(name)])) for name in differ}
         differ.sort(key=lambda name: (name in self._numeric, kinds[name]))
         place = self.header.index(differ[0]) if differ else 0
-        shown = ", ".join(differ[:MAX_SHOWN]) + (", …" if len(differ) > MAX_SHOWN else "")
         point = ", ".join(
             f"{self.header[at]}={self._rows[first][at]}"
             for at in columns.parameters
@@ -236,13 +235,9 @@ class Recording:
             return f"{text}, and equal: keep one of them"
         condition = f"{identifier(differ[0])} == {read_cell(self._rows[first][place])!r}"
         return (
-            f"{text} and differ in {shown}: select by the spec's replay.where, such as "
+            f"{text} and differ in {some(differ)}: select by the spec's replay.where, such as "
             f'"{condition}", make a parameter of it, or keep one row for each point'
         )
-
-
-def _numbers(cells: Sequence[str]) -> Iterator[float]:
-    return (number for number in map(read_number, set(cells)) if number is not None)
 
 
 def _grouped(digits: IntArray, fits: IntArray, pool: Pool) -> Mapping[int, Sequence[int]]:

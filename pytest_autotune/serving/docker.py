@@ -35,7 +35,7 @@ from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
 from pytest_autotune.system.locks import FileCoordinator
-from pytest_autotune.text.names import slug
+from pytest_autotune.text.values import slug
 
 _LABEL: Final = "org.pytest-autotune"
 _LOOPBACK: Final = "127.0.0.1"

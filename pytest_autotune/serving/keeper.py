@@ -16,7 +16,7 @@ from pytest_autotune.serving.running import RunningServer, UrlServer
 from pytest_autotune.serving.server import InferenceServer
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.system.masking import Masker
-from pytest_autotune.text.names import slug
+from pytest_autotune.text.values import slug
 
 _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 

@@ -19,7 +19,7 @@ from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
-from pytest_autotune.system.groups import OWN_GROUP
+from pytest_autotune.system.processes import OWN_GROUP
 
 _HOST: Final = "127.0.0.1"
 _VMSTAT: Final = Path("/proc/vmstat")

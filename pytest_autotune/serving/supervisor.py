@@ -23,7 +23,7 @@ from typing import Any
 
 _POLL_SECONDS = 0.02
 _PR_SET_CHILD_SUBREAPER = 36
-# As in pytest_autotune.system.groups, which says why; this file stands alone.
+# As in pytest_autotune.system.processes, which says why; this file stands alone.
 OWN_GROUP: dict[str, Any] = (
     {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 )

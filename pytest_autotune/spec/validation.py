@@ -50,11 +50,15 @@ def validate(document: object, origin: Origin) -> Mapping[str, Any]:
     if errors:
         found = (line for error in errors for line in schema_lines(error, origin))
         lines = list(dict.fromkeys(found))
-        if len(lines) > MAX_ERRORS:
-            lines[MAX_ERRORS:] = [f"… and {len(lines) - MAX_ERRORS} more"]
-        raise SpecError("\n".join(lines))
+        raise SpecError("\n".join(shortened(lines)))
     assert isinstance(document, Mapping)
     return document
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+    """Return the first of some lines, and the number of the others."""
+    more = len(lines) - MAX_ERRORS
+    return [*lines[:MAX_ERRORS], *([f"… and {more} more"] if more > 0 else ())]
 
 
 def _not_json(

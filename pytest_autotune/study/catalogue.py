@@ -21,7 +21,7 @@ from pytest_autotune.study.storage import (
     open_database,
     open_journal,
 )
-from pytest_autotune.text.names import slug
+from pytest_autotune.text.values import slug
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

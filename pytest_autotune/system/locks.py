@@ -7,65 +7,66 @@ run leaves nothing to wait for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from pytest_autotune.errors import StorageError
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
-    from filelock import BaseFileLock
-
-
-class Coordinator(Protocol):
+class Coordinator(ABC):
     """Mutual exclusion between all processes that share a study."""
 
-    def mutex(self) -> AbstractContextManager[None]:
-        """Hold the study for a short, exclusive section."""
-
-    def hold(self, process: str) -> None:
-        """Announce that ``process`` (a unique name) is alive, until it dies or releases."""
-
-    def is_alive(self, process: str) -> bool:
-        """Return whether ``process`` is alive and has not released its announcement."""
-
-    def release(self) -> None:
-        """Release all locks of this process."""
-
-
-class FileCoordinator:
-    """File locks in a directory that all processes can reach."""
-
-    def __init__(self, directory: Path) -> None:
-        from filelock import FileLock
-
-        self._owners = directory / "owners"
-        self._owners.mkdir(parents=True, exist_ok=True)
-        self._lock: BaseFileLock = FileLock(directory / "study.lock")
+    def __init__(self, take: Callable[[], object], give: Callable[[], object]) -> None:
+        """``take`` and ``give`` lock and unlock the study."""
+        self._take = take
+        self._give = give
         self._depth = 0
-        self._held: dict[str, BaseFileLock] = {}
 
     @contextmanager
     def mutex(self) -> Iterator[None]:
         """Hold the study for a short, exclusive section; re-entrant within the process."""
-        # Counted here, as the lock's own re-entrance costs time.
+        # Counted here, as a file lock's own re-entrance costs time.
         if self._depth == 0:
-            self._lock.acquire()
+            self._take()
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._lock.release()
+                self._give()
+
+    @abstractmethod
+    def hold(self, process: str) -> None:
+        """Announce that ``process`` (a unique name) is alive, until it dies or releases."""
+
+    @abstractmethod
+    def is_alive(self, process: str) -> bool:
+        """Return whether ``process`` is alive and has not released its announcement."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Release all locks of this process."""
+
+
+class FileCoordinator(Coordinator):
+    """File locks in a directory that all processes can reach."""
+
+    def __init__(self, directory: Path) -> None:
+        self._owners = directory / "owners"
+        self._owners.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / "study.lock")
+        super().__init__(lock.acquire, lock.release)
+        self._held: dict[str, BaseFileLock] = {}
 
     def hold(self, process: str) -> None:
         """Announce that ``process`` is alive."""
-        from filelock import FileLock
-
         if process not in self._held:
             lock = FileLock(self._path(process))
             lock.acquire()
@@ -73,8 +74,6 @@ class FileCoordinator:
 
     def is_alive(self, process: str) -> bool:
         """Return whether a process holds the lock of ``process``."""
-        from filelock import FileLock, Timeout
-
         if process in self._held:
             return True
         path = self._path(process)
@@ -117,7 +116,7 @@ _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 
-class DatabaseCoordinator:
+class DatabaseCoordinator(Coordinator):
     """Advisory locks of the database that holds the study.
 
     They belong to one connection. The server releases them with it.
@@ -128,30 +127,18 @@ class DatabaseCoordinator:
     def __init__(self, url: str, study: str) -> None:
         import sqlalchemy
 
-        self._study = study
         self._held: list[str] = []
-        self._depth = 0
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-        self._take, self._give, self._free = _STATEMENTS[engine.dialect.name]
+        self._lock, unlock, self._free = _STATEMENTS[engine.dialect.name]
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-    @contextmanager
-    def mutex(self) -> Iterator[None]:
-        """Hold the study for a short, exclusive section; re-entrant within the process."""
-        if self._depth == 0:
-            self._execute(self._take, self._study)
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._execute(self._give, self._study)
+        super().__init__(
+            partial(self._execute, self._lock, study), partial(self._execute, unlock, study)
+        )
 
     def hold(self, process: str) -> None:
         """Announce that ``process`` is alive."""
         if process not in self._held:
-            self._execute(self._take, process)
+            self._execute(self._lock, process)
             self._held.append(process)
 
     def is_alive(self, process: str) -> bool:

@@ -62,17 +62,14 @@ def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
     So secrets are not stored, and a new secret makes no new study. A reference
     (``${HF_TOKEN}``) is no secret.
     """
-    return _masked(document, _listed(document))
+    listed = _listed(document)
 
-
-def _masked(document: Mapping[str, Any], listed: frozenset[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in document.items():
+    def masked(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            result[name] = _masked(value, listed)
-        else:
-            result[name] = MASK if _is_secret(name, value, listed) else value
-    return result
+            return {key: masked(key, inner) for key, inner in value.items()}
+        return MASK if _is_secret(name, value, listed) else value
+
+    return {name: masked(name, value) for name, value in document.items()}
 
 
 def secrets_in(document: Mapping[str, Any]) -> Iterator[str]:
@@ -102,30 +99,26 @@ class Masker:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
-        self._compiled = 0
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, environment: Mapping[str, str], listed: Iterable[str] = ()) -> None:
         """Remember the secrets of ``environment``: by name, and those ``listed`` by name."""
         listed = frozenset(listed)
-        for name, value in environment.items():
-            if name in listed or (is_secret_name(name) and _is_telling(value)):
-                self._add(value)
-        self._compile()
+        self._add(
+            value
+            for name, value in environment.items()
+            if name in listed or (is_secret_name(name) and _is_telling(value))
+        )
 
     def learn_value(self, value: str) -> None:
         """Remember one secret."""
-        self._add(value)
-        self._compile()
+        self._add([value])
 
-    def _add(self, value: str) -> None:
-        if value.strip():
-            self._forms.update(_forms(value))
-
-    def _compile(self) -> None:
-        """Renew the pattern if there are new secrets. Every trial calls this."""
-        if len(self._forms) > self._compiled:
-            self._compiled = len(self._forms)
+    def _add(self, values: Iterable[str]) -> None:
+        known = len(self._forms)
+        self._forms.update(form for value in values if value.strip() for form in _forms(value))
+        # Every trial adds its secrets, and few are new.
+        if len(self._forms) > known:
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 

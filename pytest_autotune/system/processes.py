@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+#: Keyword arguments of ``subprocess.Popen``.
+#:
+#: A group, not a session: Linux schedules sessions against each other (autogroup). A server with
+#: busy threads, such as vLLM, would then starve a client in another session for seconds.
+OWN_GROUP: Final[Mapping[str, Any]] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
 _PROC: Final = Path("/proc")
 
 

@@ -1,1 +1,1 @@
-"""How values are written: numbers, units, tables, names."""
+"""Values as text: numbers, units, tables, names."""

@@ -9,8 +9,6 @@ from typing import Final
 from pytest_autotune.errors import OptionError
 
 _MAX_SECONDS: Final = 1e12
-
-
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 

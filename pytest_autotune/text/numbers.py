@@ -8,8 +8,6 @@ from typing import Final
 
 #: Metrics that are times in seconds by this package's conventions.
 _TIME: Final = re.compile(r"(^|_)(latency|ttft|tpot|time|itl|duration)$")
-
-
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 

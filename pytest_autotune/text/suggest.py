@@ -1,4 +1,4 @@
-"""What was probably meant: names close to a misspelt one."""
+"""Suggestions for a misspelt name: the known names that are close to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shown(value: object) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return what is allowed instead of ``word``, the closest name first."""
+    """Return the known names for an unknown ``word``, the closest one first."""
     listed = f"; known: {', '.join(sorted(known))}" if known else ""
     return f"{did_you_mean(word, known)}{listed}"
 

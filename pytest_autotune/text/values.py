@@ -1,8 +1,10 @@
-"""JSON values and sets of parameters as text."""
+"""JSON values, parameters and labels as text."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,3 +30,9 @@ def label(value: Any) -> str:
 def parameters(point: Mapping[str, Any]) -> str:
     """Return ``name=value`` pairs, in order."""
     return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
+
+
+def slug(text: str) -> str:
+    """Return a file name for ``text``: readable, and unique by a short digest."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[-60:]
+    return f"{readable}-{hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8]}"

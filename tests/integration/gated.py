@@ -101,7 +101,7 @@ class Gated(Runs):
         self, *nodeids: str, cost: float = 1.0, spec: str = "kernel", a: float = 1, **other: Any
     ) -> None:
         """Pin studies of one spec in the lock file, as locking here would."""
-        entries = dict(read_lock_file(self.lock_file).entries) if self.lock_file.exists() else {}
+        entries = dict(read_lock_file(self.lock_file)) if self.lock_file.exists() else {}
         for nodeid in nodeids or ("test_kernel.py",):
             plan = Plan.make(nodeid, load_named(self.root, spec), Settings())
             metric = LockedMetric(median=cost, low=cost, high=cost, launches=3)

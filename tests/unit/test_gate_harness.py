@@ -12,8 +12,7 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from pytest_autotune.gate.launch.harness import Harness
-from pytest_autotune.gate.launch.launcher import PACKAGE, PATH
-from pytest_autotune.gate.launch.prepare import PreparationFailed, prepare
+from pytest_autotune.gate.launch.launcher import PACKAGE, PATH, LaunchFailed
 from pytest_autotune.plugin.gate.harness import _OWN, harness_of
 
 Make: TypeAlias = Callable[..., Harness]
@@ -101,9 +100,8 @@ def test_arguments_are_replaced_and_plugins_become_arguments(make: Make, tmp_pat
 
 def test_the_working_tree_is_launched_where_the_run_is(make: Make, tmp_path: Path) -> None:
     launcher = make(folder=".", confcutdir="inner").launcher({"a": 1}, tmp_path / "new.log")
-    checkout = launcher.checkout
-    assert (checkout.folder, checkout.root) == (tmp_path / "top", tmp_path / "top" / "inner")
-    assert (checkout.params, checkout.not_from, launcher.log) == (
+    assert (launcher.folder, launcher.root) == (tmp_path / "top", tmp_path / "top" / "inner")
+    assert (launcher.params, launcher.not_from, launcher.log) == (
         {"a": 1}, None, tmp_path / "new.log",
     )  # fmt: skip
     assert launcher.options["confcutdir"] == str(tmp_path / "top" / "inner")
@@ -117,9 +115,8 @@ def test_an_old_revision_is_launched_in_the_same_place_of_its_tree(
     # As it was found by the run: nearer ones of either tree are not looked for.
     (tree / "inner" / "pytest.ini").touch()
     launcher = harness.launcher({}, tmp_path / "log", tree)
-    checkout = launcher.checkout
-    assert (checkout.folder, checkout.root) == (tree / "inner", tree / "inner")
-    assert (checkout.top, checkout.not_from) == (tree, top)
+    assert (launcher.folder, launcher.root) == (tree / "inner", tree / "inner")
+    assert (launcher.top, launcher.not_from) == (tree, top)
     assert launcher.options == {
         "rootdir": str(tree / "inner"),
         "inifilename": str(tree / "inner" / "pytest.ini"),
@@ -139,8 +136,8 @@ def test_both_sides_import_from_the_same_places(
     # As under `python -m pytest`, where the current folder is one.
     monkeypatch.setattr(sys, "path", ["", *given, *sys.path, str(PACKAGE.parent)])
     harness = make()
-    new = harness.launcher({}, tmp_path / "log").checkout.import_path
-    old = harness.launcher({}, tmp_path / "log", tree).checkout.import_path
+    new = harness.launcher({}, tmp_path / "log").import_path
+    old = harness.launcher({}, tmp_path / "log", tree).import_path
     assert new == [str(top / "inner"), str(top / "src"), "/elsewhere/lib"]
     assert old == [str(tree / "inner"), str(tree / "src"), "/elsewhere/lib"]
 
@@ -149,7 +146,7 @@ def test_a_place_that_only_the_parents_process_has_is_not_passed_on(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", ["/usr/lib/mine", *sys.path, str(PACKAGE.parent)])
-    assert make().launcher({}, tmp_path / "log").checkout.import_path == []
+    assert make().launcher({}, tmp_path / "log").import_path == []
 
 
 def test_where_there_is_no_repository_the_root_is_the_top(make: Make, tmp_path: Path) -> None:
@@ -165,33 +162,24 @@ def test_where_there_is_no_repository_the_root_is_the_top(make: Make, tmp_path: 
 def test_a_checkout_is_made_ready_once_in_the_place_of_pytests_root(
     make: Make, tmp_path: Path
 ) -> None:
-    done: dict[str, str] = {}
-    command = "pwd; echo built >> made"
-    for _ in range(3):
-        prepare(command, tmp_path / "tree", make(), done)
+    done: set[str] = set()
+    for command in ("echo built >> made", None, "echo built >> made", "echo other > other"):
+        make().prepare(command, tmp_path / "tree", done)
     assert (tmp_path / "tree" / "inner" / "made").read_text() == "built\n"
-    assert done == {command: f"{tmp_path / 'tree' / 'inner'}\n"}
-    prepare("echo other > other", tmp_path / "tree", make(), done)
-    assert len(done) == 2
-
-
-def test_without_a_command_nothing_is_run(make: Make, tmp_path: Path) -> None:
-    done: dict[str, str] = {}
-    prepare(None, tmp_path / "tree", make(), done)
-    assert done == {}
+    assert done == {"echo built >> made", "echo other > other"}
 
 
 def test_what_cannot_be_made_ready_says_how_it_ended_and_what_was_said(
     make: Make, tmp_path: Path
 ) -> None:
-    done: dict[str, str] = {}
+    done: set[str] = set()
     command = "for i in $(seq 50); do echo line $i; done; echo broken >&2; exit 3"
-    with pytest.raises(PreparationFailed) as caught:
-        prepare(command, tmp_path / "tree", make(), done)
+    with pytest.raises(LaunchFailed) as caught:
+        make().prepare(command, tmp_path / "tree", done)
     assert str(caught.value) == (
         f"the old revision cannot be made ready: {command!r} (gate.prepare) ended with exit "
         "status 3"
     )
     said = caught.value.details.splitlines()
     assert (len(said), said[0], said[-1]) == (30, "line 22", "broken")
-    assert done == {}
+    assert not done

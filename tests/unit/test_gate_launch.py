@@ -20,7 +20,7 @@ import pytest
 import pytest_autotune
 from pytest_autotune.errors import OutOfTime
 from pytest_autotune.gate.launch import launcher as launch
-from pytest_autotune.gate.launch.launcher import Checkout, Launcher, LaunchFailed, LaunchResult
+from pytest_autotune.gate.launch.launcher import Launcher, LaunchFailed, LaunchResult
 
 HEAD: Final = """
 import os, signal, sys
@@ -60,12 +60,11 @@ class Project:
     @property
     def launcher(self) -> Launcher:
         known: dict[str, Any] = {
-            "folder": self.path, "root": self.path, "params": self.params, **self.checkout
+            "folder": self.path, "root": self.path, "params": self.params,
+            "options": self.options, "arguments": self.arguments,
+            "log": self.path / "logs" / "launch.log", **self.checkout,
         }  # fmt: skip
-        log = self.path / "logs" / "launch.log"
-        return Launcher(
-            checkout=Checkout(**known), options=self.options, arguments=self.arguments, log=log
-        )
+        return Launcher(**known)
 
     @property
     def log(self) -> str:

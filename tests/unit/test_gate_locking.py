@@ -12,7 +12,7 @@ from builders import changed, make_bound, make_plan, make_record, make_spec
 
 from pytest_autotune.gate.launch.launcher import LaunchFailed, LaunchResult
 from pytest_autotune.gate.lock.entry import LockEntry, LockError
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file, write_lock
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file, write_lock
 from pytest_autotune.gate.lock.locking import CONTENDERS, LAUNCHES, Locking, Pinning
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
@@ -102,12 +102,11 @@ class Locks:
         pinning = Pinning(
             launcher=fake.launcher, force=force, commit="1a2b3c", say=self.said.append
         )
-        lock = read_lock_file(self.path) if self.path.exists() else LockFile(self.path, {})
-        return pinning.lock(summaries, lock, self.path)
+        return pinning.lock(summaries, self.entries, self.path)
 
     @property
     def entries(self) -> Mapping[str, LockEntry]:
-        return read_lock_file(self.path).entries if self.path.exists() else {}
+        return read_lock_file(self.path) if self.path.exists() else {}
 
     @property
     def entry(self) -> LockEntry:
@@ -130,7 +129,7 @@ def only(found: list[Locking]) -> Locking:
 def test_a_lone_winner_is_pinned_with_the_figures_it_has_now(locks: Locks) -> None:
     fake = Fake({2: [1.3, 1.1, 1.2]})
     found = only(locks.pin(fake, summary(trial(2, 1.0), trial(3, 2.0))))
-    assert (found.study, found.changed, found.failed, found.notes) == (LABEL, True, False, ())
+    assert (found.study, found.entry, found.failed, found.notes) == (LABEL, locks.entry, False, ())
     assert found.text == f"pinned in {LOCK_NAME}: a=2, cost 1.2"
     entry = locks.entry
     assert (entry.parameters, entry.metric, entry.maximize) == ({"a": 2}, "cost", False)
@@ -205,7 +204,7 @@ def test_what_is_pinned_already_takes_part(locks: Locks) -> None:
     fake = Fake({1: 1.1, 7: 1.0})
     found = only(locks.pin(fake, summary(trial(1, 0.9))))
     assert sorted(fake.order) == [1, 1, 1, 7, 7, 7]
-    assert not found.changed
+    assert found.entry is None
     assert found.text == f"{LOCK_NAME} stays as it is: a=7, cost 1 is still the best"
     better = only(locks.pin(Fake({1: 0.8, 7: 1.0}), summary(trial(1, 0.9))))
     assert better.text == f"pinned in {LOCK_NAME}: a=1, cost 0.8, instead of a=7"
@@ -218,7 +217,7 @@ def test_equals_do_not_take_turns_in_the_file(locks: Locks) -> None:
     assert found.text == f"{LOCK_NAME} stays as it is: a=7, cost 1 is still the best"
     assert locks.path.read_bytes() == before
     # Neither does one that is better by just more than the tolerance of 3 % wait.
-    assert only(locks.pin(Fake({1: 0.97, 7: 1.0}), summary(trial(1, 0.9)))).changed
+    assert only(locks.pin(Fake({1: 0.97, 7: 1.0}), summary(trial(1, 0.9)))).entry
     assert locks.entry.parameters == {"a": 1}
 
 
@@ -235,13 +234,13 @@ def test_what_does_not_fit_the_spec_any_more_is_replaced_however_good_it_was(
     gone = replace(locks.entry, parameters={"a": 99})
     write_lock(locks.path, {LABEL: gone})
     found = only(locks.pin(Fake({1: 2.0}), summary(trial(1, 2.0))))
-    assert found.changed
+    assert found.entry
     assert found.text == f"pinned in {LOCK_NAME}: a=1, cost 2, instead of a=99"
     # Unless it is another machine's.
     write_lock(locks.path, {LABEL: replace(gone, fingerprint={"cpu": "Z80"})})
     kept = only(locks.pin(Fake({1: 2.0}), summary(trial(1, 2.0))))
     assert kept.failed
-    assert not kept.changed
+    assert kept.entry is None
 
 
 def test_what_is_pinned_and_wins_again_is_measured_once(locks: Locks) -> None:
@@ -258,7 +257,7 @@ def test_what_was_pinned_for_something_else_does_not_take_part(
     locks.pin(Fake({7: 1.0}), summary(trial(7, 1.0)))
     write_lock(locks.path, {LABEL: replace(locks.entry, **change)})
     fake = Fake({1: 0.9})
-    assert only(locks.pin(fake, summary(trial(1, 0.9)))).changed
+    assert only(locks.pin(fake, summary(trial(1, 0.9)))).entry
     assert set(fake.order) == {1}
     assert locks.entry.parameters == {"a": 1}
 
@@ -269,7 +268,7 @@ def test_what_was_pinned_for_something_else_does_not_take_part(
 def test_what_fails_is_left_out_and_named(locks: Locks) -> None:
     fake = Fake({1: LaunchFailed("crashed", "its process ended with signal 9"), 2: 1.1})
     found = only(locks.pin(fake, summary(trial(1, 1.0), trial(2, 1.01))))
-    assert found.changed
+    assert found.entry
     assert locks.entry.parameters == {"a": 2}
     assert found.notes == ("winner (a=1) did not hold: its process ended with signal 9",)
     # It is not launched again.
@@ -290,7 +289,7 @@ def test_what_breaks_its_slo_more_often_than_not_is_left_out(locks: Locks) -> No
 def test_where_none_holds_the_run_fails_and_nothing_is_written(locks: Locks) -> None:
     fake = Fake({1: LaunchFailed("failed", "no"), 2: LaunchFailed("failed", "nor this")})
     found = only(locks.pin(fake, summary(trial(1, 1.0), trial(2, 1.01))))
-    assert (found.failed, found.changed) == (True, False)
+    assert (found.failed, found.entry) == (True, None)
     assert found.text == "not pinned: no configuration held when it was measured again"
     assert found.notes == (
         "winner (a=1) did not hold: no",
@@ -303,7 +302,7 @@ def test_a_study_that_did_not_end_is_not_pinned(locks: Locks) -> None:
     fake = Fake({})
     found = only(locks.pin(fake, summary(trial(1, 1.0), stop=None)))
     assert found.text == "not pinned: the session ended first; run again to resume"
-    assert (found.failed, found.changed, fake.made) == (False, False, [])
+    assert (found.failed, found.entry, fake.made) == (False, None, [])
     assert not locks.path.exists()
 
 
@@ -333,7 +332,7 @@ def test_what_changed_within_the_tolerance_is_not_written(locks: Locks) -> None:
     locks.pin(Fake({1: 1.0}), summary(trial(1, 1.0)))
     before = locks.path.read_bytes()
     found = only(locks.pin(Fake({1: 1.02}), summary(trial(1, 1.0)), force=True))
-    assert (found.changed, found.failed) == (False, False)
+    assert (found.entry, found.failed) == (None, False)
     assert found.text == f"{LOCK_NAME} stays as it is: a=1, cost 1 is still the best"
     assert locks.path.read_bytes() == before
 
@@ -348,14 +347,14 @@ def test_better_figures_of_the_same_are_written(locks: Locks) -> None:
 def test_what_is_worse_replaces_nothing_unless_forced(locks: Locks) -> None:
     locks.pin(Fake({1: 1.0}), summary(trial(1, 1.0)))
     found = only(locks.pin(Fake({1: 1.2}), summary(trial(1, 1.0))))
-    assert (found.changed, found.failed) == (False, False)
+    assert (found.entry, found.failed) == (None, False)
     assert found.text == (
         f"{LOCK_NAME} stays as it is: the locked figure is better: cost was 1 and is 1.2 now, "
         "20 % worse (up to 3 % is tolerated); --autotune-lock-force replaces it"
     )
     assert locks.entry.median == 1.0
     forced = only(locks.pin(Fake({1: 1.2}), summary(trial(1, 1.0)), force=True))
-    assert forced.changed
+    assert forced.entry
     assert locks.entry.median == 1.2
 
 
@@ -364,10 +363,10 @@ def test_what_is_of_other_hardware_fails_the_run_unless_forced(locks: Locks) -> 
     foreign = {**locks.entry.fingerprint, "cpu": "Another"}
     write_lock(locks.path, {LABEL: replace(locks.entry, fingerprint=foreign)})
     found = only(locks.pin(Fake({1: 0.5}), summary(trial(1, 1.0))))
-    assert (found.changed, found.failed) == (False, True)
+    assert (found.entry, found.failed) == (None, True)
     assert "it was locked on other hardware (cpu: Another → " in found.text
     assert locks.entry.fingerprint["cpu"] == "Another"
-    assert only(locks.pin(Fake({1: 2.0}), summary(trial(1, 1.0)), force=True)).changed
+    assert only(locks.pin(Fake({1: 2.0}), summary(trial(1, 1.0)), force=True)).entry
     assert locks.entry.fingerprint == fingerprint()
 
 

@@ -15,7 +15,6 @@ from pytest_autotune.gate.lock.entry import (
     LockError,
     digests_of,
 )
-from pytest_autotune.gate.lock.lockfile import LockFile
 from pytest_autotune.gate.lock.pins import LockPins, hardened
 from pytest_autotune.scoring.slo import SLO, Severity, check
 from pytest_autotune.study.plan import Plan
@@ -57,7 +56,7 @@ def entry_for(plan: Plan, *bounds: LockedBound, **changes: Any) -> LockEntry:
 
 
 def pins_of(*entries: LockEntry) -> LockPins:
-    return LockPins(LockFile(None, {entry.study: entry for entry in entries}))
+    return LockPins({entry.study: entry for entry in entries})
 
 
 def locked(

@@ -1,15 +1,15 @@
 """A paired test that may be evaluated after every pair, and stopped as soon as it is decided.
 
-Each pair of launches gives one number: the logarithm of the factor by which the new one was slower.
-Wilcoxon's signed rank test asks whether their median lies above the tolerance. The mirrored test
-asks whether it lies below. Both assume that deviations from the median have either sign with the
-same probability. A coin that decides the order of each pair ensures that.
+Each pair of launches gives a number: the logarithm of the factor by which the new one is slower. By
+Wilcoxon's signed rank test, their median lies above the tolerance or not. The mirrored test asks
+whether it lies below. Both assume that deviations from the median have either sign with the same
+probability. A coin that decides the order of each pair ensures that.
 
 At every look the test has the same nominal level, as in Pocock's design (Jennison and Turnbull,
-*Group Sequential Methods*, 2000, chapter 2). It is chosen for the error over all looks together.
-The joint distribution of the signed ranks does not depend on that of the data, so simulation finds
-the level. This assumes that large deviations come at any time: if each were larger than all before
-it, the error would be 1.5 % instead of 1 %.
+*Group Sequential Methods*, 2000, chapter 2). It is chosen for the error over all looks. The joint
+distribution of the signed ranks does not depend on that of the data, so simulation finds it. This
+assumes that large deviations come at any time. If each were larger than all before it, the error
+would be 1.5 % instead of 1 %.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Change points: places where a series of measurements changed its level for good.
 
 The method is E-divisive (Matteson and James, "A Nonparametric Approach for Multiple Change Point
-Analysis of Multivariate Data", JASA 109, 2014). MongoDB uses it for its performance tests (Daly et
+Analysis of Multivariate Data", JASA 109, 2014). MongoDB uses it for its performance tests: Daly et
 al., "The Use of Change Point Detection to Identify Software Performance Regressions in a Continuous
-Integration System", ICPE 2020). A series is split where the energy distance between its two parts
-is largest. The split is a change point if random orders of the same values rarely have one as good.
-Then the parts are split in the same way, until no split is significant. Logarithms are compared, so
-5 % is 5 % at every level.
+Integration System", ICPE 2020. A series is split where the energy distance between both parts is
+largest. It is a change point if random orders of the same values rarely have a split as good. Then
+the parts are split in the same way, until no split is significant. Logarithms are compared, so 5 %
+is 5 % at every level.
 
 The only assumption is that without a change, all orders of the values are equally likely. A drift
 breaks it and appears as one to three steps at arbitrary places. Values that resemble their
 neighbours, as on a machine with good and bad days, give false alarms. At an alpha of 0.01 and with
-60 values, 5 % of the series have one if neighbours correlate by 0.2, and 50 % if they do by 0.5.
+60 values, 5 % of the series have one if neighbours correlate by 0.2. If they do by 0.5, 50 % do.
 
 The noise limits the size of changes that are found. Take steps of 2.5 standard deviations (5 % if
 sessions differ by 2 %), after some 30 values, at an alpha of 0.01. With 3 values after a step 30 %
@@ -83,11 +83,10 @@ def smallest(alpha: float, least: int) -> int:
 def find(values: Sequence[float], *, alpha: float = 0.01, least: int = 3) -> list[ChangePoint]:
     """Return the change points of positive ``values``, from first to last.
 
-    In a series without a change, the probability to find one is ``alpha`` or a little less.
-    Levels have at least ``least`` values, and series at least ``smallest(alpha, least)``. Equal
-    values give equal results. The time grows with the square of the length, times the number of
-    change points. Raises ValueError if a value is not positive and finite, if ``least`` is below
-    2, or if alpha is not in 0.0001 … 0.5.
+    In a series without a change, the probability to find one is at most ``alpha``. Levels have at
+    least ``least`` values, and series at least ``smallest(alpha, least)``. Equal values give equal
+    results. The time grows with the square of the length, times the number of change points. Raises
+    ValueError for values that are not positive and finite, and for arguments out of range.
     """
     if least < 2 or not MIN_ALPHA <= alpha <= 0.5:  # noqa: PLR2004
         raise ValueError(

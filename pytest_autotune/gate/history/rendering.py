@@ -7,72 +7,63 @@ from datetime import datetime, timezone
 from typing import Final
 
 from pytest_autotune.gate.history.changepoints import ChangePoint, find, smallest
-from pytest_autotune.gate.history.results import GateHistory, GateResult, Series, finite, series
+from pytest_autotune.gate.history.results import GateHistory, GateResult, series
 from pytest_autotune.study.environment import environment_changes
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.tables import table
-from pytest_autotune.text.values import canonical
-from pytest_autotune.text.values import parameters as parameters_text
+from pytest_autotune.text.values import parameters
 
 #: Results that a table shows, and that are searched for changes: a second's work at most.
 _SHOWN: Final = 20
-
-
 _SEARCHED: Final = 200
-
-
 _ALPHA: Final = 0.01
-
-
 _LEAST: Final = 3
-
-
 _COMMIT_LETTERS: Final = 7
-
-
 _NO_GPU: Final = "none"
 
 
-def render(history: GateHistory, study: str | None = None) -> list[str]:
-    """Return lines of text: a table and the changes of every series, of one study or all."""
+def render(history: GateHistory) -> list[str]:
+    """Return lines of text: a table and the changes of every series."""
     lines: list[str] = []
-    earlier: list[Series] = []
-    for each in series(history.results, study):
-        lines += [*_series_lines(each, _previous(each, earlier)), ""]
-        earlier.append(each)
-    lines += _without_values(history.results, study)
+    # The latest series of a metric with the same parameters, in another environment.
+    previous: dict[tuple[str, ...], Sequence[GateResult]] = {}
+    for (study, metric, point, _), results in series(history.results).items():
+        lines += [*_series_lines(metric, results, previous.get((study, metric, point))), ""]
+        previous[study, metric, point] = results
+    lines += _without_values(history.results)
     lines += history.problems
     if not lines:
-        return [_nothing(history.results, study)]
+        return ["the gate has no results yet"]
     return lines if lines[-1] else lines[:-1]
 
 
-def _series_lines(each: Series, previous: Series | None) -> Iterator[str]:
-    yield f"{each.study}: {each.metric} with {parameters_text(each.parameters)}"
-    yield f"on {_short(each.fingerprint)}"
+def _series_lines(
+    metric: str, results: Sequence[GateResult], previous: Sequence[GateResult] | None
+) -> Iterator[str]:
+    yield f"{results[0].study}: {metric} with {parameters(results[0].parameters)}"
+    yield f"on {_short(results[0].fingerprint)}"
     if previous is not None:
-        yield _environment_change(previous, each)
-    shown = each.results[-_SHOWN:]
-    if len(shown) < len(each.results):
-        yield f"the latest {len(shown)} of {len(each.results)} results:"
+        yield _environment_change(previous, results)
+    shown = results[-_SHOWN:]
+    if len(shown) < len(results):
+        yield f"the latest {len(shown)} of {len(results)} results:"
     rows = [
         (
             _date(result),
             _commit(result),
-            quantity(each.metric, result.values[each.metric]),
-            f"×{result.ratios[each.metric]:.3f}" if each.metric in result.ratios else "-",
+            quantity(metric, result.values[metric]),
+            f"×{result.ratios[metric]:.3f}" if metric in result.ratios else "-",
             result.verdict,
         )
         for result in shown
     ]
-    header = ("time (UTC)", "commit", each.metric, "ratio", "verdict")
+    header = ("time (UTC)", "commit", metric, "ratio", "verdict")
     yield from table(header, rows).splitlines()
-    yield from _change_lines(each)
+    yield from _change_lines(metric, results[-_SEARCHED:])
 
 
-def _change_lines(each: Series) -> Iterator[str]:
-    searched = each.results[-_SEARCHED:]
-    values = each.values[-_SEARCHED:]
+def _change_lines(metric: str, searched: Sequence[GateResult]) -> Iterator[str]:
+    values = [result.values[metric] for result in searched]
     needed = smallest(_ALPHA, _LEAST)
     if len(values) < needed:
         yield f"{_results(len(values))}: at least {needed} are needed to tell a change from chance"
@@ -83,7 +74,7 @@ def _change_lines(each: Series) -> Iterator[str]:
         return
     points = find(values, alpha=_ALPHA, least=_LEAST)
     for point in points:
-        yield _change_text(each.metric, point, searched[point.index])
+        yield _change_text(metric, point, searched[point.index])
     if not points:
         yield (
             f"no change in {_results(len(values))} (p > {_ALPHA}); "
@@ -102,25 +93,12 @@ def _change_text(metric: str, point: ChangePoint, first: GateResult) -> str:
     return f"{metric} {verb} by {percent:.1f} %, {levels}, at {what}"
 
 
-def _previous(each: Series, earlier: Sequence[Series]) -> Series | None:
-    """Return the latest series of the same metric in another environment, if there is one."""
-    key = each.study, each.metric, canonical(dict(each.parameters))
-    return next(
-        (
-            other
-            for other in reversed(earlier)
-            if (other.study, other.metric, canonical(dict(other.parameters))) == key
-        ),
-        None,
-    )
-
-
-def _environment_change(old: Series, new: Series) -> str:
-    changes = "; ".join(environment_changes(old.fingerprint, new.fingerprint))
-    last, first = old.results[-1], new.results[0]
+def _environment_change(old: Sequence[GateResult], new: Sequence[GateResult]) -> str:
+    last, first = old[-1], new[0]
+    changes = "; ".join(environment_changes(last.fingerprint, first.fingerprint))
     if last.time <= first.time:
         return f"the environment changed between {_date(last)} and {_date(first)}: {changes}"
-    return f"another environment than the one in use since {_date(old.results[0])}: {changes}"
+    return f"another environment than the one in use since {_date(old[0])}: {changes}"
 
 
 def _short(fingerprint: Mapping[str, str]) -> str:
@@ -131,28 +109,20 @@ def _short(fingerprint: Mapping[str, str]) -> str:
         cpu = f"{cpu} ({fingerprint['cpus']} CPUs)"
     machine = cpu if gpus == _NO_GPU else gpus
     parts = [part for part in (machine, fingerprint.get("python", "")) if part]
-    known = ", ".join(parts or fingerprint.values())
-    return known or "an unknown machine"
+    return ", ".join(parts or fingerprint.values()) or "an unknown machine"
 
 
-def _without_values(results: Sequence[GateResult], study: str | None) -> Iterator[str]:
+def _without_values(results: Sequence[GateResult]) -> Iterator[str]:
     """Yield lines on results that are in no series, as they have no value."""
     empty: dict[tuple[str, str], list[GateResult]] = {}
     for result in results:
-        if not finite(result.values) and study in (None, result.study):
+        if not result.values:
             empty.setdefault((result.study, result.verdict), []).append(result)
     for (name, verdict), group in empty.items():
         latest = max(group, key=lambda result: result.time)
         commit = f", commit {_commit(latest)}" if latest.commit else ""
         count = _results(len(group))
         yield f"{name}: {count} without a value ({verdict}), the latest at {_date(latest)}{commit}"
-
-
-def _nothing(results: Sequence[GateResult], study: str | None) -> str:
-    if study is None or not results:
-        return "the gate has no results yet"
-    names = ", ".join(dict.fromkeys(result.study for result in results))
-    return f"the gate has no results of {study!r} yet; it has some of {names}"
 
 
 def _results(count: int) -> str:

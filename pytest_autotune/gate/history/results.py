@@ -49,8 +49,8 @@ class GateResult:
         return {name: getattr(self, name) for name in _CHECKS} | {
             "parameters": dict(self.parameters),
             "fingerprint": dict(self.fingerprint),
-            "values": finite(self.values),
-            "ratios": finite(self.ratios),
+            "values": _finite(self.values),
+            "ratios": _finite(self.ratios),
         }
 
     @classmethod
@@ -70,8 +70,7 @@ class GateResult:
         return cls(**{name: document[name] for name in _CHECKS})
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values that are finite."""
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -96,10 +95,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _has_texts(value: object) -> bool:
     return isinstance(value, Mapping) and all(map(_is_text, value.values()))
 
@@ -117,7 +112,7 @@ _CHECKS: Final = {
     "commit": _is_text,
     "dirty": lambda value: isinstance(value, bool),
     "against": _is_text,
-    "parameters": _is_mapping,
+    "parameters": lambda value: isinstance(value, Mapping),
     "fingerprint": _has_texts,
     "values": _has_numbers,
     "ratios": _has_numbers,
@@ -131,22 +126,6 @@ class GateHistory:
 
     results: tuple[GateResult, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """Comparable results that have a value of one metric, at least one, by time."""
-
-    study: str
-    metric: str
-    parameters: Mapping[str, Any]
-    fingerprint: Mapping[str, str]
-    results: tuple[GateResult, ...]
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """The metric's values, in its unit."""
-        return tuple(result.values[self.metric] for result in self.results)
 
 
 def append(directory: Path, result: GateResult) -> None:
@@ -199,28 +178,18 @@ def _parsed(line: bytes) -> object:
         raise ValueError("it is no JSON") from None
 
 
-def series(results: Sequence[GateResult], study: str | None = None) -> list[Series]:
+def series(results: Sequence[GateResult]) -> dict[tuple[str, str, str, str], list[GateResult]]:
     """Group results by study, metric, parameters and environment, as each first appears.
 
-    A result without a value of a metric, such as a failed one, is in none of its groups.
+    Each group is in the order of time. A result without a value of a metric, such as a failed one,
+    is in none of its groups.
     """
     groups: dict[tuple[str, str, str, str], list[GateResult]] = {}
     for result in results:
-        if study is not None and result.study != study:
-            continue
         setting = canonical(dict(result.parameters)), canonical(dict(result.fingerprint))
-        for metric in finite(result.values):
+        for metric in result.values:
             groups.setdefault((result.study, metric, *setting), []).append(result)
-    return [
-        Series(
-            study=name,
-            metric=metric,
-            parameters=group[0].parameters,
-            fingerprint=group[0].fingerprint,
-            results=tuple(sorted(group, key=lambda result: result.time)),
-        )
-        for (name, metric, *_), group in groups.items()
-    ]
+    return {key: sorted(group, key=lambda result: result.time) for key, group in groups.items()}
 
 
 def session_spread(
@@ -230,15 +199,11 @@ def session_spread(
     metric: str,
     parameters: Mapping[str, Any],
     fingerprint: Mapping[str, str],
-) -> Sequence[float]:
+) -> list[float]:
     """Return the values of comparable earlier sessions, by time, in the metric's unit.
 
     They had the same parameters and environment, and neither regressed nor failed.
     """
-    setting = canonical(dict(parameters)), canonical(dict(fingerprint))
     usual = [result for result in results if result.verdict not in _UNUSUAL]
-    for group in series(usual, study):
-        found = canonical(dict(group.parameters)), canonical(dict(group.fingerprint))
-        if group.metric == metric and found == setting:
-            return group.values
-    return ()
+    key = study, metric, canonical(dict(parameters)), canonical(dict(fingerprint))
+    return [result.values[metric] for result in series(usual).get(key, ())]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_autotune.gate.launch.launcher import PACKAGE, Checkout, Launcher
+from pytest_autotune.gate.launch.launcher import PACKAGE, Launcher, LaunchFailed, tail
 from pytest_autotune.gate.revision.imports import editable_roots, map_path, mapped_import_path
 
 
@@ -45,17 +46,43 @@ class Harness:
         if options.get("confcutdir"):
             path = (self.folder / str(options["confcutdir"])).absolute()
             options["confcutdir"] = str(self.counterpart(path, tree))
-        checkout = Checkout(
+        return Launcher(
             folder=self.counterpart(self.folder, tree),
             root=self.counterpart(self.root, tree),
             params=params,
+            options=options,
+            arguments=[word for plugin in self.plugins for word in ("-p", plugin)],
+            log=log,
             import_path=self._import_path(tree),
             top=tree,
             not_from=None if tree is None else self.top,
             copies=self.copies,
         )
-        arguments = [word for plugin in self.plugins for word in ("-p", plugin)]
-        return Launcher(checkout=checkout, options=options, arguments=arguments, log=log)
+
+    def prepare(self, command: str | None, tree: Path, done: set[str]) -> None:
+        """Run a shell command in the revision in ``tree``, once; ``done`` remembers it.
+
+        Raises :class:`LaunchFailed`.
+        """
+        if command is None or command in done:
+            return
+        found = subprocess.run(  # noqa: S602 - a shell command of the user's own spec
+            command,
+            shell=True,
+            cwd=self.counterpart(self.root, tree),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if found.returncode:
+            raise LaunchFailed(
+                "failed",
+                f"the old revision cannot be made ready: {command!r} (gate.prepare) ended with "
+                f"exit status {found.returncode}",
+                tail(found.stdout),
+            )
+        done.add(command)
 
     def _import_path(self, tree: Path | None) -> list[str]:
         """Return the entries that come first in the import path of a launch."""

@@ -41,31 +41,12 @@ Failure: TypeAlias = Literal[
 
 
 class LaunchFailed(AutotuneError):
-    """A launch has no result; ``details`` are the end of its output."""
+    """A launch has no result, or cannot be prepared; ``details`` are the end of the output."""
 
     def __init__(self, kind: Failure, message: str, details: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.details = details
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkout:
-    """The files of a revision, and its pinned parameters.
-
-    Its tests run in ``folder``; ``root`` is pytest's rootdir. ``import_path`` goes before the rest
-    of the import path. An old revision must import nothing from ``not_from``, the working tree,
-    nor from ``copies``, installed copies of its packages. ``not_from`` is None for the working
-    tree itself.
-    """
-
-    folder: Path
-    root: Path
-    params: Mapping[str, Any]
-    import_path: Sequence[str] = ()
-    top: Path | None = None
-    not_from: Path | None = None
-    copies: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,24 +84,34 @@ class LaunchResult:
 
 
 def _bound_result(row: Mapping[str, Any]) -> BoundResult:
-    """Return the result of a bound as the launched process wrote it."""
     bound = Bound(**{**row["bound"], "metrics": tuple(row["bound"]["metrics"])})
     return BoundResult(**{**row, "bound": bound, "severity": Severity(row["severity"])})
 
 
 @dataclass(kw_only=True)
 class Launcher:
-    """Launches tests again and again.
+    """Launches the tests of a revision again and again, with its pinned parameters.
 
-    ``options`` are pytest's parsed options, ``arguments`` the first words of its command line.
-    ``log`` is the file with the output of the latest launch. If ``lenient``, a broken SLO does not
-    end a launch, so that all metrics are reported.
+    They run in ``folder``; ``root`` is pytest's rootdir. ``options`` are pytest's parsed options,
+    ``arguments`` the first words of its command line. ``log`` is the file with the output of the
+    latest launch. ``import_path`` goes before the rest of the import path. If ``lenient``, a broken
+    SLO does not end a launch, so that all metrics are reported.
+
+    An old revision, checked out at ``top``, must import nothing from ``not_from``, the working
+    tree, nor from ``copies``, installed copies of its packages. For the working tree itself, the
+    first two are None.
     """
 
-    checkout: Checkout
+    folder: Path
+    root: Path
+    params: Mapping[str, Any]
     options: Mapping[str, Any]
     arguments: Sequence[str]
     log: Path
+    import_path: Sequence[str] = ()
+    top: Path | None = None
+    not_from: Path | None = None
+    copies: Sequence[Path] = ()
     lenient: bool = True
     _layout: random.Random = field(default_factory=random.Random)
 
@@ -132,19 +123,17 @@ class Launcher:
         Raises :class:`LaunchFailed`, and :class:`.OutOfTime` at the ``deadline`` (monotonic).
         """
         assert nodeids, "without node ids, pytest would run everything"
-        folder = self.checkout.folder
-        if not folder.is_dir():
-            raise LaunchFailed("test missing", f"it has no folder {folder.name!r}")
+        if not self.folder.is_dir():
+            raise LaunchFailed("test missing", f"it has no folder {self.folder.name!r}")
         with tempfile.TemporaryDirectory(prefix="autotune-launch-") as scratch:
             result, job = Path(scratch) / "result.json", Path(scratch) / "job.json"
-            root = self.checkout.root
             document = {
                 # pytest would clear away the folders of the user's own runs.
                 "options": {**self.options, "basetemp": str(Path(scratch) / "tmp")},
                 # Not as a path, which would drop parts of a parameter's id such as "//".
-                "args": [*self.arguments, *(f"{root}/{nodeid}" for nodeid in nodeids)],
+                "args": [*self.arguments, *(f"{self.root}/{nodeid}" for nodeid in nodeids)],
                 "lenient": self.lenient,
-                "params": self.checkout.params,
+                "params": self.params,
                 "seed": seed,
                 "result": str(result),
             }
@@ -158,7 +147,7 @@ class Launcher:
         with self.log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, str(_CHILD), str(job)],
-                cwd=self.checkout.folder,
+                cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -178,30 +167,29 @@ class Launcher:
         # Coverage would trace the launches of the working tree only.
         foreign = ("PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTEST_ADDOPTS", *_COVERAGE)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        path = list(self.checkout.import_path)
-        if path:
-            environment["PYTHONPATH"] = os.pathsep.join(path)
+        if self.import_path:
+            environment["PYTHONPATH"] = os.pathsep.join(self.import_path)
         environment["AUTOTUNE_PADDING"] = "x" * self._layout.randrange(_PADDING)
         return environment
 
     def _read(self, found: Mapping[str, Any] | None, status: int) -> LaunchResult:
         if found is None:
             ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-            raise LaunchFailed("crashed", f"its process ended with {ended}", self._tail())
+            message = f"its process ended with {ended}"
+            raise LaunchFailed("crashed", message, tail(self.log.read_bytes()))
         failure = found["failure"]
         # A failure of the wrong code says nothing. Tests that were not collected imported little.
         if failure is None or failure["kind"] != "not importable":
             self._check_imports(found["files"])
         if failure is not None:
-            details = failure["details"] or self._tail()
+            details = failure["details"] or tail(self.log.read_bytes())
             raise LaunchFailed(failure["kind"], failure["message"], details)
         return LaunchResult.from_document(found["record"])
 
     def _check_imports(self, files: Sequence[str]) -> None:
-        checkout = self.checkout
-        if checkout.not_from is None or checkout.top is None:
+        if self.not_from is None or self.top is None:
             return
-        wrong = strays(files, checkout.not_from, checkout.top, PACKAGE)
+        wrong = strays(files, self.not_from, self.top, PACKAGE)
         if wrong:
             several = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise LaunchFailed(
@@ -210,7 +198,7 @@ class Launcher:
                 "be compared with itself; make it import from the current folder, as with "
                 "'pythonpath' in pytest's configuration",
             )
-        copied = [file for file in files for copy in checkout.copies if _within(file, copy)]
+        copied = [file for file in files for copy in self.copies if Path(file).is_relative_to(copy)]
         if copied:
             raise LaunchFailed(
                 "wrong code",
@@ -219,14 +207,10 @@ class Launcher:
                 "at all and set 'pythonpath' in pytest's configuration",
             )
 
-    def _tail(self) -> str:
-        """Return the end of the output of the latest launch."""
-        text = self.log.read_text("utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-_TAIL:])
 
-
-def _within(file: str, place: Path) -> bool:
-    return file == str(place) or file.startswith(f"{place}{os.sep}")
+def tail(output: bytes) -> str:
+    """Return the last lines of an output."""
+    return "\n".join(output.decode(errors="replace").splitlines()[-_TAIL:])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

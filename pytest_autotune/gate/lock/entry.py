@@ -157,18 +157,16 @@ def digests_of(key: Mapping[str, Any]) -> Mapping[str, str]:
     parts["workload"] = {name: given[name] for name in given if name in _ASKED}
     parts["server"] = {name: given[name] for name in given if name not in _ASKED}
     return {
-        part: hashlib.sha256(_bytes(canonical(value))).hexdigest()[:12]
+        part: hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:12]
         for part, value in parts.items()
     }
 
 
-def refusal(old: LockEntry | None, new: LockEntry, *, tolerance: float) -> str | None:
+def refusal(old: LockEntry, new: LockEntry, *, tolerance: float) -> str | None:
     """Return the reason for which ``new`` replaces ``old`` by force only, None without one.
 
     ``tolerance`` is the share of the old median by which the new one may be worse.
     """
-    if old is None:
-        return None
     other = foreign(old, new)
     if other:
         return f"it was locked on other hardware ({'; '.join(other)})"
@@ -206,10 +204,6 @@ def unchanged(old: LockEntry, new: LockEntry, tolerance: float) -> bool:
 def _rounded(value: float) -> float:
     """Return ``value`` with six significant digits."""
     return float(f"{value:.6g}")
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _hardware(entry: LockEntry) -> Mapping[str, str]:

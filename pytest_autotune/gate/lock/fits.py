@@ -10,7 +10,7 @@ from pytest_autotune.gate.lock.entry import LockEntry, LockError, digests_of
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.space import Space
-from pytest_autotune.spec.validation import MAX_ERRORS
+from pytest_autotune.spec.validation import shortened
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.text.places import Origin, json_pointer
 from pytest_autotune.text.suggest import nearest, shown
@@ -18,47 +18,26 @@ from pytest_autotune.text.suggest import nearest, shown
 _ADVICE: Final = "tune and lock again: pytest --autotune --autotune-lock"
 
 
-def check_fits_plan(entry: LockEntry, plan: Plan) -> tuple[str, ...]:
-    """Check an entry against a plan; see :func:`check_fits`."""
-    return check_fits(
-        entry,
-        where=LOCK_NAME,
-        spec_name=plan.spec.name,
-        objective=plan.objective.name,
-        key=plan.key(),
-        space=plan.spec.space,
-    )
+def check_fits(entry: LockEntry, plan: Plan) -> tuple[str, ...]:
+    """Raise :class:`LockError` if ``entry`` was not locked for the spec of ``plan``.
 
-
-def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
-    entry: LockEntry,
-    *,
-    where: str,
-    spec_name: str,
-    objective: str,
-    key: Mapping[str, Any],
-    space: Space,
-) -> tuple[str, ...]:
-    """Raise :class:`LockError` if ``entry`` was not locked for this spec.
-
-    ``where`` names the lock file, ``objective`` is its name and ``key`` the plan's. Returns a
-    sentence for every harmless change since then.
+    Returns a sentence for every harmless change since then.
     """
-    origin = Origin(file=where, pointer=json_pointer("studies", entry.study))
-    digests = digests_of(key)
+    origin = Origin(file=LOCK_NAME, pointer=json_pointer("studies", entry.study))
+    name, objective, digests = plan.spec.name, plan.objective.name, digests_of(plan.key())
     problems = []
-    if entry.spec != spec_name:
-        problems.append(
-            f"{origin.at('spec')}: locked for the spec {entry.spec!r}, not {spec_name!r}"
-        )
+    if entry.spec != name:
+        problems.append(f"{origin.at('spec')}: locked for the spec {entry.spec!r}, not {name!r}")
     if entry.objective != objective:
         problems.append(
             f"{origin.at('objective')}: locked for {entry.objective!r}, not {objective!r}"
         )
     # The parameters of another spec need not be in this space.
-    problems = problems or list(_point_problems(entry.parameters, space, origin))
+    problems = problems or list(_point_problems(entry.parameters, plan.spec.space, origin))
+    if len(problems) == 1:
+        raise LockError(f"{problems[0]}; {_ADVICE}")
     if problems:
-        raise LockError(_advised(problems))
+        raise LockError("\n".join([*shortened(problems), _ADVICE]))
     notes = []
     changed = [part for part in ("workload", "server") if entry.digests[part] != digests[part]]
     if changed:
@@ -77,13 +56,6 @@ def check_fits(  # noqa: PLR0913 - a plan's parts, so that none is needed
             "the margins in the lock file are those of the old one"
         )
     return tuple(notes)
-
-
-def _advised(problems: list[str]) -> str:
-    """Return the problems, with advice."""
-    if len(problems) > MAX_ERRORS:
-        problems = [*problems[:MAX_ERRORS], f"… and {len(problems) - MAX_ERRORS} more"]
-    return f"{problems[0]}; {_ADVICE}" if len(problems) == 1 else "\n".join([*problems, _ADVICE])
 
 
 def _point_problems(point: Mapping[str, Any], space: Space, origin: Origin) -> Iterator[str]:

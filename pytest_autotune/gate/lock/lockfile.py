@@ -12,14 +12,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gate.lock.entry import LockEntry, LockError
-from pytest_autotune.spec.validation import MAX_DEPTH, MAX_ERRORS, schema_lines
+from pytest_autotune.spec.validation import MAX_DEPTH, schema_lines, shortened
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
@@ -35,16 +35,11 @@ _MAX_DEPTH: Final = MAX_DEPTH + 4
 _CONFLICT: Final = re.compile(r"^(?:<{7}|\|{7}|>{7})(?:\s|$)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class LockFile:
-    """The entries by study; ``path`` is None if they were not read from a file."""
+def read_lock_file(path: Path) -> Mapping[str, LockEntry]:
+    """Return the entries of the lock file at ``path`` by study.
 
-    path: Path | None
-    entries: Mapping[str, LockEntry]
-
-
-def read_lock_file(path: Path) -> LockFile:
-    """Read the lock file at ``path``; raise :class:`.LockError` if it is not valid."""
+    Raises :class:`.LockError` if it is not valid.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -54,13 +49,13 @@ def read_lock_file(path: Path) -> LockFile:
         ) from None
     except OSError as error:
         raise LockError(f"{path.name}: cannot be read: {error}") from None
-    return LockFile(path, parse_lock(content, path.name).entries)
+    return parse_lock(content, path.name)
 
 
-def parse_lock(text: str | bytes, where: str) -> LockFile:
-    """Read a lock file from its content.
+def parse_lock(text: str | bytes, where: str) -> Mapping[str, LockEntry]:
+    """Return the entries of a lock file by study; ``where`` names it in messages.
 
-    ``where`` names it in messages. Raises :class:`.LockError`.
+    Raises :class:`.LockError`.
     """
     document = _document(text, where)
     origin = Origin(file=where)
@@ -84,7 +79,7 @@ def parse_lock(text: str | bytes, where: str) -> LockFile:
                 f"{origin.at('studies', name, 'metric')}: {shown(entry.metric)} is not one of "
                 f"the metrics{nearest(entry.metric, list(entry.metrics))}"
             )
-    return LockFile(None, entries)
+    return entries
 
 
 def write_lock(path: Path, entries: Mapping[str, LockEntry]) -> bool:
@@ -103,8 +98,9 @@ def write_lock(path: Path, entries: Mapping[str, LockEntry]) -> bool:
     content = f"{text}\n".encode(errors="backslashreplace")
     target = Path(os.path.realpath(path))
     try:
-        if _content(target) == content:
-            return False
+        with suppress(FileNotFoundError):
+            if target.read_bytes() == content:
+                return False
         replace_file(target, content)
     except OSError as error:
         raise LockError(f"{path.name}: cannot be written: {error}") from None
@@ -125,10 +121,8 @@ def _validate(document: object, origin: Origin) -> None:
         _validator().iter_errors(document), key=lambda error: list(map(str, error.absolute_path))
     )
     lines = list(dict.fromkeys(line for error in errors for line in schema_lines(error, origin)))
-    if len(lines) > MAX_ERRORS:
-        lines[MAX_ERRORS:] = [f"… and {len(lines) - MAX_ERRORS} more"]
     if lines:
-        raise LockError("\n".join(lines))
+        raise LockError("\n".join(shortened(lines)))
 
 
 def _document(text: str | bytes, where: str) -> Any:
@@ -159,17 +153,17 @@ def _document(text: str | bytes, where: str) -> Any:
 class _Repeating(dict[str, Any]):
     """An object with ``key`` twice. Its place is known only after parsing."""
 
-    key: str = ""
+    def __init__(self, content: Mapping[str, Any], key: str) -> None:
+        super().__init__(content)
+        self.key = key
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) == len(pairs):
         return result
-    repeating = _Repeating(result)
     names = [name for name, _ in pairs]
-    repeating.key = next(name for name in names if names.count(name) > 1)
-    return repeating
+    return _Repeating(result, next(name for name in names if names.count(name) > 1))
 
 
 def _unusable(
@@ -191,10 +185,3 @@ def _unusable(
     elif isinstance(value, int) and abs(value) > sys.float_info.max:
         # The number itself may be too long to print.
         yield path, f"this number is beyond ±{sys.float_info.max:.0e}"
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

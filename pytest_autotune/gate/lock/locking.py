@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -28,8 +28,8 @@ from pytest_autotune.gate.lock.entry import (
     refusal,
     unchanged,
 )
-from pytest_autotune.gate.lock.fits import check_fits_plan
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, write_lock
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, write_lock
 from pytest_autotune.gate.metrics import gated_metrics
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import RACE_MARGIN
@@ -52,11 +52,14 @@ _FIRST_SEED: Final = 2_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locking:
-    """The outcome for the entry of one study, in words. If ``failed``, the run fails."""
+    """The outcome for one study, in words. If ``failed``, the run fails.
+
+    ``entry`` is the new entry of the lock file, None if that stays as it is.
+    """
 
     study: str
     text: str
-    changed: bool = False
+    entry: LockEntry | None = None
     failed: bool = False
     notes: Sequence[str] = ()
 
@@ -91,30 +94,27 @@ class Pinning:
     commit: str
     say: Callable[[str], None]
 
-    def lock(self, summaries: Sequence[Summary], lock: LockFile, path: Path) -> list[Locking]:
+    def lock(
+        self, summaries: Sequence[Summary], entries: Mapping[str, LockEntry], path: Path
+    ) -> list[Locking]:
         """Pin the best configuration of every study that ended, and write the file at ``path``.
 
-        Entries of other studies stay as they are in ``lock``. Raises :class:`LockError` if
-        the file cannot be written.
+        Its ``entries`` of other studies stay as they are. Raises :class:`LockError` if the file
+        cannot be written.
         """
-        entries = dict(lock.entries)
-        found = []
-        for summary in summaries:
-            locking, entry = self._lock(summary, entries.get(summary.label))
-            if entry is not None:
-                entries[summary.label] = entry
-            found.append(locking)
-        if any(locking.changed for locking in found):
-            write_lock(path, entries)
+        found = [self._lock(summary, entries.get(summary.label)) for summary in summaries]
+        new = {locking.study: locking.entry for locking in found if locking.entry is not None}
+        if new:
+            write_lock(path, {**entries, **new})
         return found
 
-    def _lock(self, summary: Summary, old: LockEntry | None) -> tuple[Locking, LockEntry | None]:
+    def _lock(self, summary: Summary, old: LockEntry | None) -> Locking:
         plan, label = summary.plan, summary.label
         if not summary.ended:
-            return Locking(study=label, text=f"not pinned: {summary.why_stopped()}"), None
+            return Locking(study=label, text=f"not pinned: {summary.why_stopped()}")
         best = summary.best
         if best is None:
-            return Locking(study=label, text="not pinned: no trial was feasible", failed=True), None
+            return Locking(study=label, text="not pinned: no trial was feasible", failed=True)
         contenders = _contenders(summary, best, old)
         count = len(contenders)
         several = f"the best {count} configurations" if count > 1 else "the best configuration"
@@ -126,7 +126,7 @@ class Pinning:
         holding = [contender for contender in contenders if contender.score is not None]
         if not holding:
             text = "not pinned: no configuration held when it was measured again"
-            return Locking(study=label, text=text, failed=True, notes=notes), None
+            return Locking(study=label, text=text, failed=True, notes=notes)
         winner = min(holding, key=lambda contender: contender.score or 0.0)
         if old is not None and not self.force:
             winner = _worth_it(winner, holding, old, plan.spec.gate.tolerance)
@@ -134,30 +134,27 @@ class Pinning:
             entry = _entry(plan, label, winner, self.commit)
         except UserError as error:
             # The other studies are pinned all the same.
-            return Locking(study=label, text=f"not pinned: {error}", failed=True, notes=notes), None
-        same = None if old is None else point_key(old.parameters)
-        beaten = any(point_key(c.params) == same and c is not winner for c in holding)
-        kept = self._kept(plan, old, entry, beaten=beaten)
-        if kept is not None:
-            return replace(kept, notes=notes), None
+            return Locking(study=label, text=f"not pinned: {error}", failed=True, notes=notes)
         text = f"pinned in {LOCK_NAME}: {_shown(entry)}"
-        if old is not None and point_key(old.parameters) != point_key(entry.parameters):
-            text += f", instead of {parameters(old.parameters)}"
-        elif old is not None:
-            text += ", as before, with new figures"
+        if old is not None:
+            pinned = point_key(old.parameters)
+            beaten = any(point_key(c.params) == pinned and c is not winner for c in holding)
+            kept = self._kept(plan, old, entry, beaten=beaten)
+            if kept is not None:
+                return replace(kept, notes=notes)
+            if pinned == point_key(entry.parameters):
+                text += ", as before, with new figures"
+            else:
+                text += f", instead of {parameters(old.parameters)}"
         if winner.origin != "winner":
             text += f" ({winner.origin} was better than the search's winner when measured again)"
-        return Locking(study=label, text=text, changed=True, notes=notes), entry
+        return Locking(study=label, text=text, entry=entry, notes=notes)
 
-    def _kept(
-        self, plan: Plan, old: LockEntry | None, new: LockEntry, *, beaten: bool
-    ) -> Locking | None:
+    def _kept(self, plan: Plan, old: LockEntry, new: LockEntry, *, beaten: bool) -> Locking | None:
         """Return the reason for which the old entry stays, None if the new one replaces it.
 
         If the old one was ``beaten`` just now, its better figure of another day does not count.
         """
-        if old is None:
-            return None
         tolerance = plan.spec.gate.tolerance
         if unchanged(old, new, tolerance):
             text = f"{LOCK_NAME} stays as it is: {_shown(old)} is still the best"
@@ -190,7 +187,7 @@ def _contenders(summary: Summary, best: TrialRecord, old: LockEntry | None) -> l
 def _fits(entry: LockEntry, plan: Plan) -> bool:
     """Return whether an entry fits the spec, so that it could be gated."""
     try:
-        check_fits_plan(entry, plan)
+        check_fits(entry, plan)
     except LockError:
         return False
     return True
@@ -236,11 +233,8 @@ def _launch_in_turn(
 
 
 def _trouble(contender: _Contender) -> str:
-    if contender.trouble:
-        why = contender.trouble
-    else:
-        broken = dict.fromkeys(label for each in contender.launches for label in each.broken)
-        why = f"it broke its SLO {', '.join(broken)}"
+    broken = dict.fromkeys(label for each in contender.launches for label in each.broken)
+    why = contender.trouble or f"it broke its SLO {', '.join(broken)}"
     return f"{contender.origin} ({parameters(contender.params)}) did not hold: {why}"
 
 
@@ -258,7 +252,6 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
         metrics[name] = LockedMetric(
             median=median(values), low=min(values), high=max(values), launches=len(values)
         )
-    version = pytest_autotune.__version__
     return LockEntry(
         study=label,
         spec=plan.spec.name,
@@ -272,7 +265,7 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
         digests=digests_of(plan.key()),
         commit=commit,
         locked=dt.datetime.now(dt.timezone.utc).date().isoformat(),
-        by=f"pytest-autotune {version}",
+        by=f"pytest-autotune {pytest_autotune.__version__}",
     )
 
 
@@ -288,5 +281,5 @@ def _tightest(launches: Sequence[LaunchResult]) -> list[LockedBound]:
 
 
 def _shown(entry: LockEntry) -> str:
-    value = quantity(entry.metric, entry.median)
-    return f"{parameters(entry.parameters)}, {entry.metric} {value}"
+    figure = quantity(entry.metric, entry.median)
+    return f"{parameters(entry.parameters)}, {entry.metric} {figure}"

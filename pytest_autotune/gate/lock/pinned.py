@@ -40,5 +40,5 @@ def read_lock(path: str | Path = LOCK_NAME) -> Mapping[str, PinnedConfiguration]
             metric=entry.metric,
             objective=entry.objective,
         )
-        for study, entry in read_lock_file(found).entries.items()
+        for study, entry in read_lock_file(found).items()
     }

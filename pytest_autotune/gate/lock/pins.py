@@ -9,9 +9,9 @@ from typing import Final
 from pytest_autotune.errors import SpecError
 from pytest_autotune.gate.compare.comparison import design_for
 from pytest_autotune.gate.lock.entry import LockEntry
-from pytest_autotune.gate.lock.fits import check_fits_plan
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
-from pytest_autotune.scoring.slo import SLO, Bound
+from pytest_autotune.gate.lock.fits import check_fits
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME
+from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.plan import Plan
 
@@ -24,8 +24,8 @@ class LockPins:
     brief = False
     missing = f"not pinned in {LOCK_NAME}: {_COMMAND} pins it"
 
-    def __init__(self, lock: LockFile) -> None:
-        self._lock = lock
+    def __init__(self, entries: Mapping[str, LockEntry]) -> None:
+        self.entries = entries
         self.found: dict[str, LockEntry] = {}
         self.unpinned: list[str] = []
 
@@ -35,46 +35,40 @@ class LockPins:
         Raises :class:`LockError` if it was locked for another spec, and :class:`SpecError` for a
         gate that can decide nothing.
         """
-        entry = self._lock.entries.get(plan.label)
+        entry = self.entries.get(plan.label)
         if entry is None:
             self.unpinned.append(plan.label)
             return None
         _check_rule(plan)
-        notes = check_fits_plan(entry, plan)
+        notes = check_fits(entry, plan)
         slo, excused = hardened(plan.spec.slo, entry, plan.spec.gate.tolerance)
         self.found[nodeid] = entry
         # A pinned configuration that breaks its SLO fails, even if a search only marks it.
         plan = replace(plan, spec=replace(plan.spec, slo=slo), xfail=False)
         return Pin(params=entry.parameters, plan=plan, notes=(*notes, *excused))
 
-    @property
-    def entries(self) -> Mapping[str, LockEntry]:
-        """All entries of the lock file, by study."""
-        return self._lock.entries
-
 
 def _check_rule(plan: Plan) -> None:
     rule = plan.spec.gate
     design = design_for(rule, len(rule.metrics))
+    where = plan.spec.origin.at("gate", "max_launches")
     if not design.can_decide:
+        several = f" for {len(rule.metrics)} metrics" if len(rule.metrics) > 1 else ""
         raise SpecError(
-            f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
-            f"tell a regression with an error of {rule.alpha:g}"
-            f"{f' for {len(rule.metrics)} metrics' if len(rule.metrics) > 1 else ''}: allow more "
-            "launches, or more error (gate.alpha)"
+            f"{where}: {rule.max_launches} launches cannot tell a regression with an error of "
+            f"{rule.alpha:g}{several}: allow more launches, or more error (gate.alpha)"
         )
     if not design.can_pass:
         raise SpecError(
-            f"{plan.spec.origin.at('gate', 'max_launches')}: {rule.max_launches} launches cannot "
-            f"pass anything with a power of {rule.power:g}: allow more launches, or less power "
-            "(gate.power)"
+            f"{where}: {rule.max_launches} launches cannot pass anything with a power of "
+            f"{rule.power:g}: allow more launches, or less power (gate.power)"
         )
 
 
 def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[str]]:
     """Return the SLO with every bound hard, and sentences on bounds that are relaxed.
 
-    A bound that was missed when it was locked may be missed by as much, and the tolerance on top.
+    A bound that was missed when it was locked may be missed by as much. The tolerance is on top.
     An SLO that selects levels stays as it is.
     """
     if slo.levels != "all":
@@ -89,12 +83,8 @@ def hardened(slo: SLO, entry: LockEntry, tolerance: float) -> tuple[SLO, list[st
         allowed = (1 + missed) * (1 + tolerance) - 1 if missed else 0.0
         bounds.append(replace(bound, hard=True, fail_ratio=allowed))
         if missed:
-            notes.append(_excuse(bound, missed, allowed))
+            notes.append(
+                f"SLO {bound.label}: was missed by {100 * missed:.3g} % when this was locked; up "
+                f"to {100 * allowed:.3g} % is allowed now"
+            )
     return replace(slo, bounds=tuple(bounds)), notes
-
-
-def _excuse(bound: Bound, missed: float, allowed: float) -> str:
-    return (
-        f"SLO {bound.label}: was missed by {100 * missed:.3g} % when this was locked; up to "
-        f"{100 * allowed:.3g} % is allowed now"
-    )

@@ -109,10 +109,9 @@ def _project_names(folder: Path) -> Iterator[str]:
         document = parse_toml((folder / "pyproject.toml").read_text("utf-8"))
     except (OSError, ValueError):
         return
-    project = document.get("project")
-    name = project.get("name") if isinstance(project, Mapping) else None
-    if isinstance(name, str):
-        yield name
+    match document:
+        case {"project": {"name": str(name)}}:
+            yield name
 
 
 def _canonical(name: str) -> str:

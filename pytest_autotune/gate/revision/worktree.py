@@ -23,14 +23,8 @@ from pytest_autotune.gate.revision.repository import Commit, Repository
 
 #: Begins the names of temporary folders with worktrees, and of their locks.
 _PREFIX: Final = "autotune-revision-"
-
-
 _LOCKS: Final = "pytest-autotune"
-
-
 _MUTEX: Final = "mutex"
-
-
 _SUBMODULE_MODE: Final = "160000"
 
 
@@ -82,14 +76,11 @@ def _fetch_submodules(at: str, top: Path, tree: Path) -> None:
         return
     entries = os.fsdecode(run(tree, "ls-files", "--stage", "-z").stdout).split("\0")
     paths = [entry.partition("\t")[2] for entry in entries if entry.startswith(_SUBMODULE_MODE)]
-    wanted = [path for path in paths if not _is_empty_folder(top / path)]
+    # Git leaves an empty folder for a submodule that nobody fetched.
+    wanted = [p for p in paths if not (top / p).is_dir() or any((top / p).iterdir())]
     if wanted:
         update = ("submodule", "update", "--init", "--recursive", "--")
         _check(at, run(tree, *update, *wanted))
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.adapters import aiperf, guidellm, vllm
 from pytest_autotune.load.job import Job
 from pytest_autotune.spec.scenario import Scenario
-from pytest_autotune.system.groups import OWN_GROUP
+from pytest_autotune.system.processes import OWN_GROUP
 
 _POLL_SECONDS: Final = 0.2
 _TAIL: Final = 2000

@@ -74,12 +74,11 @@ def harness_of(config: pytest.Config) -> Harness:
         for name, value in vars(config.option).items()
         if name not in _ARGUMENTS and (not name.startswith(_PREFIX) or name == _KEPT)
     }
+    options |= {name: value for name, value in _OWN.items() if name in options}
     lost = [name for name, value in options.items() if value is _UNUSABLE]
-    options = {name: value for name, value in options.items() if value is not _UNUSABLE}
-    own = {name: value for name, value in _OWN.items() if name in options}
     plugins = [*(getattr(config.option, "plugins", None) or ()), "no:cacheprovider"]
     return Harness(
-        options={**options, **own},
+        options={name: value for name, value in options.items() if value is not _UNUSABLE},
         plugins=tuple(dict.fromkeys(plugins)),
         top=top,
         root=root,
@@ -89,7 +88,6 @@ def harness_of(config: pytest.Config) -> Harness:
         notes=tuple(
             f"the option {name!r} could not be handed to launches, which had its default"
             for name in lost
-            if name not in _OWN
         ),
     )
 

@@ -93,18 +93,16 @@ class LaunchHooks:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write the result, whole or not at all."""
-        record = self._record()
+        assert self._tuning is not None, "started"
+        records = map(self._tuning.runner.record_of, self._tuning.collector.studies)
+        record = next((record for record in records if record is not None), None)
+        files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
         document = {
             "failure": self._failure(record, exitstatus),
             "record": None if record is None else _document(record),
-            "files": _imported_files(),
+            "files": sorted({file for file in files if isinstance(file, str)}),
         }
         replace_file(Path(self._job["result"]), json.dumps(document).encode())
-
-    def _record(self) -> TrialRecord | None:
-        assert self._tuning is not None, "started"
-        records = map(self._tuning.runner.record_of, self._tuning.collector.studies)
-        return next((record for record in records if record is not None), None)
 
     def _failure(self, record: TrialRecord | None, exitstatus: int) -> dict[str, str] | None:
         """Return the reason for which there is nothing to compare, None if there is something."""
@@ -139,8 +137,3 @@ def _document(record: TrialRecord) -> dict[str, Any]:
         "metrics": {name: v for name, v in record.metrics.items() if math.isfinite(v)},
         "bounds": [asdict(result) for result in record.bounds],
     }
-
-
-def _imported_files() -> list[str]:
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted({file for file in files if isinstance(file, str)})

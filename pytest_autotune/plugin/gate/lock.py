@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile, read_lock_file
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 from pytest_autotune.gate.lock.locking import Locking, Pinning
 from pytest_autotune.gate.revision.repository import describe
 from pytest_autotune.plugin.announce import announce
@@ -33,7 +33,7 @@ class Locker:
         self._log = context.state_directory / "logs" / "lock.log"
         self._path = config.rootpath / LOCK_NAME
         there = self._path.exists() or self._path.is_symlink()
-        self._lock = read_lock_file(self._path) if there else LockFile(self._path, {})
+        self._entries = read_lock_file(self._path) if there else {}
 
     def lock(self, summaries: Sequence[Summary]) -> list[Locking]:
         """Pin the best of each study; raises :class:`LockError` if that fails."""
@@ -45,7 +45,7 @@ class Locker:
             commit="" if commit is None else f"{commit.short}{'-dirty' if commit.dirty else ''}",
             say=self._say,
         )
-        return pinning.lock(summaries, self._lock, self._path)
+        return pinning.lock(summaries, self._entries, self._path)
 
     def _say(self, text: str) -> None:
         announce(self._config, f"autotune: {text}", cyan=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from pytest_autotune.gate.history import results as history
-from pytest_autotune.gate.lock.lockfile import LOCK_NAME, LockFile
+from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.gate.revision.repository import Commit, describe
 from pytest_autotune.plugin.context import RunContext
@@ -45,7 +45,6 @@ def show_history(config: pytest.Config) -> int:
 
 def _result(outcome: GateOutcome, commit: Commit | None) -> history.GateResult:
     """Return an outcome as the history keeps it."""
-    found = outcome.results
     return history.GateResult(
         time=time.time(),
         study=outcome.study,
@@ -56,8 +55,8 @@ def _result(outcome: GateOutcome, commit: Commit | None) -> history.GateResult:
         against=outcome.against if outcome.mode == "revision" else "",
         parameters=outcome.parameters,
         fingerprint=fingerprint(),
-        values={r.metric.name: r.new for r in found if math.isfinite(r.new)},
-        ratios={r.metric.name: r.ratio for r in found if math.isfinite(r.ratio)},
+        values={found.metric.name: found.new for found in outcome.results},
+        ratios={found.metric.name: found.ratio for found in outcome.results},
         launches=outcome.pairs,
     )
 
@@ -66,12 +65,17 @@ class GateReporter:
     """Hooks of the process with the terminal: the only one, or an xdist controller."""
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, context: RunContext, lock: LockFile
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        context: RunContext,
+        pinned: Collection[str],
     ) -> None:
         self._config = config
         self._settings = settings
         self._context = context
-        self._lock = lock
+        #: Labels of the studies that are in the lock file.
+        self._pinned = pinned
         #: Labels of the studies that were collected, by node id.
         self._labels: dict[str, str] = {}
         self._findings = Findings()
@@ -154,14 +158,13 @@ class GateReporter:
             terminalreporter.write_sep("=", f"autotune gate: {outcome.study}")
             for line in gate_lines(outcome.with_notes(notices.get(outcome.study, ()))):
                 terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
-        missing = sorted(set(self._lock.entries).difference(self._labels.values()))
+        missing = sorted(set(self._pinned).difference(self._labels.values()))
         if missing and not self._findings.errors:
             named = ", ".join(map(repr, missing))
             terminalreporter.write_line(
                 f"autotune: pinned in {LOCK_NAME}, and not collected in this run: {named}",
                 yellow=True,
             )
-
         if self._trouble:
             terminalreporter.write_line(f"autotune: {self._trouble}", yellow=True)
 
