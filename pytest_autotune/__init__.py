@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.bench.correctness import assert_matches
     from pytest_autotune.bench.measure import measure
+    from pytest_autotune.bench.timing import Timing
     from pytest_autotune.errors import SLOViolation, TrialPruned
     from pytest_autotune.gate.lock.entry import LockError
     from pytest_autotune.gate.lock.pinned import PinnedConfiguration, read_lock
@@ -43,6 +44,7 @@ __all__ = [
     "SLOViolation",
     "Strategy",
     "StrategyContext",
+    "Timing",
     "Trial",
     "TrialPruned",
     "TrialRecord",
@@ -70,6 +72,7 @@ _PLACES = {
     "SLOViolation": "errors",
     "Strategy": "strategies.protocol",
     "StrategyContext": "strategies.protocol",
+    "Timing": "bench.timing",
     "Trial": "study.trial",
     "TrialPruned": "errors",
     "TrialRecord": "scoring.records",

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.bench.measure import Watch, measure
-from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
+from pytest_autotune.bench.timing import Timing
 from pytest_autotune.errors import TrialPruned
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
@@ -51,7 +51,7 @@ class GpuBenchmark:
         *arguments: object,
         race: bool | Race = True,
         **options: Any,
-    ) -> Measurement:
+    ) -> Timing:
         """Time ``function(*arguments)``; the result goes to ``trial.report``.
 
         ``options`` are those of :func:`pytest_autotune.bench.measure.measure`. If it measures the
@@ -106,7 +106,7 @@ class GpuBenchmark:
         work = _work(best.metric, options)
         return None if work is None else work / median
 
-    def _lost(self, found: Measurement, race: Race) -> str:
+    def _lost(self, found: Timing, race: Race) -> str:
         return (
             f"lost the race: median {quantity('time', found.median)} after "
             f"{len(found.samples)} samples, and {quantity('time', race.limit)} would have lost "

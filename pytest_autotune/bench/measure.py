@@ -26,9 +26,9 @@ from pytest_autotune.bench.frameworks import (
     wait_for_devices,
 )
 from pytest_autotune.bench.host import HostTimer, affinity
-from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
+from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.text.numbers import quantity
@@ -108,7 +108,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     energy: bool = False,
     race: Race | None = None,
     watch: Watch | None = None,
-) -> Measurement:
+) -> Timing:
     """Time ``function(*arguments)`` until the interval of its median is narrow, or time is up.
 
     ``inputs`` are several tuples of arguments to take in turn, or a function that makes one, so
@@ -145,7 +145,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     sampling, seen = taken.sampling, taken.seen
     used = _energy(work, wait, watch, typical) if energy and watch is not None else None
     host_times = timer.host_times if isinstance(timer, DeviceTimer) else []
-    found = Measurement(
+    found = Timing(
         metric=metric,
         samples=sampling.samples,
         interval=sampling.interval,
@@ -314,7 +314,7 @@ def _energy(
     return None if seen.energy is None else seen.energy / calls
 
 
-def _launch_bound(found: Measurement, *, graph: bool, cold: bool) -> tuple[str, ...]:
+def _launch_bound(found: Timing, *, graph: bool, cold: bool) -> tuple[str, ...]:
     """Return a remark if the host could not keep up with the device."""
     if graph or found.host_time is None:
         return ()

@@ -16,7 +16,7 @@ from pytest_autotune.bench.statistics import (
 )
 
 #: Why sampling ended.
-Ending: TypeAlias = Literal["interval", "time", "samples", "race"]
+SamplingEnd: TypeAlias = Literal["interval", "time", "samples", "race"]
 
 #: Taken however long they last.
 LEAST_SAMPLES: Final = 3
@@ -89,7 +89,7 @@ class Sampling:
 
     samples: tuple[float, ...]
     interval: Interval
-    ending: Ending
+    ending: SamplingEnd
     seconds: float
 
 
@@ -146,7 +146,7 @@ def _interval(samples: Sequence[float], goal: Goal) -> Interval:
     return median_interval(samples, 1 - (1 - goal.confidence) * _LOOK_SHARE)
 
 
-def _ended(ending: Ending, samples: Sequence[float], goal: Goal, spent: float) -> Sampling:
+def _ended(ending: SamplingEnd, samples: Sequence[float], goal: Goal, spent: float) -> Sampling:
     found = _interval(samples, goal)
     interval = Interval(
         low=found.low, high=found.high, confidence=min(found.confidence, goal.confidence)

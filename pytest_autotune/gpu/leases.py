@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-from filelock import BaseFileLock, FileLock, Timeout
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import LeaseError
 from pytest_autotune.gpu.visible import Device
 from pytest_autotune.system.files import replace_file
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 #: Where the locks are. All users of a machine must mean the same folder, so not ``TMPDIR``.
 FOLDER_VARIABLE: Final = "AUTOTUNE_GPU_LOCKS"
@@ -167,6 +168,9 @@ class Desk:
             descriptor = os.open(path, flags, _OPEN_TO_ALL)
             os.fchmod(descriptor, _OPEN_TO_ALL)
             os.close(descriptor)
+        # Here, as a run without GPUs makes no lease.
+        from filelock import FileLock
+
         return FileLock(path, mode=_OPEN_TO_ALL)
 
     def _taken(self, path: Path) -> BaseFileLock | None:
@@ -174,7 +178,7 @@ class Desk:
         lock = self._lock(path)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
+        except TimeoutError:  # filelock's Timeout is one
             return None
         except PermissionError as error:
             raise _somebodys(path, error) from None
@@ -186,7 +190,7 @@ class Desk:
         try:
             with self._lock(path).acquire(timeout=_MUTEX_SECONDS):
                 yield
-        except Timeout:
+        except TimeoutError:
             raise LeaseError(
                 f"GPU leases: {path} has been locked for {_MUTEX_SECONDS:g} s, which takes "
                 "milliseconds as a rule; is a process that holds it stopped? ('fuser' names it)"

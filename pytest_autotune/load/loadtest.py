@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from pytest_autotune.load.search import search_levels
 from pytest_autotune.load.standing import Standing, bar
 from pytest_autotune.load.target import Address, Target, first_model
 from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
@@ -123,9 +123,8 @@ class LoadTest:
         if self._slo.levels != "all" or len(declared) == 1:
             return declared, []
 
-        def breaks(metrics: Mapping[str, float | None], level: Level) -> bool:
-            found = {name: math.nan if v is None else v for name, v in metrics.items()}
-            return not self._meter.check(found, level).feasible
+        def breaks(metrics: Metrics, level: Level) -> bool:
+            return not self._meter.check(metrics, level).feasible
 
         chosen = first(self._records(), [level for level, _ in declared], breaks)
         if chosen is None or chosen.level.identity == declared[0][0].identity:

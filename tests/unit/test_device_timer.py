@@ -24,9 +24,9 @@ from pytest_autotune.bench.device import (
 )
 from pytest_autotune.bench.frameworks import NumbaDevice
 from pytest_autotune.bench.measure import measure
-from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.peaks import Peaks
 from pytest_autotune.bench.sampler import sample
+from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
 
@@ -367,7 +367,7 @@ def test_a_framework_without_graphs_is_refused(
 # Measurements
 
 
-def remarks(found: Measurement) -> Sequence[str]:
+def remarks(found: Timing) -> Sequence[str]:
     return [note for note in found.notes if "host needs" in note]
 
 
@@ -405,7 +405,7 @@ def test_caches_are_flushed_unless_they_are_to_be_warm(
 
 
 def test_a_graph_has_warm_caches_unless_they_are_to_be_cold(gpu: Gpu) -> None:
-    def run(**options: Any) -> Measurement:
+    def run(**options: Any) -> Timing:
         return measure(lambda: gpu.kernel(40 * US, cold=60 * US), graph=True, **options)
 
     found = run()

@@ -14,16 +14,16 @@ from builders import changed, make_bound, make_record, make_slo, make_spec
 from pytest_autotune.bench import benchmark, compilation
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched
-from pytest_autotune.bench.measurement import Measurement
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.statistics import Interval
+from pytest_autotune.bench.timing import Timing
 from pytest_autotune.errors import BenchmarkError, TrialPruned
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, penalized
 
-MEASURED = Measurement(
+MEASURED = Timing(
     metric="e2e_latency",
     samples=(0.002,) * 7,
     interval=Interval(low=0.002, high=0.002, confidence=0.95),
@@ -40,7 +40,7 @@ class Calls:
 
     options: list[dict[str, Any]] = field(default_factory=list)
     arguments: list[tuple[object, ...]] = field(default_factory=list)
-    result: Measurement = MEASURED
+    result: Timing = MEASURED
 
     @property
     def race(self) -> Race | None:
@@ -56,7 +56,7 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found = Calls()
 
-    def measure(function: object, *arguments: object, **options: Any) -> Measurement:
+    def measure(function: object, *arguments: object, **options: Any) -> Timing:
         found.options.append(options)
         found.arguments.append((function, *arguments))
         return found.result

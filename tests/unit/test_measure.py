@@ -19,12 +19,11 @@ from pytest_autotune.bench import measure as module
 from pytest_autotune.bench import peaks
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched, measure
-from pytest_autotune.bench.measurement import Measurement
-from pytest_autotune.bench.sampler import Ending, Race, Sampling, sample
+from pytest_autotune.bench.sampler import Race, Sampling, SamplingEnd, sample
 from pytest_autotune.bench.statistics import Interval
+from pytest_autotune.bench.timing import Timing
 from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
-from pytest_autotune.scoring.judgement import Ending as TrialEnding
-from pytest_autotune.scoring.judgement import Outcome, judge
+from pytest_autotune.scoring.judgement import Ending, Outcome, judge
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.study.trial import Trial
 
@@ -457,7 +456,12 @@ def test_there_is_a_rest_before_it_is_measured_again(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_race_that_no_disturbance_can_have_lost_is_not_run_again(
-    fastest: float, ending: Ending, monkeypatch: pytest.MonkeyPatch, *, severe: bool, again: bool
+    fastest: float,
+    ending: SamplingEnd,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    severe: bool,
+    again: bool,
 ) -> None:
     lost = Sampling(
         samples=(0.01, fastest, 0.01),
@@ -604,9 +608,9 @@ def test_rounds_of_short_calls_become_longer(clock: Clock) -> None:
 # What is reported
 
 
-def finished(**changes: Any) -> Measurement:
+def finished(**changes: Any) -> Timing:
     samples = tuple(1e-3 * (1 + k / 1000) for k in range(10))
-    found = Measurement(
+    found = Timing(
         metric="e2e_latency",
         samples=samples,
         interval=Interval(low=1e-3, high=1.01e-3, confidence=0.95),
@@ -665,7 +669,7 @@ def test_a_trial_takes_it_as_it_is() -> None:
     trial.report(found)
     assert trial.metrics == dict(found.metrics)
     assert trial.notes == ("e2e_latency: it was noisy",)
-    judgement = judge(trial.measurement(TrialEnding.COMPLETE), trial._plan.question)
+    judgement = judge(trial.measurement(Ending.COMPLETE), trial._plan.question)
     assert judgement.metric == "mean_e2e_latency"
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pytest_autotune.bench.sampler import Ending
+from pytest_autotune.bench.sampler import SamplingEnd
 from pytest_autotune.bench.statistics import Interval, SampleSummary, summarize
 from pytest_autotune.text.numbers import quantity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement(Mapping[str, Any]):
+class Timing(Mapping[str, Any]):
     """The time of one callable. Times are in seconds per call.
 
     ``samples`` are in the order they were taken; each is the mean of ``calls_per_sample`` calls.
@@ -29,7 +29,7 @@ class Measurement(Mapping[str, Any]):
     metric: str
     samples: tuple[float, ...]
     interval: Interval
-    ending: Ending
+    ending: SamplingEnd
     seconds: float
     timer: str
     calls_per_sample: int = 1
