@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pytest_autotune.gate.compare.comparison import Comparison, GatedMetric, MetricResult, Verdict
 
 #: ``skipped``: there was nothing to compare with. ``failed``: it did not run.
-Judgement: TypeAlias = Literal[
+GateJudgement: TypeAlias = Literal[
     "passed", "improved", "regressed", "inconclusive", "skipped", "failed"
 ]
 Mode: TypeAlias = Literal["revision", "baseline", "none"]
@@ -27,7 +27,7 @@ class GateOutcome:
     """
 
     study: str
-    judgement: Judgement
+    judgement: GateJudgement
     mode: Mode
     against: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -212,7 +212,7 @@ def test_each_study_is_compared_by_itself_beside_ordinary_tests(
     assert alone["autotune_verdict"] == "inconclusive"
     assert alone["autotune_reason"] == "4 launches of each were not enough"
     if workers:
-        measuring = re.findall(r"\[(gw\d)\].*(?:\[pinned|gate)", text)
+        measuring = re.findall(r"\[(gw\d)\].*(?:\[pinned|[:-]gate\b)", text)
         assert len(measuring) == 8
         assert len(set(measuring)) == 1, "comparisons on two workers disturb each other"
 

@@ -16,8 +16,6 @@ from pytest_autotune.gate.compare.sequential import Design, bounds
 from pytest_autotune.spec.gate import GateSpec
 
 Side: TypeAlias = Literal["old", "new"]
-#: Launches one side with a seed, and returns its metrics.
-Launch: TypeAlias = Callable[[Side, int], Mapping[str, float]]
 
 
 class Verdict(str, enum.Enum):
@@ -99,7 +97,7 @@ class Comparison:
 
 
 def compare(  # noqa: PLR0913 - what a comparison is
-    launch: Launch,
+    launch: Callable[[Side, int], Mapping[str, float]],
     metrics: Sequence[GatedMetric],
     rule: GateSpec,
     *,
@@ -109,7 +107,8 @@ def compare(  # noqa: PLR0913 - what a comparison is
 ) -> Comparison:
     """Launch pairs until every metric has passed, one has regressed, or there are no more.
 
-    Both launches of a pair get the same seed, each pair another. ``deadline`` is on the monotonic
+    ``launch`` runs one side with a seed and returns its metrics. Both launches of a pair get
+    the same seed, each pair another. ``deadline`` is on the monotonic
     clock; ``progress`` is called with the number of pairs. Errors of ``launch`` are left to the
     caller, except :class:`.OutOfTime`. Raises KeyError for a metric that a launch lacks.
     """
