@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -102,7 +103,7 @@ class Judge:
             return GateOutcome(judgement="skipped", mode="none", reason=reason, **known)
         known["mode"] = "revision" if self.against else "baseline"
         try:
-            reported = {name: v for name, v in record.metrics.items() if v is not None}
+            reported = {name: v for name, v in record.metrics.items() if math.isfinite(v)}
             metrics = gated_metrics(plan, reported)
             if self.against:
                 return self._with_revision(case, metrics, self.against, known)

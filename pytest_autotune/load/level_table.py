@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Final
 
 from pytest_autotune.load.limits import LATENCIES
+from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.text.numbers import number, quantity
 
 #: Columns of a table of load levels, and the metrics in them.
@@ -15,13 +16,14 @@ LEVEL_HEADER: Final = (
 )  # fmt: skip
 
 
-def level_row(label: str, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
+def level_row(label: str, metrics: Metrics) -> tuple[str, ...]:
     """Return a load level's cells under :data:`LEVEL_HEADER`."""
-    requests, errors = metrics.get("num_requests"), metrics.get("error_rate")
+    requests = metrics.get("num_requests", math.nan)
+    failed = requests * metrics.get("error_rate", math.nan)
     return (
         label,
         number(requests),
-        "-" if requests is None or errors is None else number(round(requests * errors)),
+        number(round(failed)) if math.isfinite(failed) else "-",
         *(
             quantity(name, metrics.get(f"{statistic}_{name}"))
             for name in LATENCIES

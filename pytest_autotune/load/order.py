@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -49,7 +50,7 @@ def first(
     for level in levels:
         entries = [entry for record in past for entry in record.levels]
         seen = [entry.metrics for entry in entries if entry.identity == level.identity]
-        seconds = [m["duration"] for m in seen if "duration" in m]
+        seconds = [m["duration"] for m in seen if math.isfinite(m.get("duration", math.nan))]
         if seconds:
             failed = sum(breaks(metrics, level) for metrics in seen)
             found.append(

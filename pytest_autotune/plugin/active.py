@@ -10,7 +10,7 @@ import pytest
 from pytest_autotune.errors import TooFewGpusError
 from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.plugin.slots import Slot
-from pytest_autotune.scoring.judgement import Ending, Judgement, judge
+from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.protocol import Study
 from pytest_autotune.study.trial import Trial
@@ -41,7 +41,7 @@ class ActiveTrial:
     grant: Grant
     deadline: float | None = None
     refusal: TooFewGpusError | None = None
-    _ended: TrialRecord | None = None
+    _is_complete: bool = False
     _finish: Callable[[], object] = lambda: None
 
     @property
@@ -57,28 +57,34 @@ class ActiveTrial:
         return f"trial {number} ran longer than {duration(seconds)} (timeout_per_iteration)"
 
     def complete(self) -> Judgement:
-        """Judge the trial by everything that it reported: what is missing now stays missing."""
-        self._ended = self._judged(Ending.COMPLETE)
-        return self._ended.judgement
+        """Return the judgement on the trial now that all its tests ran.
 
-    def conclude(self, ending: Ending, *, reason: str = "", estimate: float | None = None) -> None:
-        """Store how the trial ended.
+        What nobody has reported by the end counts as missing from here on.
+        """
+        self._is_complete = True
+        return self.ended(Ending.COMPLETE).judgement
+
+    def ended(
+        self, ending: Ending, *, reason: str = "", estimate: float | None = None
+    ) -> TrialRecord:
+        """Return the trial, ended so and judged by everything that it reported."""
+        measurement = self.trial.measurement(ending, reason=reason, estimate=estimate)
+        question = self.study.plan.question
+        if ending is Ending.CUT_SHORT and self._is_complete:
+            complete = replace(measurement, ending=Ending.COMPLETE)
+            if judge(complete, question).outcome is Outcome.INFEASIBLE:
+                measurement = complete
+        judgement = judge(measurement, question)
+        return replace(self.record, measurement=measurement, judgement=judgement)
+
+    def store(self, record: TrialRecord) -> None:
+        """Store the trial as it ended.
 
         Raises :class:`TrialLostError` where another process took it over, :class:`UserError`
         where the storage fails.
         """
-        judged = ending in {Ending.COMPLETE, Ending.CUT_SHORT}
-        record = self._ended if judged else None
-        record = record or self._judged(ending, reason=reason, estimate=estimate)
         self.study.finish(record)
         self.record = record
-
-    def _judged(
-        self, ending: Ending, *, reason: str = "", estimate: float | None = None
-    ) -> TrialRecord:
-        measurement = self.trial.measurement(ending, reason=reason, estimate=estimate)
-        judgement = judge(measurement, self.study.plan.question)
-        return replace(self.record, measurement=measurement, judgement=judgement)
 
     def give_back(self) -> None:
         """Leave the trial to a later session, unless its outcome is stored."""

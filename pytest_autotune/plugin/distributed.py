@@ -115,7 +115,7 @@ def auto_workers(config: pytest.Config) -> int | None:
     there = len(caller_gpus().devices)
     if not there or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
-    known = load_all(config.rootpath)
+    known = list(load_all(config.rootpath))
     # What is replayed needs no GPU.
     specs = [spec for spec in known if spec.replay is None]
     if known and not specs:

@@ -135,17 +135,9 @@ class TrialJudge:
         table: str = "",
     ) -> None:
         """Store how the trial ended, tell other plugins, and send a line along with the report."""
-        try:
-            active.conclude(ending, reason=reason, estimate=estimate)
-        except TrialLostError as error:
-            self._findings.add_notices(active.slot.study, [str(error)])
-            self._runner.forget()
-            return
-        except UserError as error:
-            self._runner.stop_with(str(error))
-            return
-        record, study = active.record, active.study
+        record, study = active.ended(ending, reason=reason, estimate=estimate), active.study
         if record.outcome is Outcome.INFEASIBLE:
+            # Before it is stored, as the report says so even if the storage fails.
             text = f"trial {record.number} is {broken_bounds(record)}\n"
             text += table or slo_table(record.bounds)
             if study.plan.xfail:
@@ -153,6 +145,15 @@ class TrialJudge:
             else:
                 report.outcome = "failed"
                 report.longrepr = text
+        try:
+            active.store(record)
+        except TrialLostError as error:
+            self._findings.add_notices(active.slot.study, [str(error)])
+            self._runner.forget()
+            return
+        except UserError as error:
+            self._runner.stop_with(str(error))
+            return
         item.user_properties.append(("autotune_outcome", record.outcome.value))
         if record.value is not None:
             item.user_properties.append((f"autotune_{record.metric}", record.value))

@@ -32,6 +32,10 @@ class ReplayedTest(pytest.Function):
         found = super().iter_markers_with_node(name)
         return (pair for pair in found if pair[1].name not in _ABOUT_RUNNING)
 
+    def __repr__(self) -> str:
+        """Show it as the test that it stands for."""
+        return f"<Function {self.name}>"
+
     def runtest(self) -> None:
         """Report the recorded results in a trial's last test, a recorded failure in its first."""
         runner: TrialRunner = self.config.pluginmanager.getplugin("autotune-runner")
@@ -50,5 +54,9 @@ def replayed_test(item: pytest.Item, file: str) -> ReplayedTest:
     test: ReplayedTest = ReplayedTest.from_parent(
         item.parent, name=item.name, callspec=item.callspec, originalname=item.originalname
     )
-    test.user_properties.append(("autotune_replayed", file))
+    # Other plugins may have left something on the test.
+    test.own_markers = item.own_markers
+    test.extra_keyword_matches = item.extra_keyword_matches
+    test.stash = item.stash
+    test.user_properties = [*item.user_properties, ("autotune_replayed", file)]
     return test

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -22,8 +22,6 @@ from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.strategies import ExtensionLookup
 from pytest_autotune.study.trial import Trial
-
-_POLL_SECONDS: Final = 0.1
 
 
 class TrialRunner:
@@ -91,9 +89,9 @@ class TrialRunner:
         A worker leaves that to its controller, and passes over what it was still to run: xdist
         takes a worker that stops with tests left for crashed.
         """
-        self._active = None
         if not self._context.is_worker:
             raise pytest.UsageError(message)
+        self._leave()
         self._findings.add_error(message)
         self._broken = True
 

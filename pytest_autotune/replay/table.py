@@ -4,7 +4,7 @@ Pure: neither pytest nor a study is needed.
 
     recording = Recording.read(Path("recorded.csv.gz"), "system == 'h100_sxm'")
     space = recording.restrict(spec.space)
-    measurement = recording.result(space.example())
+    measurement = recording.result(example(space))
     judgement = judge(measurement, Question(slo=spec.slo, objective=objective))
 """
 

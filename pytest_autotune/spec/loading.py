@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,16 +60,15 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     return build_spec(name, validate(documents[name], origin), origin)
 
 
-def load_all(rootdir: Path) -> list[Spec]:
-    """Load every spec of the repository's spec file; raise :class:`SpecError` for the first.
+def load_all(rootdir: Path) -> Iterator[Spec]:
+    """Yield every spec of the repository's spec file; none where there is no such file.
 
-    Empty where there is no such file.
+    Raises :class:`SpecError` at the first that is wrong.
     """
     path = find_spec_file(rootdir)
-    if path is None:
-        return []
-    documents, _ = _named_documents(path)
-    return [load_named(rootdir, name) for name in documents]
+    if path is not None:
+        documents, _ = _named_documents(path)
+        yield from (load_named(rootdir, name) for name in documents)
 
 
 def load_file(path: Path, shown_as: str) -> Spec:

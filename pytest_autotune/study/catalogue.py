@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import StorageError
+from pytest_autotune.scoring.judgement import Question, judge, reported_slo
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.documents import read_trial
@@ -87,7 +89,8 @@ def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int,
         changes = ", ".join(_changes(mine[-1][1], key))
         notices.append(f"a new study was started, because this changed: {changes}")
     # What was best under another objective says little of this one.
-    alike = [study for study, known in mine if known["objective"] == key["objective"]]
+    wanted = (key["objective"], _FORMAT)
+    alike = [study for study, old in mine if (old["objective"], old.get("format")) == wanted]
     found = _hints(storage, plan, alike)
     if found:
         storage.set_study_user_attr(study_id, HINTS, [dict(point) for point in found])
@@ -114,9 +117,17 @@ def _trials_of(
     for study_id in studies:
         try:
             found = storage.get_all_trials(study_id, deepcopy=False)
-            yield [read_trial(trial, plan) for trial in found]
+            yield [_by_what_it_measured(read_trial(trial, plan), plan.question) for trial in found]
         except StorageError:
-            continue  # Of an older version, say: it was only a help.
+            continue  # It was only a help.
+
+
+def _by_what_it_measured(record: TrialRecord, question: Question) -> TrialRecord:
+    """Return a trial judged by those bounds only that an earlier study could know of."""
+    measurement = record.measurement
+    slo = reported_slo(measurement.metrics, measurement.levels, question.slo)
+    judgement = judge(measurement, replace(question, slo=slo))
+    return replace(record, judgement=judgement) if record.finished else record
 
 
 def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -149,7 +150,7 @@ class Trial:
             levels=self.levels,
             notes=self.notes,
             reason=reason,
-            estimate=estimate,
+            estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
             duration=round(time.time() - self._record.owner.started, 6),
         )
 

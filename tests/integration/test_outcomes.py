@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
+
+from pytest_autotune.errors import StorageError, TrialLostError
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.study.searched import SearchedStudy
 
 Run = Callable[..., pytest.RunResult]
 SLO = [{"metric": "mem", "max": 2}]
@@ -345,6 +350,56 @@ def test_finished_trials_reach_other_plugins(study: Run, pytester: pytest.Pytest
         """)
     result = study("def test_it(trial): trial.report({'cost': trial.params['a']})", "-s")
     result.stdout.fnmatch_lines(["*heard test_study.py 3 feasible 4.0*"])
+
+
+def test_what_another_plugin_reports_after_a_test_counts(
+    study: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makeconftest("""
+        import pytest
+        @pytest.hookimpl(wrapper=True, tryfirst=True)
+        def pytest_runtest_call(item):
+            result = yield
+            trial = item.funcargs["trial"]
+            trial.report({"cost": -trial.params["a"], "mem": trial.params["a"]})
+            return result
+        """)
+    result = study("def test_it(trial): trial.report({'cost': 9, 'mem': 0})", slo=SLO)
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        ["trial 2 is infeasible: mem 3, limit ≤ 2", "best * trial 1: a=2", " * cost -2 *"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(StorageError("the disk is full"), "USAGE_ERROR"), (TrialLostError("lost"), "OK")],
+)
+def test_an_infeasible_trial_that_is_not_stored_is_still_reported_so(
+    study: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def finish(self: SearchedStudy, record: TrialRecord) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(SearchedStudy, "finish", finish)
+    body = "def test_it(trial): trial.report({'cost': 1, 'mem': 5})"
+    result = study(body, "--autotune-infeasible=xfail", slo=SLO, parameters={"a": [1]})
+    assert result.ret == pytest.ExitCode[status]
+    result.stdout.no_fnmatch_line("*SLOViolation*")
+
+
+def test_a_trial_that_could_not_be_stored_is_run_again_and_loses_no_attempt(
+    study: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(self: SearchedStudy, record: TrialRecord) -> NoReturn:
+        raise StorageError("the disk is full")
+
+    body = "def test_it(trial): trial.report({'cost': 1})"
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchedStudy, "finish", finish)
+        for _ in range(3):
+            assert study(body, parameters={"a": [1]}).ret == pytest.ExitCode.USAGE_ERROR
+    study(body, parameters={"a": [1]}).stdout.fnmatch_lines(["trials * 1 of 1: 1 feasible"])
 
 
 def test_another_plugin_can_offer_a_strategy(study: Run, pytester: pytest.Pytester) -> None:

@@ -76,6 +76,11 @@ def incumbent(pytester: pytest.Pytester, label: str = "test_study.py, replayed")
 def test_nothing_of_the_tests_runs_and_every_recorded_point_is_found(
     replay: Study, pytester: pytest.Pytester, strategy: str
 ) -> None:
+    pytester.makeconftest("""
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                item.user_properties.append(("suite", "nightly"))
+        """)
     result = replay(COSTS, "--autotune-strategy", strategy, "--junitxml=j.xml")
     result.assert_outcomes(passed=12)
     text = output(result)
@@ -83,7 +88,8 @@ def test_nothing_of_the_tests_runs_and_every_recorded_point_is_found(
     assert "replayed from recorded.csv: nothing was run or measured here" in text
     assert "trials   4 of 4: 4 feasible" in text
     assert incumbent(pytester)["params"] == {"a": 3}
-    assert 'name="autotune_replayed" value="recorded.csv"' in Path("j.xml").read_text()
+    for name, value in (("autotune_replayed", "recorded.csv"), ("suite", "nightly")):
+        assert f'name="{name}" value="{value}"' in Path("j.xml").read_text()
 
 
 def test_an_option_replays_for_every_study_and_wins_over_specs(

@@ -115,6 +115,19 @@ def test_a_launch_finds_what_its_tests_report(
     assert "1 passed" in project.log
 
 
+def test_a_conftest_file_that_refuses_to_run_is_not_a_missing_test(project: Project) -> None:
+    project.write(
+        conftest_py="""
+        import pytest
+        def pytest_collection():
+            raise pytest.UsageError("set MODEL_DIR")
+        """
+    )
+    failure = project.failure()
+    assert (failure.kind, failure.args[0]) == ("failed", "pytest does not start there")
+    assert "set MODEL_DIR" in project.log
+
+
 def test_what_breaks_its_slo_is_infeasible_and_tells_its_bounds(project: Project) -> None:
     project.test(GOOD.replace("5,", "50,"))
     found = project.launch(lenient=False)

@@ -66,7 +66,7 @@ def test_every_notation_says_the_same(tmp_path: Path, name: str) -> None:
     assert spec.name == "decode"
     assert spec.origin.file == name
     assert spec.origin.at("parameters").endswith("/decode/parameters")
-    load_all(tmp_path)
+    list(load_all(tmp_path))
 
 
 def test_a_task_file_is_a_spec_as_it_stands(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_loading_changes_nothing_in_the_callers_document() -> None:
 
 def test_a_repository_without_specs_has_none(tmp_path: Path) -> None:
     assert find_spec_file(tmp_path) is None
-    load_all(tmp_path)
+    list(load_all(tmp_path))
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
     assert find_spec_file(tmp_path) is None
     with pytest.raises(SpecError) as caught:
@@ -275,7 +275,7 @@ def test_a_mistake_in_one_named_spec_does_not_keep_another_from_loading(tmp_path
     (tmp_path / "autotune.yaml").write_text(YAML + "broken: {parameters: 3}\n")
     assert load_named(tmp_path, "decode").name == "decode"
     with pytest.raises(SpecError, match=r"^autotune\.yaml: /broken/parameters: 3 is not a mapping"):
-        load_all(tmp_path)
+        list(load_all(tmp_path))
 
 
 def test_an_error_in_pyproject_points_into_its_table(tmp_path: Path) -> None:

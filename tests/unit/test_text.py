@@ -9,6 +9,7 @@ from builders import make_bound, make_slo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.load.level_table import level_row
 from pytest_autotune.report.render import metric_lines
 from pytest_autotune.scoring.slo import check, check_bound
 from pytest_autotune.scoring.wording import slo_table
@@ -160,3 +161,9 @@ def test_a_few_metrics_stay_in_a_row() -> None:
         "min_e2e_latency 1 ms, p90_e2e_latency 2 ms, workspace_mib 1.5"
     ]
     assert list(metric_lines({})) == []
+
+
+def test_a_level_whose_figures_are_no_numbers_has_a_row() -> None:
+    row = level_row("1", {"num_requests": 5.0, "error_rate": math.nan})
+    assert row[:3] == ("1", "5", "-")
+    assert level_row("1", {"num_requests": 5.0, "error_rate": 0.4})[2] == "2"

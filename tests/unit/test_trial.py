@@ -110,3 +110,8 @@ def test_a_trial_can_be_given_up() -> None:
     with pytest.raises(TypeError, match="'estimate' is '12 ms', which is not a number"):
         make_trial().prune("slow", estimate="12 ms")  # type: ignore[arg-type]
     assert TrialPruned("slow").estimate is None
+
+
+@pytest.mark.parametrize("estimate", [float("inf"), float("nan")])
+def test_an_estimate_that_is_no_number_is_none(estimate: float) -> None:
+    assert make_trial().measurement(Ending.PRUNED, estimate=estimate).estimate is None

@@ -104,7 +104,9 @@ def test_a_changed_study_begins_with_the_best_of_the_one_before(
     tmp_path: Path, strategy: str
 ) -> None:
     run(make_plan(make_spec(parameters=SPACE), strategy=strategy), tmp_path, 8)
-    changed = make_plan(make_spec(parameters=SPACE, model={"id_or_path": "m"}), strategy=strategy)
+    # The first study could not know of the bound.
+    more: dict[str, Any] = {"model": {"id_or_path": "m"}, "slo": [{"metric": "accuracy", "min": 1}]}
+    changed = make_plan(make_spec(parameters=SPACE, **more), strategy=strategy)
     study, points = run(changed, tmp_path, 2)
     assert [point["tile"] for point in points] == [16, 16]
     assert "warm start: 2 configurations that did well before came first" in study.notices

@@ -49,14 +49,17 @@ class LaunchHooks:
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._job = job
         self._tuning: Tuning | None = None
+        self._config: pytest.Config | None = None
         self._context: RunContext | None = None
         self._uncollected: list[str] = []
         self._failures: list[str] = []
         self._findings = Findings()
+        self._collecting = False
         self._all_found = False
 
     def start(self, config: pytest.Config, settings: Settings) -> None:
         """Register the session that runs the tests."""
+        self._config = config
         # The launcher removes this folder even if this process dies.
         self._context = RunContext.of(config, Path(self._job["result"]).parent)
         pins = LaunchPins(self._job)
@@ -68,6 +71,10 @@ class LaunchHooks:
     def merge(self, findings: Findings) -> None:
         """Keep the errors."""
         self._findings.take_over(findings)
+
+    def pytest_collectstart(self) -> None:
+        """Remember that pytest began to look for tests."""
+        self._collecting = True
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember modules that could not be imported."""
@@ -118,11 +125,18 @@ class LaunchHooks:
         elif exitstatus != pytest.ExitCode.USAGE_ERROR:
             message = "; ".join(self._findings.errors)
             message = message or f"no trial ran (exit status {int(exitstatus)})"
-        elif self._findings.errors or self._all_found:
+        elif self._findings.errors or self._all_found or not self._looked_for_tests():
             message = "pytest does not start there"
         else:
             kind, message = "test missing", "it has no such test"
         return {"kind": kind, "message": message, "details": details}
+
+    def _looked_for_tests(self) -> bool:
+        """Return whether pytest came to look for the tests, or for files that are not there."""
+        assert self._config is not None, "started"
+        folder = self._config.invocation_params.dir
+        files = (folder / argument.partition("::")[0] for argument in self._config.args)
+        return self._collecting or not all(file.exists() for file in files)
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""
