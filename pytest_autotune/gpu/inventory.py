@@ -92,7 +92,7 @@ def _query_tool() -> tuple[Gpu, ...]:
     found = [gpu for line in answer.splitlines() if (gpu := _parse(line))]
     if not found and answer:
         raise _NoAnswer(
-            f"nvidia-smi answered what is no list of devices: {answer.splitlines()[0]!r}"
+            f"nvidia-smi did not answer with a list of devices: {answer.splitlines()[0]!r}"
         )
     if not found:
         return ()

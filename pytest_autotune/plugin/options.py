@@ -62,7 +62,7 @@ OPTIONS: Final = (
     Option(
         name="lock_force",
         flag=True,
-        help="as --autotune-lock, also over what is better or of other hardware",
+        help="as --autotune-lock, and replace entries that are better or of other hardware, too",
     ),
     Option(name="trials", metavar="N", help="budget in finished trials (spec: max_iterations)"),
     Option(

@@ -241,9 +241,22 @@ def test_dies(trial, inference_server):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_removes_the_container(serving: Serving, engine: Engine) -> None:
-    serving.write(engine.server(), benchmark=LONG)
+    module = """
+        import pathlib
+        import pytest
+
+        pytestmark = pytest.mark.autotune("served")
+
+        def test_it(trial, inference_server, load_test):
+            pathlib.Path("loading").touch()
+            load_test(inference_server)
+        """
+    serving.write(engine.server(), module, benchmark=LONG)
     run = serving.start()
-    wait_for_load(serving, engine)
+    # Not while modules are still imported: Python ends by the signal itself if it arrives in
+    # code that is run from a string, as dataclasses and named tuples are made.
+    eventually((serving.path / "loading").exists, 40)
+    time.sleep(0.3)
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=40) == 2, serving.output()
     assert engine.containers() == []

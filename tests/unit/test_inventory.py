@@ -255,15 +255,15 @@ def test_a_driver_that_is_not_loaded_is_told_from_the_status(install: Install) -
         ("exit 1", "nvidia-smi failed (status 1)"),
         (
             "echo '<html>404</html>'; exit 0",
-            "nvidia-smi answered what is no list of devices: '<html>404</html>'",
+            "nvidia-smi did not answer with a list of devices: '<html>404</html>'",
         ),
         (
             "printf 'a, b, c, d, e\\n0, x, y, 1, z\\n'; exit 0",
-            "nvidia-smi answered what is no list of devices: 'a, b, c, d, e'",
+            "nvidia-smi did not answer with a list of devices: 'a, b, c, d, e'",
         ),
         (
             "printf '\\377\\n'; exit 0",
-            "nvidia-smi answered what is no list of devices: '\N{REPLACEMENT CHARACTER}'",
+            "nvidia-smi did not answer with a list of devices: '\N{REPLACEMENT CHARACTER}'",
         ),
     ],
 )
