@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_autotune.errors import RecordedFailure
+from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.scoring.judgement import Ending
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
 
-    from pytest_autotune.plugin.run import TrialRunner
 
 #: Marks that say whether, or how, a test's own code can run here.
 _ABOUT_RUNNING: Final = frozenset({"skip", "skipif", "xfail"})
@@ -38,8 +38,8 @@ class ReplayedTest(pytest.Function):
 
     def runtest(self) -> None:
         """Report the recorded results in a trial's last test, a recorded failure in its first."""
-        runner: TrialRunner = self.config.pluginmanager.getplugin("autotune-runner")
-        active = runner.active_for(self)
+        runner = self.config.pluginmanager.getplugin("autotune-runner")
+        active: ActiveTrial | None = runner.active_for(self)
         assert active is not None, "tests run within a trial"
         recorded = active.study.plan.source.recorded(active.record.params)
         if recorded.ending is Ending.FAILED:

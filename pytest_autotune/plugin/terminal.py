@@ -20,7 +20,7 @@ from pytest_autotune.study.summary import Summary
 if TYPE_CHECKING:
     from pytest_autotune.gate.lock.locking import Locking
     from pytest_autotune.plugin.context import RunContext
-    from pytest_autotune.plugin.gate.lock import Locker
+    from pytest_autotune.plugin.lock import Locker
     from pytest_autotune.plugin.slots import StudyOutline
     from pytest_autotune.study.settings import Settings
 

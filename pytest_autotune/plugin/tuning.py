@@ -27,7 +27,7 @@ from pytest_autotune.study.storage import check_database
 from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
-    from pytest_autotune.plugin.gate.lock import Locker
+    from pytest_autotune.plugin.lock import Locker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,6 @@ def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Lo
         check_target(settings.record)
     if not settings.lock:
         return None
-    from pytest_autotune.plugin.gate.lock import Locker
+    from pytest_autotune.plugin.lock import Locker
 
     return Locker(config, settings, context)

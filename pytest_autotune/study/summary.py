@@ -24,8 +24,8 @@ class Summary:
     """One study at the end of a session.
 
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
-    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes;
-    ``notices`` one sentence each.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
+    ``notices`` are one sentence each.
     """
 
     plan: Plan

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_autotune.gate.launch.harness import Harness
 from pytest_autotune.gate.launch.launcher import PACKAGE, PATH, LaunchFailed
-from pytest_autotune.plugin.gate.harness import _OWN, harness_of
+from pytest_autotune.plugin.harness import _OWN, harness_of
 
 Make: TypeAlias = Callable[..., Harness]
 

@@ -19,9 +19,9 @@ from pytest_autotune.gate.revision.repository import Repository
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import register_controller
-from pytest_autotune.plugin.gate.harness import harness_of
 from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties, run_once
 from pytest_autotune.plugin.gate.terminal import GateReporter
+from pytest_autotune.plugin.harness import harness_of
 from pytest_autotune.plugin.tuning import Tuning
 from pytest_autotune.report.gate import headline
 from pytest_autotune.study.settings import Settings

@@ -10,7 +10,7 @@ from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 from pytest_autotune.gate.lock.locking import Locking, Pinning
 from pytest_autotune.gate.revision.repository import describe
 from pytest_autotune.plugin.announce import announce
-from pytest_autotune.plugin.gate.harness import harness_of
+from pytest_autotune.plugin.harness import harness_of
 
 if TYPE_CHECKING:
     import pytest
