@@ -159,7 +159,7 @@ def test_kernels_are_told_apart_by_their_real_times(repository: Gated) -> None:
     first = gated.commit("first")
     write_kernel(132_000)
     gated.commit("slower by 10 %")
-    verdict = r"p50_e2e_latency \S+ .s → \S+ .s, ×1\.\d{1,3} \(90 %: 1\.\d{1,3} to 1\.\d{1,3}\)"
+    verdict = r"p50_e2e_latency \S+ .s → \S+ .s, ×1\.\d{3} \(90 %: 1\.\d{3} to 1\.\d{3}\)"
     assert re.search(rf"regressed: {verdict}: worse by", says_slower(gated, first))
     write_kernel(84_000)
     gated.commit("faster by 30 %")
