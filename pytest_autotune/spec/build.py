@@ -19,6 +19,7 @@ from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.layout import check_engine, layout, quant_conflicts
 from pytest_autotune.spec.model import EngineRule, Optimization, ReplaySpec, Spec
 from pytest_autotune.spec.server import read_server
+from pytest_autotune.spec.sources import read_sources
 from pytest_autotune.text.durations import parse_duration
 from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import nearest, shown
@@ -61,6 +62,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
         optimization=_optimization(document.get("optimization", {}), origin),
         gate=read_gate(document, origin, slo),
         replay=_replay(document.get("replay"), origin),
+        sources=read_sources(document.get("sources", ()), origin),
         description=document.get("description", ""),
         rules=tuple(
             EngineRule(where=origin.at(block), require=Expression.parse(source), reason=reason)

@@ -61,6 +61,7 @@ class Spec:
     Its space does not know this machine's ``cpus`` and ``gpus``, nor the ``rules`` of its engine.
     ``notices`` are shown in the summary: a sentence for everything in the spec that has no
     effect. ``server`` is None where the spec names none, ``replay`` where nothing is recorded.
+    ``sources`` are globs from the rootdir, of files besides Python that a measurement's code has.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Spec:
     server: ServerSpec | None = None
     replay: ReplaySpec | None = None
     rules: tuple[EngineRule, ...] = ()
+    sources: tuple[str, ...] = ()
     description: str = ""
     notices: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -108,7 +108,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_all_known(
     assert message.startswith(
         f"task.json: /{key}: unknown key {key!r}{hint}; known: base_runtime, "
     )
-    assert message.endswith("slo, task_name")
+    assert message.endswith("slo, sources, task_name")
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,31 @@ def test_two_bounds_in_the_same_direction_are_refused(slo: Any) -> None:
 def test_a_range_is_two_bounds() -> None:
     slo = make_spec(ONE, slo=[{"metric": "x", "max": 2}, {"metric": "x", "min": 1}]).slo
     assert [bound.label for bound in slo.bounds] == ["x", "x min"]
+
+
+def test_sources_are_globs_below_the_rootdir() -> None:
+    assert make_spec(ONE).sources == ()
+    globs = ["csrc/**/*.cu", "kernels/*.h", "**/*.ptx", "csrc/**/*.cu", "CMakeLists.txt", "x..y"]
+    found = make_spec(ONE, sources=globs).sources
+    assert found == ("csrc/**/*.cu", "kernels/*.h", "**/*.ptx", "CMakeLists.txt", "x..y")
+
+
+@pytest.mark.parametrize(
+    ("glob", "said"),
+    [
+        ("/usr/include/*.h", "'/usr/include/*.h' is not relative: write it from the rootdir"),
+        ("~/x.cu", "'~/x.cu' is not relative"),
+        ("../lib/*.cu", "'../lib/*.cu' leaves its folder by '..': name files below the rootdir"),
+        ("a/../../b", "'a/../../b' leaves its folder by '..'"),
+        (".", "'.' names no file"),
+        ("csrc/**.cu", "'csrc/**.cu' has '**' within a name: '**' stands alone"),
+        ("", '"" is empty'),
+        (3, "3 is not a string"),
+    ],
+)
+def test_a_source_that_is_no_such_glob_is_pointed_at(glob: Any, said: str) -> None:
+    message = refusal({**ONE, "sources": ["csrc/*.cu", glob]})
+    assert message.startswith(f"task.json: /sources/1: {said}")
 
 
 HUGE = 10**400
