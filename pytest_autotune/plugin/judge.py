@@ -116,8 +116,13 @@ class TrialJudge:
             _mark(report, Outcome.PRUNED, reason)
         elif report.failed:
             self._add_server_log(active, report)
+            command = self._runner.resources.server_command(active)
             if isinstance(error, _PLAIN_ERRORS):
                 report.longrepr = f"trial {active.record.number}: {error}"
+                if command:
+                    report.longrepr += f"\nserver command: {command}"
+            elif command:
+                report.sections.append(("inference server command", command))
             reason = self._reason(active, error)
             self._conclude(active, item, report, Ending.FAILED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:

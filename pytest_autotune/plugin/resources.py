@@ -187,6 +187,14 @@ class Resources:
         """Return the last server that was started for a trial, running or not."""
         return None if self._servers is None else self._servers.of_trial(trial)
 
+    def server_command(self, active: ActiveTrial) -> str:
+        """Return the command line of a trial's server, empty where it asked for none."""
+        if self._servers is None or not self._servers.serves(active.record.number):
+            return ""
+        from pytest_autotune.serving.command import server_command
+
+        return server_command(active.study.plan.spec, active.record.params)
+
     def load_test(self, active: ActiveTrial) -> LoadTest:
         """Return a load test of the trial's spec."""
         from pytest_autotune.load.loadtest import LoadTest

@@ -69,6 +69,12 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     else:
         for index, line in enumerate(others):
             yield Line("metrics" if index == 0 else "", line)
+    if summary.plan.spec.server is not None:
+        from pytest_autotune.serving.command import server_command
+
+        command = server_command(summary.plan.spec, best.params)
+        if command:
+            yield Line("server", command)
     if best.dropped:
         levels = ", ".join(best.dropped)
         yield Line("dropped", f"levels that break the SLO: {levels}", "note")

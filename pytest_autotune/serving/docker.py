@@ -14,7 +14,6 @@ import platform
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +27,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
-from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.gpu.visible import VISIBLE, entries
-from pytest_autotune.serving.launch import Launch
+from pytest_autotune.serving.launch import Launch, container_gpus
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
@@ -291,22 +288,12 @@ def container_settings(launch: Launch, port: int) -> dict[str, Any]:
 
 def _device_requests(launch: Launch) -> list[Any] | None:
     """Return the request for the container's GPUs, None for none of them."""
-    wanted: str | int | Sequence[str] | None = launch.spec.gpus
-    preset = launch.spec.preset
+    wanted = container_gpus(launch)
     if wanted is None:
-        wanted = "all" if preset is not None and preset.gpus == "required" else "none"
-    if launch.spec.without_gpus or wanted == "none":
         return None
-    if not isinstance(wanted, str | int):
-        return [DeviceRequest(device_ids=list(wanted), capabilities=[["gpu"]])]
-    visible = None if is_remote(launch.spec) else os.environ.get(VISIBLE)
-    if visible is None:
-        count = wanted if isinstance(wanted, int) else -1
-        return [DeviceRequest(count=count, capabilities=[["gpu"]])]
-    # Who narrowed the choice for this process (a lease, or whoever started it) meant its
-    # servers, too; and who left none, none.
-    ids = entries(visible)[: wanted if isinstance(wanted, int) else None]
-    return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])] if ids else None
+    if isinstance(wanted, int):
+        return [DeviceRequest(count=wanted, capabilities=[["gpu"]])]
+    return [DeviceRequest(device_ids=list(wanted), capabilities=[["gpu"]])]
 
 
 def _short(error: BaseException) -> str:

@@ -71,6 +71,10 @@ class ServerKeeper:
         """Return whether a server is kept for a next trial."""
         return self._kept is not None
 
+    def serves(self, trial: int) -> bool:
+        """Return whether the last server that was asked for is that of ``trial``."""
+        return self._trial == trial
+
     def of_trial(self, trial: int) -> InferenceServer | None:
         """Return the last server that was started for ``trial``, running or not."""
         return self._current if self._trial == trial else None

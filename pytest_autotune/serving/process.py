@@ -33,7 +33,7 @@ def check_command(launch: Launch) -> None:
     folder = working_directory(launch)
     if not folder.is_dir():
         raise LaunchError(f"{launch.spec.at('working_directory')}: {folder} is no folder")
-    if _program(launch, program) is None:
+    if program_path(launch, program) is None:
         engine = launch.spec.preset
         hint = f"; install {engine.title} here" if engine is not None else ""
         raise LaunchError(
@@ -41,7 +41,7 @@ def check_command(launch: Launch) -> None:
         )
 
 
-def _program(launch: Launch, program: str) -> str | None:
+def program_path(launch: Launch, program: str) -> str | None:
     """Return the program's path: as given, on the server's PATH, or beside this interpreter."""
     if os.sep in program:
         path = working_directory(launch) / program
@@ -61,18 +61,28 @@ def _environment(launch: Launch) -> dict[str, str]:
     # pytest's variable describes the test, not the server.
     changed = {**os.environ, "PYTEST_CURRENT_TEST": None, **launch.environment}
     environment = {name: value for name, value in changed.items() if value is not None}
-    if launch.spec.without_gpus:
-        environment[VISIBLE] = ""
-    elif isinstance(launch.spec.gpus, list | tuple):
-        environment[VISIBLE] = ",".join(launch.spec.gpus)
-    elif isinstance(launch.spec.gpus, int):
-        # Who narrowed the choice for this process (a lease, or whoever started it) meant its
-        # servers, too.
-        visible = environment.get(VISIBLE)
-        numbered = [str(number) for number in range(launch.spec.gpus)]
-        devices = numbered if visible is None else entries(visible)
-        environment[VISIBLE] = ",".join(devices[: launch.spec.gpus])
+    visible = visible_gpus(launch, environment.get(VISIBLE))
+    if visible is not None:
+        environment[VISIBLE] = visible
     return environment
+
+
+def visible_gpus(launch: Launch, inherited: str | None) -> str | None:
+    """Return the GPUs that the spec names for the server, None where it names none.
+
+    ``inherited`` is what this process may see.
+    """
+    gpus = launch.spec.gpus
+    if launch.spec.without_gpus:
+        return ""
+    if isinstance(gpus, list | tuple):
+        return ",".join(gpus)
+    if not isinstance(gpus, int):
+        return None
+    # Who narrowed the choice for this process (a lease, or whoever started it) meant its
+    # servers, too.
+    devices = [str(number) for number in range(gpus)] if inherited is None else entries(inherited)
+    return ",".join(devices[:gpus])
 
 
 class ProcessServer:
@@ -88,7 +98,7 @@ class ProcessServer:
         self._oom_kills = _oom_kills()
         self.base_url = f"http://{_HOST}:{self._reservation.port}"
         command = launch.command(_HOST, self._reservation.port)
-        command[0] = _program(launch, command[0]) or command[0]
+        command[0] = program_path(launch, command[0]) or command[0]
         self.argv = command
         if not hold_port:
             self._reservation.release()

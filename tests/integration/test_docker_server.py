@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +19,10 @@ import pytest
 from inner import kill
 from serving import MODULE, SCRIPTED, Serving, eventually
 
-from pytest_autotune.serving.docker import project_digest
+from pytest_autotune.serving.command import server_command
+from pytest_autotune.serving.docker import container_settings, project_digest
+from pytest_autotune.serving.launch import make_launch
+from pytest_autotune.spec.loading import load_inline
 
 PROJECT = "org.pytest-autotune.project"
 
@@ -113,6 +118,38 @@ def test_seen(trial, inference_server):
     assert {"MARK=m-0.01", "MARK=m-0.02"} <= set(serving.logs().splitlines())
     assert "TTFT p50" in text
     assert engine.containers() == []
+
+
+def test_a_pasted_command_makes_the_same_container(engine: Engine) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("needs Docker's command line")
+    block = engine.server(
+        *("--print", "it's; $HOME"),
+        environment={"A": "b c"}, memory="256m", cpus=1.5, shm_size="64m", ipc="host", user="1000",
+    )  # fmt: skip
+    spec = load_inline("x", {"parameters": {"a": [1]}, "server": block}, "test")
+    assert spec.server is not None
+    launch = make_launch(spec.server, {"a": 1}, spec.layout)
+    ours = engine.client.containers.create(
+        launch.image, launch.command("0.0.0.0", 8000), **container_settings(launch, 8000)
+    )
+    pasted = server_command(spec, {"a": 1}).replace("docker run --rm", "docker create", 1)
+    created = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)
+    theirs = engine.client.containers.get(created.stdout.strip())
+    try:
+        one, other = ours.attrs, theirs.attrs
+        words = [c["Config"]["Entrypoint"] + c["Config"]["Cmd"] for c in (one, other)]
+        assert words[0] == words[1]
+        for part in ("Env", "Image", "User"):
+            assert one["Config"][part] == other["Config"][part], part
+        numbers = ("Memory", "MemorySwap", "NanoCpus", "ShmSize")
+        for part in (*numbers, "Binds", "Init", "IpcMode", "NetworkMode"):
+            assert one["HostConfig"][part] == other["HostConfig"][part], part
+        bound = other["HostConfig"]["PortBindings"]
+        assert bound == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}
+    finally:
+        for container in (ours, theirs):
+            container.remove(force=True)
 
 
 def test_each_way_to_fail_has_its_name(serving: Serving, engine: Engine) -> None:

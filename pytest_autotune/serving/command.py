@@ -1,0 +1,114 @@
+"""The command line that starts a trial's server by hand: masked, quoted, ready to paste."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_autotune.engines.flags import text_of
+from pytest_autotune.errors import UserError
+from pytest_autotune.gpu.visible import VISIBLE
+from pytest_autotune.serving.launch import Launch, container_gpus, make_launch
+from pytest_autotune.serving.process import program_path, visible_gpus, working_directory
+from pytest_autotune.spec.model import Spec
+from pytest_autotune.system.masking import Masker, secrets_in
+
+#: The port of a process that is started by hand; a trial's own port is any that is free.
+_PORT: Final = 8000
+#: The whole of a value that the environment has: the shell fills it in.
+_REFERENCE: Final = re.compile(r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")
+
+
+def server_command(spec: Spec, params: Mapping[str, Any]) -> str:
+    """Return the command that starts the server of a trial with ``params``; secrets are masked.
+
+    It follows from the spec and the parameters alone, so the server need not run, nor have run
+    here. Empty where there is no command: for an address, or a spec that cannot be launched here.
+    """
+    if spec.server is None or spec.server.backend == "url":
+        return ""
+    try:
+        launch = make_launch(spec.server, params, spec.layout)
+    except UserError:
+        return ""
+    masker = Masker()
+    masker.learn(os.environ)
+    masker.learn({k: v for k, v in launch.environment.items() if v}, launch.spec.secrets)
+    for secret in (*secrets_in(spec.raw), *filter(None, [launch.api_key])):
+        masker.learn_value(secret)
+    words = _docker(launch, masker) if launch.backend == "docker" else _process(launch, masker)
+    return " ".join(words)
+
+
+def _process(launch: Launch, mask: Masker) -> Iterator[str]:
+    folder = working_directory(launch)
+    if folder != Path.cwd():
+        yield f"cd {shlex.quote(str(folder))} &&"
+    environment = dict(launch.environment)
+    visible = visible_gpus(launch, os.environ.get(VISIBLE))
+    if visible is not None:
+        environment[VISIBLE] = visible
+    removed = [name for name, value in environment.items() if value is None]
+    if removed:
+        yield " ".join(["env", *(f"-u {name}" for name in removed)])
+    for name, value in environment.items():
+        if value is not None:
+            yield f"{name}={_value(launch, name, mask(value))}"
+    program, *rest = launch.command("127.0.0.1", _PORT)
+    if shutil.which(program) is None:
+        program = program_path(launch, program) or program
+    yield from (shlex.quote(mask(part)) for part in (program, *rest))
+
+
+def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
+    """Yield the words of the ``docker run`` that does what the SDK is asked for."""
+    spec, port = launch.spec, launch.spec.container_port
+    host = spec.network == "host"
+    yield "docker run --rm --init"
+    if not host:
+        yield f"-p 127.0.0.1:{port}:{port}"
+    # The flag takes one word; the others go before the command.
+    entrypoint, before = (spec.entrypoint or (None,))[0], (spec.entrypoint or ())[1:]
+    options = {
+        "network": spec.network,
+        "gpus": _gpus(launch),
+        "shm-size": spec.shm_size,
+        "ipc": spec.ipc,
+        "memory": spec.memory,
+        "memory-swap": spec.memory,
+        "cpus": None if spec.cpus is None else f"{spec.cpus:g}",
+        "user": spec.user,
+        "entrypoint": entrypoint,
+    }
+    for name, value in options.items():
+        if value is not None:
+            yield f"--{name} {shlex.quote(mask(str(value)))}"
+    for volume in launch.volumes:
+        yield f"-v {shlex.quote(mask(volume))}"
+    for name, text in launch.environment.items():
+        if text is not None:
+            yield f"-e {name}={_value(launch, name, mask(text))}"
+    assert launch.image is not None
+    command = launch.command("127.0.0.1" if host else "0.0.0.0", port)  # noqa: S104 - in the container
+    yield from (shlex.quote(mask(part)) for part in (launch.image, *before, *command))
+
+
+def _gpus(launch: Launch) -> str | None:
+    wanted = container_gpus(launch)
+    if wanted is None or wanted == -1:
+        return None if wanted is None else "all"
+    # The quotes are for Docker, which reads a comma as the next setting.
+    return str(wanted) if isinstance(wanted, int) else f'"device={",".join(wanted)}"'
+
+
+def _value(launch: Launch, name: str, text: str) -> str:
+    """Return a variable's value, quoted; one that comes from the environment as a reference."""
+    written = launch.spec.environment.get(name)
+    if written is not None and _REFERENCE.match(text_of(written)):
+        return f'"{written}"'
+    return shlex.quote(text)
