@@ -62,6 +62,7 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
     Raises :class:`WrongResultError`, an AssertionError, which names the seed that makes the same
     inputs again.
     """
+    __tracebackhide__ = True  # what is wrong is the user's kernel, so the user's line is shown
     if rounds < 1:
         raise BenchmarkError(f"rounds={rounds!r}: one at least is needed")
     worst = 0.0
@@ -94,6 +95,7 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
 
 
 def _compare(actual: object, expected: object, tolerance: float | None, where: str) -> float:
+    __tracebackhide__ = True
     kind = _dtype(actual)
     ours, theirs = as_numpy(actual), as_numpy(expected)
     if ours.shape != theirs.shape:
@@ -152,6 +154,7 @@ def _report(ours: AnyArray, theirs: AnyArray, errors: AnyArray, allowed: float, 
 
 
 def _outputs(result: object) -> Sequence[object]:
+    __tracebackhide__ = True
     if result is None:
         raise BenchmarkError(
             "a kernel that returns nothing cannot be compared; return what it wrote"

@@ -11,6 +11,7 @@ import pytest
 from pytest_autotune.errors import UserError
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.report.render import render
+from pytest_autotune.scoring.magnitudes import magnitude_notes
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.catalogue import read_records
 from pytest_autotune.study.plan import Plan
@@ -183,10 +184,15 @@ class StudyReporter:
         return read_records(plan, self._context.state_directory)
 
     def _summarize(self, study: StudyOutline) -> Summary:
-        notices = [*study.plan.spec.notices, *self._findings.notices.get(study.nodeid, ())]
+        records = self._records(study.plan)
+        notices = [
+            *study.plan.spec.notices,
+            *self._findings.notices.get(study.nodeid, ()),
+            *magnitude_notes(effective(records)),
+        ]
         return Summary(
             plan=study.plan,
-            records=self._records(study.plan),
+            records=records,
             stop=self._findings.stops.get(study.nodeid),
             session=self._context.session,
             capacity=study.capacity,

@@ -20,11 +20,16 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
+def is_time(metric: str) -> bool:
+    """Return whether a metric's name says that it is a time in seconds."""
+    return _TIME.search(metric) is not None
+
+
 def quantity(metric: str | None, value: float | None) -> str:
     """Return ``value`` with the unit that the metric's name implies."""
     if value is None or not math.isfinite(value):
         return "-"
-    if metric is None or not _TIME.search(metric):
+    if metric is None or not is_time(metric):
         return number(value)
     for scale, unit in _UNITS:
         if abs(value) >= scale:

@@ -249,6 +249,22 @@ def test_it_is_an_assertion_that_fails() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kernel", "reference"),
+    [
+        (lambda x: x + 1, lambda x: x),
+        (lambda x: x[:-1], lambda x: x),
+        (lambda x: (x, x), lambda x: x),
+        (lambda _: None, lambda x: x),
+    ],
+)
+def test_a_traceback_ends_in_the_line_that_compares(kernel: Any, reference: Any) -> None:
+    with pytest.raises((WrongResultError, BenchmarkError)) as caught:
+        assert_matches(kernel, reference, lambda rng: (rng.random(4),))
+    shown = caught.traceback.filter(caught)
+    assert [str(entry.path) for entry in shown] == [__file__]
+
+
+@pytest.mark.parametrize(
     ("result", "message"),
     [(None, "returns nothing cannot be compared; return what it"), ({"y": 1}, "not a mapping")],
 )
