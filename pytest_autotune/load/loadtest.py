@@ -151,7 +151,7 @@ class LoadTest:
     def _changed(self, changes: Mapping[str, Any]) -> BenchmarkSpec:
         if not changes:
             return self._benchmark
-        origin = replace(self._benchmark.origin, file="load_test()", pointer="")
+        origin = replace(self._benchmark.origin, file="load_test()", pointer="", places={})
         base = dict(self._raw.get("benchmark", {}))
         for one, other in permutations(("num_concurrency", "request_rate")):
             if one in changes:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.reading import read_document
 from pytest_autotune.spec.validation import validate
-from pytest_autotune.system.toml import parse_toml
 from pytest_autotune.text.places import Origin, json_pointer
 from pytest_autotune.text.suggest import nearest, shown
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
 _PYPROJECT: Final = "pyproject.toml"
-_KIND: Final = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
 
 
 def find_spec_file(rootdir: Path) -> Path | None:
@@ -44,7 +43,7 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
             f"{rootdir}: no autotune.yaml, autotune.toml, autotune.json or [tool.autotune] "
             f"to take {wanted} from; write one, or give the marker spec='FILE' or inline keys"
         )
-    documents, prefix = _named_documents(path)
+    documents, origin = _named_documents(path)
     if name is None:
         if len(documents) != 1:
             raise SpecError(
@@ -54,9 +53,7 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
         name = next(iter(documents))
     if name not in documents:
         raise SpecError(f"{path.name}: no spec named {name!r}{nearest(name, sorted(documents))}")
-    origin = Origin(
-        file=path.name, pointer=f"{prefix}{json_pointer(name)}", folder=str(path.parent)
-    )
+    origin = replace(origin, pointer=f"{origin.pointer}{json_pointer(name)}")
     return build_spec(name, validate(documents[name], origin), origin)
 
 
@@ -73,8 +70,11 @@ def load_all(rootdir: Path) -> Iterator[Spec]:
 
 def load_file(path: Path, shown_as: str) -> Spec:
     """Load a task file: one spec in a JSON, YAML or TOML file of its own."""
-    origin = Origin(file=shown_as, folder=str(path.parent))
-    document = validate(_read(path, shown_as), origin)
+    content, places = read_document(path, shown_as)
+    if content is None and not places:
+        raise SpecError(f"{shown_as}: the file is empty; a spec is a mapping")
+    origin = Origin(file=shown_as, folder=str(path.parent), places=places)
+    document = validate(content, origin)
     name = str(document.get("task_name", path.stem))
     return build_spec(name, document, origin)
 
@@ -100,68 +100,25 @@ def _plain(value: object) -> Any:
     return value
 
 
-def _named_documents(path: Path) -> tuple[Mapping[str, Any], str]:
+def _named_documents(path: Path) -> tuple[Mapping[str, Any], Origin]:
+    """Return the specs of a file by name, and where they are."""
+    document, places = read_document(path, path.name)
+    origin = Origin(file=path.name, folder=str(path.parent), places=places)
     if path.name == _PYPROJECT:
-        document, prefix = _tool_table(path)["autotune"], "/tool/autotune"
-    else:
-        document, prefix = _read(path, path.name), ""
+        document, origin = document["tool"]["autotune"], replace(origin, pointer="/tool/autotune")
+    if document is None and not places:
+        raise SpecError(f"{path.name}: the file is empty, which is not a mapping of names to specs")
     if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
-        raise SpecError(
-            f"{path.name}: {prefix or '/'}: {shown(document)} is not a mapping of names to specs"
-        )
+        raise SpecError(f"{origin.at()}: {shown(document)} is not a mapping of names to specs")
     if "parameters" in document and "optimization" in document:
         raise SpecError(
-            f"{path.name}: {prefix or '/'}: this is one spec, but a mapping of names to specs is "
+            f"{origin.at()}: this is one spec, but a mapping of names to specs is "
             "expected; put it under a name, or point at it with pytest.mark.autotune(spec='FILE')"
         )
-    return document, prefix
+    return document, origin
 
 
 def _tool_table(path: Path) -> Mapping[str, Any]:
-    document = _read(path, path.name)
+    document, _ = read_document(path, path.name)
     tool = document.get("tool", {}) if isinstance(document, Mapping) else {}
     return tool if isinstance(tool, Mapping) else {}
-
-
-def _read(path: Path, shown_as: str) -> Any:
-    kind = _KIND.get(path.suffix)
-    if kind is None:
-        suffix = path.suffix or "suffixless"
-        raise SpecError(f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json")
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{shown_as}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{shown_as}: cannot be read: {error}") from None
-    try:
-        return _parse(kind, text)
-    except (ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise SpecError(f"{shown_as}: not valid {kind}: {problem}") from None
-
-
-def _parse(kind: str, text: str) -> Any:
-    """Parse ``text``; raise ValueError for any parser's error."""
-    if kind == "JSON":
-        return json.loads(text, object_pairs_hook=_unique)
-    if kind == "TOML":
-        return parse_toml(text)
-    import yaml
-
-    from pytest_autotune.spec.unique_yaml import UniqueKeyLoader
-
-    try:
-        return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # PyYAML does not catch Python's errors about a wrong tag: `!!bool perhaps` is a KeyError.
-        raise ValueError(str(error) or type(error).__name__) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"key {key!r} appears twice")
-        result[key] = value
-    return result

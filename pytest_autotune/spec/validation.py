@@ -124,7 +124,7 @@ def _describe(error: ValidationError, origin: Origin) -> str:
         case "type":
             kinds = [wanted] if isinstance(wanted, str) else wanted
             described = " or ".join(_ARTICLES[kind] for kind in kinds)
-            return f"{where}: {value} is not {described}{_number_hint(instance, kinds)}"
+            return f"{where}: {value} is not {described}{_text_hint(instance, kinds)}"
         case "oneOf":
             names = [" and ".join(option["required"]) for option in wanted]
             return f"{where}: {value} needs exactly one of {' or '.join(names)}"
@@ -159,12 +159,23 @@ _ARTICLES: Final[Mapping[str, str]] = {
 }
 
 
-def _number_hint(instance: object, kinds: Sequence[str]) -> str:
-    if not isinstance(instance, str) or not {"number", "integer"} & set(kinds):
+#: YAML 1.1 read these as true or false; in YAML 1.2 they are text.
+_WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("yes", "on", "y"), "true"),
+    **dict.fromkeys(("no", "off", "n"), "false"),
+}
+
+
+def _text_hint(instance: object, kinds: Sequence[str]) -> str:
+    """Return how to write what is text and should be a number, or true or false."""
+    if not isinstance(instance, str):
+        return ""
+    if "boolean" in kinds and instance.lower() in _WORDS:
+        return f" but text; write {_WORDS[instance.lower()]}"
+    if not {"number", "integer"} & set(kinds):
         return ""
     try:
         number = float(instance)
     except ValueError:
         return ""
-    # YAML 1.1 wants a dot in the mantissa: 1e-3 is text, 1.0e-3 a number.
-    return f" but text; write {number!r} without quotes"
+    return f" but text; write {number!r} without {'underscores' if '_' in instance else 'quotes'}"

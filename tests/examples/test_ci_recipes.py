@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from pytest_autotune.plugin.options import read_settings
 from pytest_autotune.study.settings import Settings
@@ -36,7 +36,7 @@ NO_COMMIT = "0" * 40
 
 
 def load(recipe: Path) -> dict[str, Any]:
-    document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    document = YAML(typ="safe").load(recipe)
     assert isinstance(document, dict)
     return document
 

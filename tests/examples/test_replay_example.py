@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np  # noqa: F401 - C extensions cannot be loaded twice in one process
 import optuna.samplers  # noqa: F401 - as above
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.machine import on_this_machine
@@ -88,16 +88,16 @@ def test_what_its_readme_says_to_try(
     parameters: dict[str, Any],
     points: int,
 ) -> None:
-    spec = yaml.safe_load((example / "llama70b.yaml").read_text())
+    spec = YAML(typ="safe").load(example / "llama70b.yaml")
     spec["replay"] = {"file": "llama70b.csv", **({} if where is None else {"where": where})}
     spec["parameters"] |= parameters
-    (example / "llama70b.yaml").write_text(yaml.safe_dump(spec))
+    YAML(typ="safe").dump(spec, example / "llama70b.yaml")
     result = pytester.runpytest_inprocess("--autotune", "--autotune-trials", "200")
     assert f"trials   {points} of {points}: " in result.stdout.str()
 
 
 def test_without_replay_the_spec_is_one_that_measures() -> None:
-    document = yaml.safe_load((REPLAY / "llama70b.yaml").read_text())
+    document = YAML(typ="safe").load(REPLAY / "llama70b.yaml")
     del document["replay"]
     spec = on_this_machine(load_inline("llama70b", document, "llama70b.yaml"))
     assert spec.server is not None

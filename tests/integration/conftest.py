@@ -11,8 +11,8 @@ import jsonschema  # noqa: F401
 import numpy as np  # noqa: F401 - C extensions cannot be loaded twice, and an inner run in
 import optuna.samplers  # noqa: F401 - this process forgets what it was the first to import
 import pytest
+import ruamel.yaml  # noqa: F401
 import sqlalchemy.dialects.postgresql  # noqa: F401
-import yaml  # noqa: F401
 from gated import Gated
 from project import Project
 from serving import Serving

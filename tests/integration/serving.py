@@ -55,6 +55,10 @@ class Serving(Study):
         (self.path / "autotune.json").write_text(json.dumps({"served": spec}))
         (self.path / "test_served.py").write_text(textwrap.dedent(module))
 
+    def column(self, key: str) -> int:
+        """Return where a key stands in the spec file, which is one line."""
+        return (self.path / "autotune.json").read_text().index(f'"{key}":') + 1
+
     def logs(self) -> str:
         """Return the logs of all servers."""
         folder = self.path / ".pytest_cache" / "d" / "autotune" / "logs"

@@ -187,7 +187,8 @@ def test_an_image_that_is_missing_ends_the_run_before_any_trial(
 ) -> None:
     serving.write(engine.server(image="autotune-no-such/image:1"))
     text = serving.run(status=4)
-    assert "ERROR: autotune.json: /served/server/image: image missing: there is no image" in text
+    place = f"autotune.json:1:{serving.column('image')}: /served/server/image"
+    assert f"ERROR: {place}: image missing: there is no image" in text
     assert "'autotune-no-such/image:1' on this engine, and it could not be pulled" in text
     serving.write(engine.server(image="autotune-no-such/image:1", pull="never"))
     assert "'pull' is 'never'" in serving.run(status=4)

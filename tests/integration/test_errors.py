@@ -64,7 +64,7 @@ def test_a_typo_in_the_spec_file_is_found_before_anything_runs(
     result = study("pytestmark = pytest.mark.autotune('decode')\n" + BODY)
     _assert_usage_error(
         result,
-        "autotune.yaml: /decode/slo/latancy: unknown key 'latancy' (did you mean 'latency'?)*",
+        "autotune.yaml:5:5: /decode/slo/latancy: unknown key 'latancy' (did you mean 'latency'?)*",
     )
 
 
@@ -74,7 +74,7 @@ def test_a_typo_in_the_spec_file_is_found_before_anything_runs(
         ("'decod'", "autotune.yaml: no spec named 'decod' (did you mean 'decode'?)*"),
         ("'a', spec='b'", "test_study.py: autotune marker: give a spec's name, or spec='FILE'*"),
         ("spec='tasks/none.json'", "tasks/none.json: no such file"),
-        ("spec='broken.json'", "broken.json: not valid JSON: *line 1 column 2*"),
+        ("spec='broken.json'", "broken.json:1:2: not valid JSON: *"),
         ("", "autotune.yaml: holds 2 specs (decode, prefill); name one in the marker*"),
         ("3", "test_study.py: autotune marker: 3 is not the name of a spec"),
     ],

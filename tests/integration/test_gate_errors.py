@@ -204,15 +204,17 @@ def test_a_gate_that_cannot_be_meant(
     gated: Gated, refused: Refused, gate: dict[str, Any], message: str
 ) -> None:
     gated.spec(gate)
-    assert_usage_error(refused("--autotune-gate"), f"autotune.json: {message}")
+    text = refused("--autotune-gate")
+    assert_usage_error(text, "ERROR: autotune.json:1:", f": {message}")
 
 
 def test_a_metric_that_nobody_reports_fails(gated: Gated) -> None:
     gated.spec({**QUICK, "metrics": ["minimize:costs"]})
     text = gated.gate("-v", status=1)
+    column = (gated.root / "autotune.json").read_text().index('"minimize:costs"') + 1
     assert (
-        "gate     failed: autotune.json: /kernel/gate/metrics/0: 'minimize:costs' is not among "
-        "what the tests reported: cost"
+        f"gate     failed: autotune.json:1:{column}: /kernel/gate/metrics/0: 'minimize:costs' is "
+        "not among what the tests reported: cost"
     ) in text
     assert "1 failed, 1 passed" in text
     assert "Traceback" not in text

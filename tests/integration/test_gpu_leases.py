@@ -537,7 +537,7 @@ def test_workers_are_as_many_as_ever_without_gpus_or_without_studies(
 def test_a_mistake_in_a_spec_is_said_as_ever_where_workers_are_counted(one: Leasing) -> None:
     (one.path / "autotune.json").write_text('{"auto": {"parameters": 3}}')
     text = one.run("-n", "auto", status=USAGE)
-    assert text.count("ERROR: autotune.json: /auto/parameters: 3 is not") == 1
+    assert text.count("ERROR: autotune.json:1:11: /auto/parameters: 3 is not") == 1
 
 
 # Servers

@@ -125,9 +125,8 @@ def test_last(inference_server):
 def test_a_program_that_is_not_there_ends_the_run_before_any_trial(serving: Serving) -> None:
     serving.write({"command": ["no-such-engine", "--port", "{port}"]})
     text = serving.run(status=4)
-    assert (
-        "ERROR: autotune.json: /served/server/command: there is no program 'no-such-engine'" in text
-    )
+    place = f"autotune.json:1:{serving.column('command')}: /served/server/command"
+    assert f"ERROR: {place}: there is no program 'no-such-engine'" in text
 
 
 def test_a_server_ends_with_its_children_even_if_it_ignores_the_request(serving: Serving) -> None:

@@ -13,7 +13,7 @@ import pytest
 _OTHERS = [
     f"-pno:{name}" for name in ("xdist", "xdist.looponfail", "benchmark", "hypothesispytest")
 ]
-HEAVY = ("docker", "filelock", "jsonschema", "numpy", "optuna", "sqlalchemy", "yaml")
+HEAVY = ("docker", "filelock", "jsonschema", "numpy", "optuna", "ruamel.yaml", "sqlalchemy", "yaml")
 
 
 def _modules_after(pytester: pytest.Pytester, *args: str) -> set[str]:
@@ -61,4 +61,4 @@ def test_docker_is_not_imported_by_a_study_that_starts_no_container(
         """)
     modules = _modules_after(pytester, "--autotune")
     assert "optuna" in modules
-    assert not modules.intersection({"docker", "sqlalchemy", "torch"})
+    assert not modules.intersection({"docker", "ruamel.yaml", "sqlalchemy", "torch"})

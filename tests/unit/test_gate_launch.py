@@ -456,7 +456,7 @@ def test_without_the_plugin_installed_the_script_does_not_start_anything_else() 
 def test_a_launch_loads_no_package_that_it_does_not_run_with() -> None:
     code = (
         "import sys, pytest_autotune.plugin.gate.launch_hooks; heavy = {'docker', 'jsonschema', "
-        "'numpy', 'optuna', 'sqlalchemy', 'xdist', 'yaml'}; "
+        "'numpy', 'optuna', 'ruamel.yaml', 'sqlalchemy', 'xdist', 'yaml'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
