@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -24,7 +24,6 @@ from pytest_autotune.plugin.slots import (
     CollectedStudy,
     Slot,
     make_slots,
-    spares_named,
 )
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
@@ -38,6 +37,10 @@ from pytest_autotune.system.masking import Masker, secrets_in
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
+
+
+#: The slot of a test that is selected. pytest may hash a test by its name, which can change.
+_SLOT: Final = pytest.StashKey[Slot]()
 
 
 class StudyCollector:
@@ -64,7 +67,6 @@ class StudyCollector:
         self._extension = extension
         self._pins = pins
         self._studies: dict[str, CollectedStudy] = {}
-        self._slots: dict[pytest.Item, Slot] = {}
         self._tests: dict[Slot, list[pytest.Item]] = {}
         #: Units that xdist must keep whole besides the slots, by node id.
         self._units: dict[str, str] = {}
@@ -141,7 +143,8 @@ class StudyCollector:
         """Return a study with a slot for each trial that it may have."""
         plan = replace(study.plan, pinned=self._hints(study.nodeid, study.plan))
         strategy = make_strategy(plan.strategy, plan.context, self._extension)
-        slots = make_slots(study.nodeid, plan, strategy, self._spares())
+        spares = SPARE_PER_WORKER * self._context.workers
+        slots = make_slots(study.nodeid, plan, strategy, spares)
         return replace(study, plan=plan, slots=slots)
 
     def _pinned(self, study: CollectedStudy, pins: Pins) -> CollectedStudy:
@@ -174,14 +177,6 @@ class StudyCollector:
             return ()
         return () if entry is None else (entry.parameters,)
 
-    def _spares(self) -> int:
-        """Return the number of spare slots: for the workers, or because one is asked for."""
-        wanted = [arg for arg in self._config.args if "[" in arg]
-        cache = getattr(self._config, "cache", None)
-        if cache is not None and self._config.getoption("lf", default=False):
-            wanted += cache.get("cache/lastfailed", {})
-        return max(SPARE_PER_WORKER * self._context.workers, spares_named(wanted))
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
@@ -211,9 +206,12 @@ class StudyCollector:
         for item in items:
             slot = _slot_of(item)
             if slot is not None:
-                self._slots[item] = slot
+                item.stash[_SLOT] = slot
                 groups.setdefault(slot.study, {}).setdefault(slot, []).append(item)
-        for slots in groups.values():
+        for nodeid, slots in groups.items():
+            # By number, as that is the order in which the search proposes.
+            places = {slot: place for place, slot in enumerate(self._studies[nodeid].slots)}
+            groups[nodeid] = dict(sorted(slots.items(), key=lambda pair: places[pair[0]]))
             for slot_items in slots.values():
                 # A check of the result comes before what it saves the time of, even if it is
                 # the latter that failed last time.
@@ -221,7 +219,7 @@ class StudyCollector:
         ordered: list[pytest.Item] = []
         placed: set[str] = set()
         for item in items:
-            own = self._slots.get(item)
+            own = self.slot_of(item)
             if own is None:
                 ordered.append(item)
             elif own.study not in placed:
@@ -238,13 +236,17 @@ class StudyCollector:
         self._studies = {nodeid: self._studies[nodeid] for nodeid in groups}
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_finish(self) -> None:
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Report spec errors as a usage error, and tell an xdist controller what was found."""
         for error in self._unrecordable():
             self._findings.add_error(error)
         errors = self._findings.errors
         if self._context.is_worker:
-            scopes = {item.nodeid: f"{slot.study}::{slot.id}" for item, slot in self._slots.items()}
+            scopes = {
+                item.nodeid: f"{slot.study}::{slot.id}"
+                for item in session.items
+                if (slot := self.slot_of(item)) is not None
+            }
             scopes |= self._units
             publish_collection(self._context, self._studies.values(), scopes, errors)
         elif errors:
@@ -276,7 +278,7 @@ class StudyCollector:
 
     def slot_of(self, item: pytest.Item) -> Slot | None:
         """Return the slot of a test, None where it is not a study's."""
-        return self._slots.get(item)
+        return item.stash.get(_SLOT, None)
 
     def tests_of(self, slot: Slot) -> Sequence[pytest.Item]:
         """Return the tests of a slot, in the order they run."""

@@ -12,6 +12,7 @@ from pytest_autotune.plugin.active import ActiveTrial, Grant
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.rename import rename
 from pytest_autotune.plugin.resources import Resources
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
@@ -65,6 +66,9 @@ class OpenStudies:
             if claim is not Stop.DONE_BEFORE:
                 self._findings.add_stop(slot.study, claim)
             return None
+        if claim.owner.slot != slot.id:
+            for test in tests:
+                rename(test, slot.id, claim.owner.slot)
         trial = Trial(claim, study.plan, study.seed)
         grant, refusal = self._grant(slot, study, claim, trial)
         limit = study.plan.spec.optimization.timeout_per_iteration

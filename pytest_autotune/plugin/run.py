@@ -54,11 +54,12 @@ class TrialRunner:
         self._active: ActiveTrial | None = None
         self._broken = False
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> bool | None:
-        """Draw a trial when a slot begins; pass over, without a trace, slots that got none."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Draw a trial when a slot begins.
+
+        Outside all others, as the test may get another name, by which they may know it.
+        """
         slot = self._collector.slot_of(item)
         if slot is not self._current:
             last, self._current = self._current, slot
@@ -69,7 +70,12 @@ class TrialRunner:
                 self._active = None if slot is None or self._broken else self._open.draw(slot, item)
             except UserError as error:
                 self.stop_with(str(error))
-        if slot is None or self._active is not None:
+        return (yield)
+
+    @pytest.hookimpl(specname="pytest_runtest_protocol", tryfirst=True)
+    def pytest_pass_over(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Pass over, without a trace, the tests of a slot that got no trial."""
+        if self._active is not None or self._collector.slot_of(item) is None:
             return None
         _pass_over(item, nextitem)
         return True

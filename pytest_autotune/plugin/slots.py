@@ -2,18 +2,20 @@
 
 What an adaptive strategy will propose cannot be known at collection, so a study collects
 interchangeable slots ``trial-000``, ``trial-001``, …; a grid's slots carry their combination.
-Ids depend on the spec and the options only, so that every worker collects the same.
+Ids depend on the spec and the options only, so that every worker collects the same. The id of a
+slot is that of the trial it runs: where it runs another one than its own, its tests are renamed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pytest_autotune.space.parameters import Point
+from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import Strategy
+from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest
@@ -22,23 +24,28 @@ from pytest_autotune.text.values import label
 #: Slots kept spare per xdist worker: each is handed up to two slots ahead of time, which then
 #: wait behind a slow trial; and a crash uses one up.
 SPARE_PER_WORKER: Final = 3
-_SPARE: Final = re.compile(r"\bspare-(\d{3,6})\b")
 #: What ``-k`` accepts in a name (``=`` is not among it).
 _UNUSABLE: Final = re.compile(r"[^\w.+:/-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slot:
-    """One place for a trial. Compared by identity, as pytest does with parameters."""
+    """One place for a trial. Compared by identity, as pytest does with parameters.
+
+    ``ordinal`` is None for a spare one. ``names`` are those of its study's trials.
+    """
 
     study: str
     id: str
     ordinal: int | None
     point: Point | None = None
+    names: TrialNames = field(default_factory=TrialNames)
 
     def request(self, *, rerun: bool) -> SlotRequest:
         """Return the request of this slot to its study."""
-        return SlotRequest(id=self.id, ordinal=self.ordinal, point=self.point, rerun=rerun)
+        return SlotRequest(
+            id=self.id, ordinal=self.ordinal, point=self.point, rerun=rerun, names=self.names
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,26 +96,22 @@ def make_slots(study: str, plan: Plan, strategy: Strategy, spares: int) -> list[
     if points is None:
         pool = plan.spec.space.pool
         count = plan.budget if pool is None else min(plan.budget, len(pool))
-        width = max(3, len(str(count - 1)))
+        names = TrialNames(width=max(3, len(str(count - 1))))
         slots = [
-            Slot(study=study, id=f"trial-{ordinal:0{width}d}", ordinal=ordinal)
+            Slot(study=study, id=names.by_number(ordinal), ordinal=ordinal, names=names)
             for ordinal in range(count)
         ]
     else:
-        ids = _unique([point_id(point) for point in points])
+        own = list(enumerate(zip(_unique([point_id(p) for p in points]), points, strict=True)))
+        names = TrialNames(grid={point_key(point): (at, id_) for at, (id_, point) in own})
         slots = [
-            Slot(study=study, id=id_, ordinal=ordinal, point=point)
-            for ordinal, (id_, point) in enumerate(zip(ids, points, strict=True))
+            Slot(study=study, id=id_, ordinal=at, point=point, names=names)
+            for at, (id_, point) in own
         ]
     return slots + [
-        Slot(study=study, id=f"spare-{number:03d}", ordinal=None) for number in range(spares)
+        Slot(study=study, id=names.by_number(len(slots) + at), ordinal=None, names=names)
+        for at in range(spares)
     ]
-
-
-def spares_named(nodeids: Iterable[str]) -> int:
-    """Return the number of spare slots that ``nodeids`` name."""
-    numbers = (int(n) for nodeid in nodeids for n in _SPARE.findall(nodeid))
-    return max((number + 1 for number in numbers), default=0)
 
 
 def point_id(point: Point) -> str:

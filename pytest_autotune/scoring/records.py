@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -39,8 +39,9 @@ class Owner:
 class TrialRecord:
     """One trial of a study: its parameters, the measurement, and the judgement on it.
 
-    ``number`` counts the trials of a study from 0. A trial that still runs has neither a
-    measurement nor a judgement.
+    ``number`` counts the trials of a study from 0, and is part of its tests' ids; a trial that
+    is measured again keeps it. A trial that still runs has neither a measurement nor a
+    judgement. ``stored`` is its id in the storage, None where it is not in there.
     """
 
     number: int
@@ -48,6 +49,7 @@ class TrialRecord:
     owner: Owner
     measurement: Measurement = _UNMEASURED
     judgement: Judgement = _RUNNING
+    stored: int | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def key(self) -> str:
@@ -146,6 +148,10 @@ def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def effective(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Leave out trials that a later, finished re-run of the same parameters replaced."""
-    replaced = {r.owner.retry_of for r in records if r.finished}
-    return [record for record in records if record.number not in replaced]
+    """Return one record for each number: the last that is finished, or the last of all."""
+    latest: dict[int, TrialRecord] = {}
+    for record in records:
+        known = latest.get(record.number)
+        if known is None or record.finished or not known.finished:
+            latest[record.number] = record
+    return [record for record in records if latest[record.number] is record]

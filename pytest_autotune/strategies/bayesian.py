@@ -66,7 +66,7 @@ class _Mirror:
     def __init__(self, context: StrategyContext) -> None:
         self._space = context.space
         self._study: OptunaStudy | None = None
-        self._mirrored: dict[int, tuple[int, Outcome]] = {}
+        self._mirrored: dict[tuple[int, float], tuple[int, Outcome]] = {}
 
     @cached_property
     def distributions(self) -> Mapping[str, BaseDistribution]:
@@ -81,7 +81,7 @@ class _Mirror:
         """Return TPE's proposal: a value for every parameter, valid or not."""
         study = self._study
         # Optuna cannot take a trial back that was replaced by a later measurement.
-        if study is None or not self._mirrored.keys() <= {r.number for r in history.records}:
+        if study is None or not self._mirrored.keys() <= {_identity(r) for r in history.records}:
             study = self._study = self._open()
         for record in history.records:
             self._update(study, record)
@@ -104,7 +104,7 @@ class _Mirror:
         return study
 
     def _update(self, study: OptunaStudy, record: TrialRecord) -> None:
-        trial_id, outcome = self._mirrored.get(record.number, (None, None))
+        trial_id, outcome = self._mirrored.get(_identity(record), (None, None))
         if outcome is record.outcome:
             return
         storage = study._storage  # noqa: SLF001
@@ -115,7 +115,7 @@ class _Mirror:
             for key, value in frozen.system_attrs.items():
                 storage.set_trial_system_attr(trial_id, key, value)
             storage.set_trial_state_values(trial_id, frozen.state, frozen.values)
-        self._mirrored[record.number] = (trial_id, record.outcome)
+        self._mirrored[_identity(record)] = (trial_id, record.outcome)
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
         value: float | None = None
@@ -143,3 +143,8 @@ class _Mirror:
             distributions=dict(self.distributions),
             constraints=constraints,
         )
+
+
+def _identity(record: TrialRecord) -> tuple[int, float]:
+    """Tell a trial that was measured again from the earlier one with its number."""
+    return record.number, record.owner.started

@@ -43,7 +43,10 @@ _STALE: Final = (
 
 
 def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
-    """Return the trials of ``plan``'s latest study, without making one or taking part in it."""
+    """Return the trials of ``plan``'s latest study by number, re-runs included.
+
+    Without making one or taking part in it.
+    """
     if not plan.storage and not journal_exists(directory, slug(plan.label)):
         return []
     store = open_store(plan, directory)
@@ -54,7 +57,8 @@ def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
                 study_id for study_id, key in _studies(store.storage, plan) if key == wanted
             ]
             trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
-            return [read_trial(trial, plan) for trial in trials]
+            found = [read_trial(trial, plan) for trial in trials]
+            return sorted(found, key=lambda record: record.number)
     finally:
         store.close()
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 #: Keys of Optuna's user attributes.
 _PARAMS: Final = "autotune:params"
 OWNER: Final = "autotune:owner"
+_NUMBER: Final = "autotune:number"
 MEASUREMENT: Final = "autotune:measurement"
 _CONSTRAINT: Final = "slo"
 
 
-def new_trial(plan: Plan, point: Point, owner: Owner) -> FrozenTrial:
-    """Return a running trial with its parameters, to be created in one write."""
+def new_trial(plan: Plan, number: int, point: Point, owner: Owner) -> FrozenTrial:
+    """Return a running trial with its number and parameters, to be created in one write."""
     from optuna.trial import TrialState, create_trial
 
     active = [p for p in plan.spec.space.parameters if p.name in point]
@@ -36,7 +37,7 @@ def new_trial(plan: Plan, point: Point, owner: Owner) -> FrozenTrial:
         params={p.name: p.storable(point[p.name]) for p in active},
         distributions={p.name: p.distribution() for p in active},
         # The exact values; Optuna's own would turn lists into text and 1.0 into 1.
-        user_attrs={_PARAMS: json.dumps(dict(point)), OWNER: asdict(owner)},
+        user_attrs={_NUMBER: number, _PARAMS: json.dumps(dict(point)), OWNER: asdict(owner)},
     )
 
 
@@ -55,15 +56,18 @@ def read_trial(trial: FrozenTrial, plan: Plan) -> TrialRecord:
 
 
 def _record(trial: FrozenTrial, question: Question) -> TrialRecord:
+    number: int = trial.user_attrs.get(_NUMBER, trial.number)
     params = json.loads(trial.user_attrs[_PARAMS])
     owner = Owner(**trial.user_attrs[OWNER])
+    stored = trial._trial_id  # noqa: SLF001 - Optuna offers no public name for it
     # The measurement is written before the state: without the state it does not count.
     if not trial.state.is_finished():
-        return TrialRecord(number=trial.number, params=params, owner=owner)
-    stored = trial.user_attrs.get(MEASUREMENT, {"ending": Ending.FAILED.value})
-    measurement = read_measurement(stored)
+        return TrialRecord(number=number, params=params, owner=owner, stored=stored)
+    document = trial.user_attrs.get(MEASUREMENT, {"ending": Ending.FAILED.value})
+    measurement = read_measurement(document)
     return TrialRecord(
-        number=trial.number,
+        number=number,
+        stored=stored,
         params=params,
         owner=owner,
         measurement=measurement,

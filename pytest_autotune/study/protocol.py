@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 
 
@@ -31,15 +32,16 @@ class Wait:
 class SlotRequest:
     """The slot that asks for a trial.
 
-    ``ordinal`` is its place among the study's slots, None for a spare one. ``point`` is given
-    where the slot stands for one combination of a grid. With ``rerun`` the trial that this
-    slot ran last is measured again.
+    ``ordinal`` is its place among the study's slots, and the number of its trial where that is
+    free; None for a spare one. ``point`` is given where the slot stands for one combination of a
+    grid. With ``rerun`` the trial of this slot is measured again. ``names`` are the study's.
     """
 
     id: str
     ordinal: int | None = None
     point: Point | None = None
     rerun: bool = False
+    names: TrialNames = field(default_factory=TrialNames)
 
 
 Claim: TypeAlias = TrialRecord | Wait | Stop

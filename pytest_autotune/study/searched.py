@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -75,9 +76,8 @@ class SearchedStudy(Study):
         context = replace(plan.context, hints=hints)
         self._strategy = make_strategy(plan.strategy, context, extension)
         self._finished: dict[int, TrialRecord] = {}
-        self._trial_ids: dict[int, int] = {}
         self._done_keys: frozenset[str] = frozenset()
-        self._done_ordinals: frozenset[int] = frozenset()
+        self._done_numbers: frozenset[int] = frozenset()
         self._store.coordinator.hold(self._process)
 
     def close(self) -> None:
@@ -85,15 +85,15 @@ class SearchedStudy(Study):
         self._store.close()
 
     def records(self) -> list[TrialRecord]:
-        """Return all trials by number, re-runs included."""
+        """Return all trials in the order they began, re-runs included."""
         records: list[TrialRecord] = []
         for trial in self._storage.get_all_trials(self._id, deepcopy=False):
-            record = self._finished.get(trial.number)
+            trial_id = trial._trial_id  # noqa: SLF001
+            record = self._finished.get(trial_id)
             if record is None:
                 record = read_trial(trial, self.plan)
-                self._trial_ids[trial.number] = trial._trial_id  # noqa: SLF001
                 if record.finished:
-                    self._finished[trial.number] = record
+                    self._finished[trial_id] = record
             records.append(record)
         return records
 
@@ -103,9 +103,9 @@ class SearchedStudy(Study):
             return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), storage_errors(self.plan):
             records = self.records()
-            previous = _last_of_slot(records, slot.id) if slot.rerun else None
-            if previous is not None:
-                return self._create(slot, previous.params, records, retry_of=previous.number)
+            previous = _trial_of(slot, effective(records)) if slot.rerun else None
+            if previous is not None and previous.finished:
+                return self._create(slot, previous.number, previous.params, is_retry=True)
             if self._bury(effective(records)):
                 records = self.records()
             return self._claim_next(slot, records)
@@ -129,7 +129,9 @@ class SearchedStudy(Study):
             point = self._strategy.propose(History(records=current), seed)
         if point is None:
             return self._wait_or(Stop.EXHAUSTED, current)
-        return self._create(slot, point, records)
+        place = slot.names.place(point)
+        number = _free_number(slot.ordinal if place is None else place, records)
+        return self._create(slot, number, point)
 
     def finish(self, record: TrialRecord) -> None:
         """Store a claimed trial that is now measured and judged.
@@ -146,14 +148,14 @@ class SearchedStudy(Study):
             state = TrialState.PRUNED
         with self._store.coordinator.mutex(), storage_errors(self.plan):
             self._require_mine(record)
-            trial_id = self._trial_ids[record.number]
+            trial_id = _stored(record)
             document = measurement_document(record.measurement)
             self._storage.set_trial_user_attr(trial_id, MEASUREMENT, document)
             if judgement.constraint is not None:
                 key, amount = constraint_attribute(judgement.constraint)
                 self._storage.set_trial_system_attr(trial_id, key, amount)
             self._storage.set_trial_state_values(trial_id, state, values)
-        self._finished[record.number] = record
+        self._finished[trial_id] = record
 
     def give_back(self, record: TrialRecord) -> None:
         """Leave an unfinished trial to a later session, without counting this attempt."""
@@ -162,7 +164,7 @@ class SearchedStudy(Study):
             self._set_owner(record, owner)
 
     def _require_mine(self, record: TrialRecord) -> None:
-        trial = self._storage.get_trial(self._trial_ids[record.number])
+        trial = self._storage.get_trial(_stored(record))
         owner = trial.user_attrs[OWNER]
         if trial.state.is_finished() or owner["process"] != self._process:
             raise TrialLostError(
@@ -173,20 +175,20 @@ class SearchedStudy(Study):
     def _note_done(self, current: Sequence[TrialRecord]) -> None:
         """Remember what is finished: it stays so, and need not be looked up for every slot."""
         self._done_keys = frozenset(record.key for record in current if record.finished)
-        self._done_ordinals = frozenset(
-            ordinal
-            for ordinal, record in enumerate(current)
+        self._done_numbers = frozenset(
+            record.number
+            for record in current
             if record.finished and record.owner.session != self._session
         )
 
     def _is_done_before(self, slot: SlotRequest) -> bool:
         """Return whether the trial of this slot is known to be finished.
 
-        An adaptive slot stands for a trial of an earlier session with its ordinal.
+        An adaptive slot stands for the trial of an earlier session that has its number.
         """
         if slot.point is not None:
             return point_key(slot.point) in self._done_keys
-        return slot.ordinal in self._done_ordinals
+        return slot.ordinal in self._done_numbers
 
     def _runs_elsewhere(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> bool:
         if slot.point is None:
@@ -225,16 +227,19 @@ class SearchedStudy(Study):
         return not self._store.coordinator.is_alive(owner.process)
 
     def _reclaim(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> TrialRecord | None:
-        """Take over a trial whose process died."""
-        wanted = None if slot.point is None else point_key(slot.point)
-        for record in current:
-            if wanted in (None, record.key) and self._is_orphan(record):
-                owner = self._owner(
-                    slot, attempt=record.owner.attempt + 1, retry_of=record.owner.retry_of
-                )
-                self._set_owner(record, owner)
-                return replace(record, owner=owner)
-        return None
+        """Take over a trial whose process died: the slot's own one, if it is among them."""
+        orphans = [record for record in current if self._is_orphan(record)]
+        found = _trial_of(slot, orphans)
+        if found is None and slot.point is None and orphans:
+            found = orphans[0]
+        if found is None:
+            return None
+        owner = self._owner(
+            slot, found.number, found.params,
+            attempt=found.owner.attempt + 1, retry_of=found.owner.retry_of,
+        )  # fmt: skip
+        self._set_owner(found, owner)
+        return replace(found, owner=owner)
 
     def _bury(self, current: Sequence[TrialRecord]) -> bool:
         """Finish trials as failed that took their process down too often; return whether any."""
@@ -252,33 +257,33 @@ class SearchedStudy(Study):
         return bool(hopeless)
 
     def _set_owner(self, record: TrialRecord, owner: Owner) -> None:
-        trial_id = self._trial_ids[record.number]
-        self._storage.set_trial_user_attr(trial_id, OWNER, asdict(owner))
+        self._storage.set_trial_user_attr(_stored(record), OWNER, asdict(owner))
 
-    def _owner(self, slot: SlotRequest, *, attempt: int = 1, retry_of: int | None) -> Owner:
+    def _owner(
+        self,
+        slot: SlotRequest,
+        number: int,
+        params: Point,
+        *,
+        attempt: int = 1,
+        retry_of: int | None = None,
+    ) -> Owner:
         return Owner(
             process=self._process,
             session=self._session,
-            slot=slot.id,
+            slot=slot.names.of(number, params),
             attempt=attempt,
             retry_of=retry_of,
             started=time.time(),
         )
 
     def _create(
-        self,
-        slot: SlotRequest,
-        point: Point,
-        records: Sequence[TrialRecord],
-        *,
-        retry_of: int | None = None,
+        self, slot: SlotRequest, number: int, point: Point, *, is_retry: bool = False
     ) -> TrialRecord:
-        owner = self._owner(slot, retry_of=retry_of)
-        template = new_trial(self.plan, point, owner)
+        owner = self._owner(slot, number, point, retry_of=number if is_retry else None)
+        template = new_trial(self.plan, number, point, owner)
         trial_id = self._storage.create_new_trial(self._id, template_trial=template)
-        number = len(records)
-        self._trial_ids[number] = trial_id
-        return TrialRecord(number=number, params=point, owner=owner)
+        return TrialRecord(number=number, params=point, owner=owner, stored=trial_id)
 
 
 def _since_improvement(finished: Sequence[TrialRecord]) -> int:
@@ -292,7 +297,22 @@ def _since_improvement(finished: Sequence[TrialRecord]) -> int:
     return since
 
 
-def _last_of_slot(records: Sequence[TrialRecord], slot: str) -> TrialRecord | None:
-    return next(
-        (r for r in reversed(effective(records)) if r.owner.slot == slot and r.finished), None
-    )
+def _trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the trial that a slot stands for: with its point, or else with its number."""
+    if slot.point is not None:
+        key = point_key(slot.point)
+        return next((record for record in records if record.key == key), None)
+    return next((record for record in records if record.number == slot.ordinal), None)
+
+
+def _free_number(wanted: int | None, records: Sequence[TrialRecord]) -> int:
+    """Return ``wanted`` if it is no trial's number yet, else the lowest that is none's."""
+    taken = {record.number for record in records}
+    if wanted is not None and wanted not in taken:
+        return wanted
+    return next(number for number in count() if number not in taken)
+
+
+def _stored(record: TrialRecord) -> int:
+    assert record.stored is not None, "it was claimed from the storage"
+    return record.stored

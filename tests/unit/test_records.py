@@ -78,16 +78,18 @@ def test_of_equal_trials_the_earliest_is_the_best() -> None:
 
 def test_a_finished_rerun_replaces_the_trial_it_repeats() -> None:
     first = make_record(0)
-    again = make_record(1, retry_of=0)
-    assert effective([first, again]) == [again]
-    third = make_record(2, retry_of=1)
+    other = make_record(1)
+    again = make_record(0, score=2.0, retry_of=0)
+    assert effective([first, other, again]) == [other, again]
+    third = make_record(0, score=3.0, retry_of=0)
     assert effective([first, again, third]) == [third]
 
 
 def test_an_unfinished_rerun_replaces_nothing() -> None:
     first = make_record(0)
-    running = make_record(1, outcome=Outcome.RUNNING, score=None, retry_of=0)
-    assert effective([first, running]) == [first, running]
+    running = make_record(0, outcome=Outcome.RUNNING, score=None, retry_of=0)
+    assert effective([first, running]) == [first]
+    assert effective([running]) == [running]
 
 
 def test_a_record_is_known_by_its_parameters_in_any_order() -> None:

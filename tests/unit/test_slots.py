@@ -9,7 +9,7 @@ from builders import make_plan, make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.plugin.slots import Slot, make_slots, point_id, spares_named
+from pytest_autotune.plugin.slots import Slot, make_slots, point_id
 from pytest_autotune.strategies import make_strategy
 
 json_scalars = st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-1e6, 1e6) | st.text()
@@ -48,13 +48,13 @@ def test_ids_sort_as_their_numbers(trials: int, last: str) -> None:
 
 def test_spare_slots_come_last() -> None:
     slots = slots_of({"a": [1, 2]}, strategy="random", spares=3)
-    assert [slot.id for slot in slots[2:]] == ["spare-000", "spare-001", "spare-002"]
+    assert [slot.id for slot in slots[2:]] == ["trial-002", "trial-003", "trial-004"]
     assert all(slot.ordinal is None for slot in slots[2:])
 
 
 def test_a_grid_has_a_slot_for_every_point_with_the_point_in_its_id() -> None:
     slots = slots_of({"tp-size": [1, 2], "mem": [0.7]}, strategy="grid_search", spares=1)
-    assert [slot.id for slot in slots] == ["tp-size:1-mem:0.7", "tp-size:2-mem:0.7", "spare-000"]
+    assert [slot.id for slot in slots] == ["tp-size:1-mem:0.7", "tp-size:2-mem:0.7", "trial-002"]
     assert [slot.point for slot in slots] == [
         {"tp-size": 1, "mem": 0.7},
         {"tp-size": 2, "mem": 0.7},
@@ -115,19 +115,14 @@ def test_the_ids_of_a_grid_are_unique_and_fit_into_a_node_id(values: list[Any]) 
     assert not any(character in id_ for id_ in ids for character in "[] \n\t\0")
 
 
-@pytest.mark.parametrize(
-    ("nodeids", "count"),
-    [
-        ([], 0),
-        (["test_x.py::test[trial-000]"], 0),
-        (["test_x.py::test[spare-000]"], 1),
-        (["test_x.py::test[spare-002]", "test_x.py::test[x-spare-001-y]"], 3),
-        (["test_x.py::test[spare-0123]"], 124),
-        (["test_x.py::test[spare-1]", "test_x.py::test[spare-9999999]"], 0),
-    ],
-)
-def test_spare_slots_that_are_asked_for_exist(nodeids: list[str], count: int) -> None:
-    assert spares_named(nodeids) == count
+def test_a_trial_is_named_after_its_number_or_in_a_grid_after_its_point() -> None:
+    adaptive = slots_of({"a": list(range(50))}, strategy="random", trials=3, spares=1)
+    assert {slot.names.of(2, {"a": 7}) for slot in adaptive} == {"trial-002"}
+    assert adaptive[0].names.place({"a": 7}) is None
+    grid = slots_of({"a": [1, 2, 3]}, strategy="grid_search", spares=1)
+    assert {slot.names.of(0, {"a": 3}) for slot in grid} == {"a:3"}
+    assert grid[0].names.place({"a": 3}) == 2
+    assert grid[0].names.of(3, {"a": 4}) == "trial-003"
 
 
 def test_slots_are_compared_by_identity() -> None:

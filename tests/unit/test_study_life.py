@@ -415,10 +415,10 @@ def test_effective_trials_leave_out_what_was_measured_again(
     make_plan: MakePlan, open_study: Open
 ) -> None:
     study = open_study(make_plan())
-    slot = SlotRequest(id="trial-007")
+    slot = SlotRequest(id="trial-007", ordinal=7)
     old = _finish(study, _claim(study, slot), cost=1.0)
-    again = _claim(study, SlotRequest(id="trial-007", rerun=True))
-    assert again.params == old.params
+    again = _claim(study, SlotRequest(id="trial-007", ordinal=7, rerun=True))
+    assert (again.number, again.params) == (7, old.params)
     # Until the re-run has finished, the old result stands.
     assert old in effective(study.records())
     _finish(study, again, cost=2.0)
