@@ -22,11 +22,12 @@ from pytest_autotune.errors import (
 )
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.live import LINE, attach
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
-from pytest_autotune.study.summary import broken_bounds, trial_line
+from pytest_autotune.study.summary import broken_bounds
 from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class TrialJudge:
             item.user_properties.append((f"autotune_{record.metric}", record.value))
         if self._config.get_verbosity() > 0:
             best = incumbent(effective(study.records()))
-            report.autotune_line = trial_line(record, best)  # type: ignore[attr-defined]
+            attach(report, study.plan.label, record, best)
         self._config.hook.pytest_autotune_trial_finished(
             config=self._config, study=study.plan.label, trial=record
         )
@@ -201,7 +202,7 @@ def _mask_report(report: pytest.TestReport, mask: Masker) -> None:
         (mask(name), mask(value) if isinstance(value, str) else value)
         for name, value in report.user_properties
     ]
-    for name in ("wasxfail", "autotune_line"):
+    for name in ("wasxfail", LINE):
         text = getattr(report, name, None)
         if isinstance(text, str):
             setattr(report, name, mask(text))

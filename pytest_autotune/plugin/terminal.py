@@ -10,11 +10,13 @@ import pytest
 
 from pytest_autotune.errors import UserError
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.live import line_of
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.magnitudes import magnitude_notes
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.catalogue import read_records
 from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
 from pytest_autotune.study.summary import Summary
 
@@ -59,6 +61,7 @@ class StudyReporter:
         self._findings = Findings()
         self._summaries: list[Summary] = []
         self._recorded = ""
+        self._standings = Standings()
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
         """Take over which studies were collected; the first to tell knows them all."""
@@ -112,7 +115,7 @@ class StudyReporter:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Show a finished trial's line under ``-v``."""
-        line = getattr(report, "autotune_line", None)
+        line = line_of(report, self._standings)
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if line is not None and terminal is not None and self._config.get_verbosity() > 0:
             terminal.write_line(f"  {line}", cyan=True)

@@ -87,8 +87,12 @@ class Summary:
             parts.append(f"{unfinished} interrupted, to be run again")
         earlier = len(self.finished) - here
         resumed = f"; {earlier} of them in earlier runs" if earlier > 0 else ""
-        total = max(self.capacity, len(self.finished))
-        return f"{len(self.finished)} of {total}: {', '.join(parts)}{resumed}"
+        over = len(self.finished) - self.plan.budget
+        share = f", {over} over the budget" if over > 0 else self._share()
+        return f"{len(self.finished)}{share}: {', '.join(parts)}{resumed}"
+
+    def _share(self) -> str:
+        return f" of {max(self.capacity, len(self.finished))}"
 
     def why_stopped(self) -> str:
         """Return why no further trial was started, as a phrase."""
@@ -178,8 +182,8 @@ class Summary:
         }
 
 
-def trial_line(record: TrialRecord, best: TrialRecord | None) -> str:
-    """Return the live line of a finished trial: number, parameters, score, best so far."""
+def trial_line(record: TrialRecord) -> str:
+    """Return the live line of a finished trial: number, parameters, score."""
     what = {
         Outcome.FEASIBLE: f"{record.metric} {quantity(record.metric, record.value)}",
         Outcome.INFEASIBLE: broken_bounds(record),
@@ -188,15 +192,9 @@ def trial_line(record: TrialRecord, best: TrialRecord | None) -> str:
     }.get(record.outcome, record.outcome.value)
     if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
         what += f" (penalized ×{number(1 + record.penalty)})"
-    if best is None:
-        standing = "no feasible trial yet"
-    elif best.number == record.number:
-        standing = "best so far"
-    else:
-        standing = f"best so far {quantity(best.metric, best.value)} (trial {best.number})"
     if record.dropped:
         what += f" (levels {', '.join(record.dropped)} dropped)"
-    return f"trial {record.number} [{parameters(record.params)}] {what}; {standing}"
+    return f"trial {record.number} [{parameters(record.params)}] {what}"
 
 
 def broken_bounds(record: TrialRecord) -> str:

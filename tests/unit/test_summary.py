@@ -16,6 +16,7 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Severity
 from pytest_autotune.study.protocol import Stop
+from pytest_autotune.study.standing import Best, Standings, standing
 from pytest_autotune.study.summary import Summary, broken_bounds, trial_line
 
 SPEC = make_spec(
@@ -93,7 +94,7 @@ def test_counts_tell_earlier_runs_from_this_one() -> None:
 
 
 def test_a_trial_measured_again_counts_once() -> None:
-    records = [feasible(0, 1.0, session="before"), feasible(1, 0.5, retry_of=0)]
+    records = [feasible(0, 1.0, session="before"), feasible(0, 0.5, retry_of=0)]
     summary = make_summary(records)
     assert summary.counts() == "1 of 6: 1 feasible"
     assert summary.best is records[1]
@@ -171,24 +172,45 @@ def test_an_infeasible_trial_without_a_broken_row_does_not_break_the_summary() -
     assert make_summary([record]).tightest() == ""
 
 
+def live_line(record: TrialRecord, best: TrialRecord | None) -> str:
+    return f"{trial_line(record)}; {standing(record.number, Best.of(best))}"
+
+
 def test_a_live_line_says_how_a_trial_ended_and_how_it_stands() -> None:
     best = feasible(0, 0.25)
-    assert trial_line(best, best) == "trial 0 [a=0] mean_ttft 250 ms; best so far"
-    assert trial_line(feasible(1, 0.5, penalty=0.5), best) == (
+    assert live_line(best, best) == "trial 0 [a=0] mean_ttft 250 ms; best so far"
+    assert live_line(feasible(1, 0.5, penalty=0.5), best) == (
         "trial 1 [a=1] mean_ttft 500 ms (penalized ×1.5); best so far 250 ms (trial 0)"
     )
-    assert trial_line(infeasible(2, p99_ttft=1.5, error_rate=0.0), None) == (
+    assert live_line(infeasible(2, p99_ttft=1.5, error_rate=0.0), None) == (
         "trial 2 [a=2] infeasible: p99_ttft 1.5 s, limit ≤ 1 s; no feasible trial yet"
     )
-    assert trial_line(failed(3), None) == (
+    assert live_line(failed(3), None) == (
         "trial 3 [a=3] failed: AssertionError: wrong; no feasible trial yet"
     )
-    assert "failed: no reason given" in trial_line(failed(4, " \n"), None)
+    assert "failed: no reason given" in live_line(failed(4, " \n"), None)
+
+
+def test_the_best_so_far_never_gets_worse_in_whatever_order_workers_report() -> None:
+    standings = Standings()
+    first, second = Best.of(feasible(0, 0.25)), Best.of(feasible(3, 0.125))
+    assert standings.latest("a", None) is None
+    assert [standings.latest("a", best) for best in (first, second, first, None)] == [
+        first, second, second, second,
+    ]  # fmt: skip
+    assert standings.latest("b", first) == first
+
+
+def test_more_trials_than_the_budget_are_said_to_be_so() -> None:
+    plan = make_plan(SPEC, trials=2)
+    summary = make_summary([feasible(n, 0.25) for n in range(4)], plan=plan, capacity=2)
+    assert summary.counts() == "4, 2 over the budget: 4 feasible"
+    assert summary.why_stopped() == "the budget of 2 trials is used up"
 
 
 def test_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
     best = feasible(0, 0.25, dropped=("8", "16"))
-    assert "(levels 8, 16 dropped)" in trial_line(best, best)
+    assert "(levels 8, 16 dropped)" in live_line(best, best)
     lines = list(render(make_summary([best])))
     assert Line("dropped", "levels that break the SLO: 8, 16", "note") in lines
 
