@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.scoring.wording import slo_table, tolerated
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
@@ -80,9 +80,16 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
         yield Line("dropped", f"levels that break the SLO: {levels}", "note")
     for note in best.notes:
         yield Line("note", note, "note")
+    yield from _slo(best)
+
+
+def _slo(best: TrialRecord) -> Iterator[Line]:
     if best.bounds:
         for index, line in enumerate(slo_table(best.bounds).splitlines()):
             yield Line("slo" if index == 0 else "", line)
+    for missed in tolerated(best.bounds):
+        text = f"the best configuration missed {missed}; fail_ratio: 0 makes the limit strict"
+        yield Line("note", text, "note")
 
 
 def metric_lines(metrics: Metrics) -> Iterator[str]:

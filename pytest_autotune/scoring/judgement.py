@@ -219,12 +219,16 @@ def _merged(levels: Sequence[Compliance], overall: Sequence[BoundResult]) -> Com
 
 def _as_hard(compliance: Compliance) -> Compliance:
     """Under ``levels: max`` a level that merely misses softly does not count either."""
+    results = [
+        replace(result, bound=replace(result.bound, hard=True, fail_ratio=0.0))
+        for result in compliance.results
+    ]
     return Compliance(
         results=tuple(
             replace(result, severity=Severity.HARD, penalty=0.0)
             if result.severity in {Severity.MINOR, Severity.SEVERE}
             else result
-            for result in compliance.results
+            for result in results
         )
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
-from pytest_autotune.text.numbers import quantity
+from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
 
 _VERDICTS: Final[Mapping[Severity, str]] = {
@@ -23,21 +23,68 @@ def limit(bound: Bound) -> str:
     return f"{'≤' if bound.upper else '≥'} {quantity(bound.metrics[0], bound.threshold)}"
 
 
+def failing_point(bound: Bound) -> str:
+    """Return where a hard bound fails, such as ``fails above 300 ms``, if that is not its limit."""
+    if not bound.hard or bound.fail_ratio <= 0:
+        return ""
+    metric, slack = bound.metrics[0], bound.fail_ratio * abs(bound.threshold)
+    if bound.upper:
+        return f"fails above {quantity(metric, bound.threshold + slack)}"
+    return f"fails below {quantity(metric, bound.threshold - slack)}"
+
+
+def limits(bound: Bound) -> str:
+    """Return the limit of a bound and where it fails: ``≤ 200 ms, fails above 300 ms``."""
+    return ", ".join(filter(None, (limit(bound), failing_point(bound))))
+
+
+def tolerated(results: Sequence[BoundResult]) -> list[str]:
+    """Return in words every hard bound that was missed without failing.
+
+    Such as ``ttft p99 250 ms, limit ≤ 200 ms, fails above 300 ms``.
+    """
+    return [
+        f"{_label(result)} {quantity(result.bound.metrics[0], result.actual)}, "
+        f"limit {limits(result.bound)}"
+        for result in results
+        if failing_point(result.bound) and result.severity in {Severity.MINOR, Severity.SEVERE}
+    ]
+
+
+def penalized_by(penalty: float, results: Sequence[BoundResult]) -> str:
+    """Return the factor of a penalty, and the hard bounds that were missed without failing."""
+    missed = "; ".join(tolerated(results))
+    return f"penalized ×{number(1 + penalty)}" + (f": {missed}" if missed else "")
+
+
 def slo_table(results: Sequence[BoundResult]) -> str:
-    """Return a table with limit, actual value, margin and verdict of each bound."""
+    """Return a table with limits, actual value, margin and verdict of each bound."""
+    points = [failing_point(result.bound) for result in results]
+    # The limits stand below each other, whether or not the point where it fails follows.
+    width = max((len(point) + 2 for point in points if point), default=0)
     return table(
         ("SLO", "limit", "actual", "margin", ""),
         [
             (
-                result.bound.label + ("" if result.level is None else f" @ {result.level}"),
-                limit(result.bound),
+                _label(result),
+                limit(result.bound) + (f", {point}" if point else "").ljust(width),
                 quantity(result.bound.metrics[0], result.actual),
                 "-" if result.actual is None else _percent(-result.ratio),
-                _VERDICTS[result.severity],
+                _verdict(result),
             )
-            for result in results
+            for result, point in zip(results, points, strict=True)
         ],
     )
+
+
+def _label(result: BoundResult) -> str:
+    return result.bound.label + ("" if result.level is None else f" @ {result.level}")
+
+
+def _verdict(result: BoundResult) -> str:
+    said = _VERDICTS[result.severity]
+    tolerates = failing_point(result.bound) and result.penalty > 0
+    return f"{said}: penalized, not failed" if tolerates else said
 
 
 def _percent(share: float) -> str:

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError, SpecError
-from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.slo import SLO, Bound
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.space.parameters import Parameter
 from pytest_autotune.space.ranges import Continuous, Integer
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
+from pytest_autotune.spec.bounds import read_slo
 from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.layout import check_engine, layout, quant_conflicts
 from pytest_autotune.spec.model import EngineRule, Optimization, ReplaySpec, Spec
@@ -25,7 +24,6 @@ from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import nearest, shown
 from pytest_autotune.text.values import canonical, whole
 
-_METRIC_OF_BLOCK: Final = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
 _KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
 #: Beyond this, neighbouring steps of a range cannot be told apart.
 _MAX_STEPS: Final = 1e15
@@ -46,7 +44,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     server = read_server(document, origin)
     check_engine(server, document)
     parallel = layout(server, document)
-    slo = _slo(document.get("slo", {}), origin)
+    slo = read_slo(document, origin)
     impossible = {
         "parallel_config": parallel.constraints(),
         "quant_config": quant_conflicts(server, document),
@@ -216,52 +214,3 @@ def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
         where = origin.at("optimization", "timeout")
         fields["timeout"] = parsed(parse_duration, fields["timeout"], where)
     return Optimization(**fields)
-
-
-def _slo(block: Any, origin: Origin) -> SLO:
-    if not isinstance(block, Mapping):
-        block = {"metrics": block}
-    bounds: list[Bound] = []
-    for key, metric in _METRIC_OF_BLOCK.items():
-        entry = block.get(key, {})
-        statistics = {"mean": entry} if "threshold" in entry else entry
-        bounds += (_term(key, metric, name, term) for name, term in statistics.items())
-    bounds += map(_metric_bound, block.get("metrics", ()))
-    seen: set[tuple[str, bool]] = set()
-    for bound in bounds:
-        bounded = bound.metrics[-1], bound.upper
-        if bounded in seen:
-            raise SpecError(
-                f"{origin.at('slo')}: {bound.label} is bounded twice in the same direction"
-            )
-        seen.add(bounded)
-    options = {key: block[key] for key in ("steepness", "levels") if key in block}
-    return SLO(bounds=tuple(bounds), **options)
-
-
-def _term(key: str, metric: str, statistic: str, term: Mapping[str, Any]) -> Bound:
-    return Bound(
-        label=f"{key} {statistic}",
-        metrics=(f"{statistic}_{metric}",),
-        threshold=term["threshold"],
-        weight=term.get("weight", 1.0),
-        hard=term.get("hard_fail", False),
-        fail_ratio=term.get("fail_ratio", 0.5),
-    )
-
-
-def _metric_bound(entry: Mapping[str, Any]) -> Bound:
-    statistic = entry.get("statistic")
-    upper = "max" in entry
-    # The same names as in trial.report(), so that an alias means the same there.
-    reported = {entry["metric"]: {statistic: 0.0} if statistic else 0.0}
-    (name,) = flatten(reported)
-    return Bound(
-        label=" ".join(filter(None, (entry["metric"], statistic, None if upper else "min"))),
-        metrics=(name,) if statistic or name.startswith("mean_") else (name, f"mean_{name}"),
-        threshold=entry["max"] if upper else entry["min"],
-        upper=upper,
-        weight=entry.get("weight", 1.0),
-        hard=entry.get("hard_fail", True),
-        fail_ratio=entry.get("fail_ratio", 0.0),
-    )

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import SpecError
+from pytest_autotune.text.durations import parse_time
 from pytest_autotune.text.suggest import did_you_mean, nearest, shown
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def schema_lines(error: ValidationError, origin: Origin) -> Iterator[str]:
 
 def _describe(error: ValidationError, origin: Origin) -> str:
     where = origin.at(*error.absolute_path)
+    if isinstance(error.schema, Mapping) and error.schema.get("title") == "Time":
+        return f"{where}: {_not_a_time(error.instance)}"
     value = shown(error.instance)
     wanted: Any = error.validator_value
     instance: Any = error.instance
@@ -157,6 +160,16 @@ _ARTICLES: Final[Mapping[str, str]] = {
     "object": "a mapping",
     "string": "a string",
 }
+
+
+def _not_a_time(instance: object) -> str:
+    if not isinstance(instance, str):
+        return f"{shown(instance)} is not a number, nor a time such as 200ms"
+    try:
+        parse_time(instance)
+    except ValueError as error:
+        return str(error)
+    return f"{shown(instance)} is not a time; write for example 0.2, 200ms or 1.5s"
 
 
 #: YAML 1.1 read these as true or false; in YAML 1.2 they are text.

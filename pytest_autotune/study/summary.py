@@ -11,11 +11,11 @@ from typing import Any
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import BoundResult
-from pytest_autotune.scoring.wording import limit
+from pytest_autotune.scoring.wording import limits, penalized_by
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.text.durations import duration
-from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters
 
 
@@ -152,12 +152,12 @@ class Summary:
         result, metric = least[name], least[name].bound.metrics[0]
         closest = min(infeasible, key=lambda record: (record.violation, record.number))
         if result.actual is None:
-            return f"{name} {limit(result.bound)}: no trial reported {metric}"
+            return f"{name} {limits(result.bound)}: no trial reported {metric}"
         came = f"the best of {len(infeasible)} trials reached {quantity(metric, result.actual)}"
         if result.ratio <= 0:
             came += ", but broke another bound"
         return (
-            f"{name} {limit(result.bound)}: {came}; "
+            f"{name} {limits(result.bound)}: {came}; "
             f"trial {closest.number} came closest overall ({parameters(closest.params)})"
         )
 
@@ -191,7 +191,7 @@ def trial_line(record: TrialRecord) -> str:
         Outcome.PRUNED: f"pruned: {_first_line(record.reason)}",
     }.get(record.outcome, record.outcome.value)
     if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
-        what += f" (penalized ×{number(1 + record.penalty)})"
+        what += f" ({penalized_by(record.penalty, record.bounds)})"
     if record.dropped:
         what += f" (levels {', '.join(record.dropped)} dropped)"
     return f"trial {record.number} [{parameters(record.params)}] {what}"
@@ -206,7 +206,7 @@ def broken_bounds(record: TrialRecord) -> str:
     if result.actual is None:
         return f"infeasible: {result.bound.label} was not reported"
     actual = quantity(result.bound.metrics[0], result.actual)
-    return f"infeasible: {result.bound.label} {actual}, limit {limit(result.bound)}"
+    return f"infeasible: {result.bound.label} {actual}, limit {limits(result.bound)}"
 
 
 def _first_line(text: str) -> str:

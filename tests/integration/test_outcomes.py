@@ -128,6 +128,31 @@ def test_soft_violations_pass_and_are_penalized(study: Run) -> None:
     result.stdout.fnmatch_lines(["best * trial 2: a=3", "trials * 4 feasible (1 penalized)"])
 
 
+def test_a_hard_bound_that_is_missed_without_failing_is_said_with_both_limits(study: Run) -> None:
+    result = study(
+        """
+        def test_it(trial):
+            trial.report({"latency": {"mean": 0.2, "p99": 0.4 + 0.1 * trial.params["a"]}})
+        """,
+        "-v",
+        slo={"latency": {"p99": {"threshold": "500ms", "hard_fail": True}}},
+        parameters={"a": [3, 4]},
+        optimization={"objective": "minimize_latency", "strategy": "grid_search"},
+    )
+    said = "latency p99 700 ms, limit ≤ 500 ms, fails above 750 ms"
+    result.stdout.fnmatch_lines(
+        [
+            f"*trial 0 [[]a=3[]] mean_e2e_latency 200 ms (penalized ×54.6: {said}); best so far",
+            "*trial 1 is infeasible: latency p99 800 ms, limit ≤ 500 ms, fails above 750 ms",
+            "*latency p99  ≤ 500 ms, fails above 750 ms  800 ms  -60.0 %  BROKEN",
+            "best * trial 0: a=3",
+            "*latency p99  ≤ 500 ms, fails above 750 ms  700 ms  -40.0 %  missed, severe: pen*",
+            f"note     the best configuration missed {said}; fail_ratio: 0 makes the limit strict",
+            "trials   2 of 2: 1 feasible (1 penalized), 1 infeasible",
+        ]
+    )
+
+
 def test_a_failed_check_ends_the_trial_before_its_expensive_test(study: Run) -> None:
     result = study(
         """

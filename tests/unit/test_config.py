@@ -54,6 +54,9 @@ def read() -> Read:
         ("1h 30m", 5400.0),
         (" 5 s ", 5.0),
         ("1h30", 3630.0),
+        ("200ms", 0.2),
+        ("1s500ms", 1.5),
+        ("250us", 0.00025),
     ],
 )
 def test_a_duration_is_read_as_people_write_it(text: str | float, seconds: float) -> None:
@@ -62,7 +65,24 @@ def test_a_duration_is_read_as_people_write_it(text: str | float, seconds: float
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "soon", "-5", "5d", "s", "h", "30s1h", "1.m", "1e3", "5ss", "5 minutes", "1:30"],
+    [
+        "",
+        " ",
+        "soon",
+        "-5",
+        "5d",
+        "s",
+        "h",
+        "30s1h",
+        "1.m",
+        "1e3",
+        "5ss",
+        "5 minutes",
+        "1:30",
+        "5s30",
+        "1ms5",
+        "1us1ms",
+    ],
 )
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(OptionError, match="is not a duration; write for example 90s, 30m, 2h"):
@@ -84,6 +104,18 @@ def test_a_duration_is_positive_and_finite(text: str | float) -> None:
 def test_any_text_is_a_duration_or_an_error(text: str) -> None:
     with contextlib.suppress(OptionError):
         assert parse_duration(text) > 0
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    number=st.integers(1, 99_999),
+    unit=st.sampled_from([("h", 3600), ("m", 60), ("s", 1), ("", 1), ("ms", 1e-3), ("us", 1e-6)]),
+    space=st.sampled_from(["", " "]),
+)
+def test_a_number_with_a_unit_is_so_many_of_it(
+    number: int, unit: tuple[str, float], space: str
+) -> None:
+    assert parse_duration(f"{number}{space}{unit[0]}") == pytest.approx(number * unit[1], rel=1e-12)
 
 
 def test_nothing_asked_for_leaves_everything_to_the_spec(read: Read) -> None:

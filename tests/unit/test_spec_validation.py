@@ -340,6 +340,80 @@ def test_a_bound_on_any_metric_is_hard_unless_it_says_otherwise() -> None:
     assert (lower.hard, lower.weight) == (False, 3)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("200ms", 0.2), ("200 ms", 0.2), (" 1.5s ", 1.5), ("500us", 0.0005), ("500µs", 0.0005),
+        ("500μs", 0.0005), ("2m", 120.0), ("1h", 3600.0), ("1m30s", 90.0), (0.2, 0.2), (3, 3),
+    ],
+)  # fmt: skip
+def test_a_time_of_an_slo_may_have_a_unit(written: Any, seconds: float) -> None:
+    slo = {
+        "latency": {"p99": {"threshold": written}},
+        "tpot": {"threshold": written},
+        "metrics": [
+            {"metric": "ttft", "statistic": "p99", "max": written},
+            {"metric": "compile_time", "min": written},
+            {"metric": "latency", "max": written},
+        ],
+    }
+    assert [bound.threshold for bound in make_spec(ONE, slo=slo).slo.bounds] == [seconds] * 5
+    assert make_spec(ONE, slo=slo["metrics"]).slo.bounds[0].threshold == seconds
+
+
+@pytest.mark.parametrize(
+    ("message", "slo"),
+    {
+        "/slo/ttft/threshold: '200msec' is not a time: unknown unit 'msec' (did you mean 'ms'?); "
+        "known: h, m, s, ms, us, µs": {"ttft": {"threshold": "200msec"}},
+        "/slo/latency/p99/threshold: '2 Seconds' is not a time: unknown unit 'Seconds' (did you "
+        "mean 's'?)": {"latency": {"p99": {"threshold": "2 Seconds"}}},
+        "/slo/0/max: '200MS' is not a time: unknown unit 'MS' (did you mean 'ms'?)": [
+            {"metric": "ttft", "max": "200MS"}
+        ],
+        "/slo/0/max: '3 parsecs' is not a time: unknown unit 'parsecs'; known: h, m, s": [
+            {"metric": "ttft", "max": "3 parsecs"}
+        ],
+        "/slo/ttft/threshold: '0.2' is text without a unit; write 0.2s, or the number without ": {
+            "ttft": {"threshold": "0.2"}
+        },
+        "/slo/ttft/threshold: 'soon' is not a time; write for example 0.2, 200ms or 1.5s": {
+            "ttft": {"threshold": "soon"}
+        },
+        "/slo/ttft/threshold: '-5ms' is not a time; write for example": {
+            "ttft": {"threshold": "-5ms"}
+        },
+        "/slo/ttft/threshold: '1s1h' is not a time; write": {"ttft": {"threshold": "1s1h"}},
+        "/slo/ttft/threshold: true is not a number, nor a time such as 200ms": {
+            "ttft": {"threshold": True}
+        },
+        '/slo/tpot/threshold: "0ms" must be greater than 0': {"tpot": {"threshold": "0ms"}},
+        "/slo/ttft/threshold: '" + "9" * 30 + "h' is too long a time": {
+            "ttft": {"threshold": "9" * 30 + "h"}
+        },
+        '/slo/metrics/0/max: "200ms" is a time, and error_rate is none by its name; write a plain '
+        "number": {"metrics": [{"metric": "error_rate", "max": "200ms"}]},
+        '/slo/metrics/0/min: "1s" is a time, and output_throughput is none by its name': {
+            "metrics": [{"metric": "output_throughput", "min": "1s"}]
+        },
+        "/slo/0/max: '1%' is not a time; write a share as a number, such as 0.01": [
+            {"metric": "error_rate", "max": "1%"}
+        ],
+    }.items(),
+)
+def test_what_is_no_time_says_so(message: str, slo: Any) -> None:
+    assert refusal({**ONE, "slo": slo}).startswith(f"task.json: {message}")
+
+
+def test_the_published_schema_knows_times_with_units() -> None:
+    schema = json.loads(schema_text())
+    time = Draft202012Validator(schema["$defs"]["time"])
+    for good in (0.2, 3, "200ms", "200 ms", "1m30s", "500µs", "1.5 s"):
+        assert time.is_valid(good)
+    for bad in ("0.2", "ms", "200msec", "", True, None, "1,5s"):
+        assert not time.is_valid(bad)
+
+
 TWICE = [{"metric": "x", "max": 1}, {"metric": "x", "max": 2}]
 
 

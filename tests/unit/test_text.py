@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytest_autotune.load.level_table import level_row
 from pytest_autotune.report.render import metric_lines
 from pytest_autotune.scoring.slo import check, check_bound
-from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.scoring.wording import limits, penalized_by, slo_table, tolerated
 from pytest_autotune.text.durations import duration
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
@@ -127,6 +127,42 @@ def test_the_slo_table_shows_limit_value_margin_and_verdict() -> None:
     assert rows[4] == ["output_throughput", "≥", "1000", "1100", "+10.0", "%", "met"]
     assert rows[5][-3:] == ["-5.0e+10", "%", "BROKEN"]
     assert rows[6] == ["p95_itl", "≤", "100", "ms", "-", "-", "BROKEN:", "not", "reported"]
+
+
+TOLERANT = make_slo(
+    make_bound("p99_e2e_latency", 0.5, hard=True, fail_ratio=0.5),
+    make_bound("output_throughput", 1000.0, upper=False, hard=True, fail_ratio=0.2),
+    make_bound("p50_ttft", 10.0, fail_ratio=0.5),
+    make_bound("mean_tpot", 1.0, hard=True, fail_ratio=0.0),
+)
+
+
+def test_a_hard_bound_shows_where_it_fails() -> None:
+    metrics = {"p99_e2e_latency": 0.7, "output_throughput": 700, "p50_ttft": 11, "mean_tpot": 1}
+    results = check(TOLERANT, metrics).results
+    said = "missed, severe: penalized, not failed"
+    assert slo_table(results).splitlines() == [
+        "SLO                                       limit  actual   margin",
+        "p99_e2e_latency    ≤ 500 ms, fails above 750 ms  700 ms  -40.0 %  " + said,
+        "output_throughput    ≥ 1000, fails below 800        700  -30.0 %  BROKEN",
+        "p50_ttft             ≤ 10 s                        11 s  -10.0 %  missed, minor",
+        "mean_tpot             ≤ 1 s                         1 s   +0.0 %  met",
+    ]
+    assert tolerated(results) == ["p99_e2e_latency 700 ms, limit ≤ 500 ms, fails above 750 ms"]
+    assert penalized_by(0.5, results) == f"penalized ×1.5: {tolerated(results)[0]}"
+    assert penalized_by(0.5, results[2:]) == "penalized ×1.5"
+    assert [limits(result.bound) for result in results[1:3]] == [
+        "≥ 1000, fails below 800",
+        "≤ 10 s",
+    ]
+
+
+@pytest.mark.parametrize("actual", [0.5, 0.8, math.nan])
+def test_only_a_bound_that_is_missed_and_holds_is_tolerated(actual: float) -> None:
+    metrics = {"p99_e2e_latency": actual, "output_throughput": 1000, "p50_ttft": 1, "mean_tpot": 1}
+    results = check(TOLERANT, metrics).results
+    assert tolerated(results) == []
+    assert "penalized" not in slo_table(results)
 
 
 def test_a_bound_met_exactly_has_no_sign_of_failure() -> None:
