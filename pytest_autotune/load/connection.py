@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ _MAX_HEAD: Final = 65536
 _MAX_DETAIL: Final = 500
 _OK: Final = 200
 _DONE: Final = b"[DONE]"
+_TITLE: Final = re.compile(r"<title>([^<]+)</title>", re.IGNORECASE)
 #: Errors that an answer without sense can raise while it is read.
 _NONSENSE: Final = (
     AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
@@ -365,5 +367,8 @@ def _said_in(body: bytes) -> str:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace").strip()
+        text = body.decode("utf-8", "replace").strip()
+        # Of a proxy's page the title says it.
+        title = _TITLE.search(text) if text.startswith("<") else None
+        return text if title is None else title[1].strip()
     return _said(document) if isinstance(document, Mapping) else str(document)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
-from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
+from pytest_autotune.load.level_table import level_table
 from pytest_autotune.load.limits import LATENCIES
 from pytest_autotune.load.statistics import RequestRecord
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import aggregate
 from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.text.numbers import number, quantity
-from pytest_autotune.text.tables import table
+
+#: More of what a server says about a failure is in the notes.
+_MAX_FAILURE: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,13 @@ class LevelResult:
         return self.level.request_rate
 
     @property
+    def failure(self) -> str:
+        """The most frequent reason why requests failed, in a line; empty if none failed."""
+        for error, (_, example) in self.errors.items():
+            return " ".join(f"{error}: {example}".rstrip(": ").split())[:_MAX_FAILURE]
+        return ""
+
+    @property
     def met(self) -> bool:
         """Return whether it is valid, ran to its end and met every bound of the SLO."""
         return self.compliance.met and not self.invalid and not self.ended_early
@@ -78,7 +87,12 @@ class LoadResult(Mapping[str, Any]):
         self._report = {
             **(extra or {}),
             "levels": [
-                {**level.level.document(), **level.metrics, "invalid": level.invalid}
+                {
+                    **level.level.document(),
+                    **level.metrics,
+                    "invalid": level.invalid,
+                    "failure": level.failure,
+                }
                 for level in levels
             ],
             "notes": list(self.notes),
@@ -98,16 +112,18 @@ class LoadResult(Mapping[str, Any]):
 
     def __str__(self) -> str:
         """Lay out the levels as a table, notes below."""
-        rows = [_row(level) for level in self.levels]
-        return "\n".join((table((*LEVEL_HEADER, ""), rows), *(f"  {note}" for note in self.notes)))
+        rows = [
+            (result.level.label, result.metrics, result.failure, _verdict(result))
+            for result in self.levels
+        ]
+        return "\n".join((level_table(rows), *(f"  {note}" for note in self.notes)))
 
 
-def _row(result: LevelResult) -> tuple[str, ...]:
+def _verdict(result: LevelResult) -> str:
     slo = "invalid" if result.invalid else "met" if result.compliance.met else "missed"
     if not result.compliance.feasible and not result.invalid:
         slo = "BROKEN"
-    verdict = slo if result.compliance.results else ""
-    return (*level_row(result.level.label, result.metrics), verdict)
+    return slo if result.compliance.results else ""
 
 
 def _notes_of(result: LevelResult) -> Iterator[str]:

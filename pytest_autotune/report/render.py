@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from pytest_autotune.load.level_table import LEVEL_HEADER, level_row
+from pytest_autotune.load.level_table import level_table
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
-from pytest_autotune.text.tables import table
 from pytest_autotune.text.values import parameters
 
 #: So many statistics of one thing are read in a row with everything else.
@@ -63,8 +62,8 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     measured = [level for level in best.levels if "request_throughput" in level.metrics]
     if measured:
         # Of a load test there are a hundred metrics: a table says more.
-        rows = [level_row(level.label, level.metrics) for level in measured]
-        for index, line in enumerate(table(LEVEL_HEADER, rows).splitlines()):
+        rows = [(level.label, level.metrics, level.failure, "") for level in measured]
+        for index, line in enumerate(level_table(rows).splitlines()):
             yield Line("levels" if index == 0 else "", line)
     else:
         for index, line in enumerate(others):

@@ -8,8 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pytest_autotune.scoring.levels import Level, max_compliant
-from pytest_autotune.scoring.metrics import Metrics, aggregate
+from pytest_autotune.scoring.levels import Level, failed_requests, max_compliant
+from pytest_autotune.scoring.metrics import (
+    ONE_PIECE,
+    Metrics,
+    aggregate,
+    in_one_piece,
+    is_streamed,
+    problem,
+)
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import (
     MAX_SCORE,
@@ -136,8 +143,13 @@ def judge(measurement: Measurement, question: Question) -> Judgement:
         merged |= max_compliant(levels, kept if compliance.feasible else ())
     cut_short = measurement.ending is Ending.CUT_SHORT
     measured = question.target.measure(merged)
+    if measured is not None and is_streamed(measured[0]) and _any_in_one_piece(kept):
+        measured = None
     if measured is None and compliance.feasible and not cut_short:
-        return Judgement(outcome=Outcome.FAILED, reason=_missing(question.objective, merged))
+        reasons = (
+            failed_requests(levels, mostly=True), _missing(question.objective, merged, kept)
+        )  # fmt: skip
+        return Judgement(outcome=Outcome.FAILED, reason="; ".join(filter(None, reasons)))
     metric, value = measured or (None, None)
     score = None if value is None else question.target.score(value)
     return Judgement(
@@ -233,8 +245,18 @@ def _as_hard(compliance: Compliance) -> Compliance:
     )
 
 
-def _missing(objective: Objective, metrics: Mapping[str, float]) -> str:
+def _any_in_one_piece(levels: Sequence[Level]) -> bool:
+    return any(in_one_piece(level.metrics) for level in levels)
+
+
+def _missing(
+    objective: Objective, metrics: Mapping[str, float], levels: Sequence[Level] = ()
+) -> str:
     wanted = " or ".join(objective.metrics)
+    if problem(metrics, objective.metrics) == ONE_PIECE or (
+        not problem(metrics, objective.metrics) and _any_in_one_piece(levels)
+    ):
+        return f"{ONE_PIECE}, so it does not show the objective {objective.name!r} ({wanted})"
     unusable = [name for name in objective.metrics if name in metrics]
     if unusable:
         values = ", ".join(f"{name} = {metrics[name]}" for name in unusable)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pytest_autotune.scoring.metrics import Metrics
+
+#: From this share of failed requests on, they are the reason for whatever else is wrong.
+_MOSTLY: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +18,33 @@ class Level:
     """One load level of a trial and its flat metrics.
 
     The level is a ``concurrency`` (closed loop) or a ``request_rate`` in requests/s (open
-    loop), with a traffic ``scenario`` where there is more than one.
+    loop), with a traffic ``scenario`` where there is more than one. ``failure`` is the most
+    frequent reason why requests failed.
     """
 
     concurrency: int | None = None
     request_rate: float | None = None
     scenario: str | None = None
+    failure: str = ""
     metrics: Metrics
+
+    @property
+    def requests(self) -> int:
+        """The number of requests that ended, well or not; 0 where it is unknown."""
+        return self._count("num_requests")
+
+    @property
+    def failed(self) -> int:
+        """The number of requests that failed."""
+        done, rate = self._count("num_completed"), self.metrics.get("error_rate", 0.0)
+        if not 0 < rate < 1:
+            return self.requests if rate == 1 else 0
+        # The rate leaves out requests that were cut.
+        return round(done * rate / (1 - rate))
+
+    def _count(self, name: str) -> int:
+        value = self.metrics.get(name, 0.0)
+        return round(value) if math.isfinite(value) else 0
 
     @property
     def load(self) -> float:
@@ -46,6 +70,19 @@ class Level:
             "scenario": self.scenario,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def failed_requests(levels: Sequence[Level], *, mostly: bool = False) -> str:
+    """Return ``5 of 5 requests failed: HTTP 404: …``, empty where none failed.
+
+    With ``mostly`` it is also empty where fewer than half of them failed. The reason is that of the
+    level with the most failures.
+    """
+    total, failed = sum(level.requests for level in levels), sum(level.failed for level in levels)
+    if not failed or (mostly and failed < _MOSTLY * total):
+        return ""
+    reason = max(levels, key=lambda level: level.failed).failure
+    return f"{failed} of {total} requests failed" + (f": {reason}" if reason else "")
 
 
 def max_compliant(levels: Sequence[Level], compliant: Sequence[Level]) -> dict[str, float]:

@@ -111,12 +111,46 @@ def _extreme(pick: Any, values: Sequence[float]) -> float:
     return float(pick(values)) if all(map(math.isfinite, values)) else math.nan
 
 
+#: The parts of a request's time that only a stream of tokens shows.
+_STREAMED: Final = frozenset({"ttft", "tpot", "itl"})
+#: Tokens that follow each other faster than this came together (seconds): no server makes 20,000
+#: a second for one client.
+_TOGETHER: Final = 50e-6
+ONE_PIECE: Final = "the stream arrived in one piece"
+
+
+def in_one_piece(metrics: Metrics) -> bool:
+    """Return whether answers of several tokens arrived at once, by their time per token.
+
+    A proxy that buffers, or a server that leaves Nagle's algorithm on, makes TTFT the time of the
+    whole answer. The median decides, so that it takes half of the answers; those of one token have
+    no time per token. Without a median, only zero is certain.
+    """
+    if "p50_tpot" in metrics:
+        return metrics["p50_tpot"] <= _TOGETHER
+    return 0.0 in {metrics.get("mean_tpot"), metrics.get("tpot")}
+
+
+def is_streamed(name: str) -> bool:
+    """Return whether a metric is one that only a stream of tokens shows."""
+    return split_name(name)[1] in _STREAMED
+
+
+def problem(metrics: Metrics, names: Sequence[str]) -> str:
+    """Return why none of ``names`` can be judged, empty where :func:`lookup` finds one."""
+    name = next((name for name in names if name in metrics), None)
+    if name is None:
+        return "not reported"
+    if not math.isfinite(metrics[name]):
+        return "NaN" if math.isnan(metrics[name]) else "infinite"
+    return ONE_PIECE if is_streamed(name) and in_one_piece(metrics) else ""
+
+
 def lookup(metrics: Metrics, names: Sequence[str]) -> tuple[str, float] | None:
-    """Return the first of ``names`` that was reported, or None if it is not a finite number.
+    """Return the first of ``names`` that was reported, or None if it cannot be judged.
 
     A NaN is not passed over for the next name: something went wrong in what comes first.
     """
-    for name in names:
-        if name in metrics:
-            return (name, metrics[name]) if math.isfinite(metrics[name]) else None
-    return None
+    if problem(metrics, names):
+        return None
+    return next((name, metrics[name]) for name in names if name in metrics)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from pytest_autotune.scoring.metrics import Metrics, lookup
+from pytest_autotune.scoring.metrics import Metrics, lookup, problem
 
 LevelPolicy: TypeAlias = Literal["all", "filter", "max"]
 
@@ -70,8 +70,8 @@ class Severity(str, enum.Enum):
 class BoundResult:
     """One bound held against one set of metrics.
 
-    ``actual`` is None where the metric was not reported or was not finite. ``level`` is the
-    label of the load level it was checked at, if it was.
+    ``actual`` is None where the metric cannot be judged; ``problem`` says why, such as ``NaN`` or
+    ``not reported``. ``level`` is the label of the load level it was checked at, if it was.
     """
 
     bound: Bound
@@ -80,6 +80,7 @@ class BoundResult:
     severity: Severity
     penalty: float = 0.0
     level: str | None = None
+    problem: str = ""
 
     @property
     def infeasible(self) -> bool:
@@ -141,8 +142,9 @@ def check_bound(
     found = lookup(metrics, bound.metrics)
     if found is None:
         return BoundResult(
-            bound=bound, actual=None, ratio=MAX_RATIO, severity=Severity.MISSING, level=level
-        )
+            bound=bound, actual=None, ratio=MAX_RATIO, severity=Severity.MISSING, level=level,
+            problem=problem(metrics, bound.metrics),
+        )  # fmt: skip
     _, actual = found
     ratio = violation_ratio(bound, actual)
     penalty = 0.0

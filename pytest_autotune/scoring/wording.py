@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Final
 
+from pytest_autotune.scoring.metrics import ONE_PIECE, Metrics
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.tables import table
@@ -14,8 +16,9 @@ _VERDICTS: Final[Mapping[Severity, str]] = {
     Severity.MINOR: "missed, minor",
     Severity.SEVERE: "missed, severe",
     Severity.HARD: "BROKEN",
-    Severity.MISSING: "BROKEN: not reported",
 }
+#: The number of reported metrics that a message lists.
+_FEW: Final = 6
 
 
 def limit(bound: Bound) -> str:
@@ -82,9 +85,31 @@ def _label(result: BoundResult) -> str:
 
 
 def _verdict(result: BoundResult) -> str:
+    if result.severity is Severity.MISSING:
+        return f"BROKEN: {result.problem or 'not reported'}"
     said = _VERDICTS[result.severity]
     tolerates = failing_point(result.bound) and result.penalty > 0
     return f"{said}: penalized, not failed" if tolerates else said
+
+
+def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
+    """Return why a bound's metric cannot be judged, and with ``metrics`` what was reported."""
+    label, problem = result.bound.label, result.problem or "not reported"
+    if problem == ONE_PIECE:
+        return f"{problem}, so {label} is not known"
+    if problem != "not reported":
+        return f"{label} was {problem}"
+    if metrics is None:
+        return f"{label} was not reported"
+    likeness = SequenceMatcher(b=result.bound.metrics[0])
+
+    def distance(name: str) -> float:
+        likeness.set_seq1(name)
+        return -likeness.ratio()
+
+    names = sorted(sorted(metrics), key=distance)
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"{label} was not reported; reported: {', '.join(names[:_FEW]) or 'nothing'}{more}"
 
 
 def _percent(share: float) -> str:

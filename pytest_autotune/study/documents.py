@@ -78,6 +78,7 @@ def _record(trial: FrozenTrial, question: Question) -> TrialRecord:
 def measurement_document(measurement: Measurement) -> dict[str, Any]:
     """Return a measurement as plain and finite JSON types."""
     levels = measurement.levels
+    failures = [level.failure for level in levels]
     found = {
         "ending": measurement.ending.value,
         "metrics": _numbers(measurement.metrics),
@@ -89,6 +90,7 @@ def measurement_document(measurement: Measurement) -> dict[str, Any]:
             ]
             for name in dict.fromkeys(name for level in levels for name in level.metrics)
         },
+        "level_failures": failures if any(failures) else [],
         "notes": list(measurement.notes),
         "reason": measurement.reason,
         "estimate": measurement.estimate,
@@ -100,19 +102,22 @@ def measurement_document(measurement: Measurement) -> dict[str, Any]:
 def read_measurement(document: Mapping[str, Any]) -> Measurement:
     """Return the measurement that :func:`measurement_document` wrote."""
     columns: Mapping[str, Sequence[float | str | None]] = document.get("level_metrics", {})
+    levels = document.get("levels", ())
+    failures = document.get("level_failures") or [""] * len(levels)
     return Measurement(
         ending=Ending(document["ending"]),
         metrics={name: float(value) for name, value in document.get("metrics", {}).items()},
         levels=tuple(
             Level(
                 **level,
+                failure=failures[at],
                 metrics={
                     name: float(value)
                     for name, values in columns.items()
                     if (value := values[at]) is not None
                 },
             )
-            for at, level in enumerate(document.get("levels", ()))
+            for at, level in enumerate(levels)
         ),
         notes=tuple(document.get("notes", ())),
         reason=document.get("reason", ""),

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import BoundResult
-from pytest_autotune.scoring.wording import limits, penalized_by
+from pytest_autotune.scoring.wording import limits, penalized_by, unjudged
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.text.durations import duration
@@ -152,7 +153,10 @@ class Summary:
         result, metric = least[name], least[name].bound.metrics[0]
         closest = min(infeasible, key=lambda record: (record.violation, record.number))
         if result.actual is None:
-            return f"{name} {limits(result.bound)}: no trial reported {metric}"
+            problem = result.problem or "not reported"
+            if problem == "not reported":
+                return f"{name} {limits(result.bound)}: no trial reported {metric}"
+            return f"{name} {limits(result.bound)}: {unjudged(result)} in trial {closest.number}"
         came = f"the best of {len(infeasible)} trials reached {quantity(metric, result.actual)}"
         if result.ratio <= 0:
             came += ", but broke another bound"
@@ -198,15 +202,25 @@ def trial_line(record: TrialRecord) -> str:
 
 
 def broken_bounds(record: TrialRecord) -> str:
-    """Return ``infeasible: …`` with the bound that was broken by most."""
+    """Return ``infeasible: …`` with the bound that was broken by most.
+
+    Requests that failed come first where they explain it.
+    """
     broken = [result for result in record.bounds if result.infeasible]
     if not broken:
         return "infeasible"
     result = max(broken, key=lambda result: result.ratio)
+    failed = failed_requests(record.levels, mostly=not _counts_failures(result))
     if result.actual is None:
-        return f"infeasible: {result.bound.label} was not reported"
-    actual = quantity(result.bound.metrics[0], result.actual)
-    return f"infeasible: {result.bound.label} {actual}, limit {limits(result.bound)}"
+        what = unjudged(result, None if failed else record.metrics)
+    else:
+        actual = quantity(result.bound.metrics[0], result.actual)
+        what = f"{result.bound.label} {actual}, limit {limits(result.bound)}"
+    return f"infeasible: {failed}; {what}" if failed else f"infeasible: {what}"
+
+
+def _counts_failures(result: BoundResult) -> bool:
+    return result.bound.metrics[0] in {"error_rate", "success_rate", "goodput_ratio"}
 
 
 def _first_line(text: str) -> str:

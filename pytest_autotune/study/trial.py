@@ -17,7 +17,7 @@ from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.plan import Plan
 
 #: What a reported level has besides metrics.
-_LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid"})
+_LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid", "failure"})
 
 
 class Trial:
@@ -102,8 +102,9 @@ class Trial:
         for entry in metrics.get("levels", ()):
             rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
             self._add_level(
-                entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"), rest
-            )
+                entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"), rest,
+                failure=str(entry.get("failure", "")),
+            )  # fmt: skip
         invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
         if invalid:
             raise InvalidMeasurementError("; ".join(invalid))
@@ -113,7 +114,10 @@ class Trial:
 
     def report_measurement(self, measurement: Measurement) -> None:
         """Report a measurement of another time, which has flat names already."""
-        levels = [{**level.metrics, **level.document()} for level in measurement.levels]
+        levels = [
+            {**level.metrics, **level.document(), "failure": level.failure}
+            for level in measurement.levels
+        ]
         self.report({**measurement.metrics, **({"levels": levels} if levels else {})})
 
     def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
@@ -160,6 +164,8 @@ class Trial:
         request_rate: float | None,
         scenario: str | None,
         metrics: Mapping[str, Any],
+        *,
+        failure: str = "",
     ) -> None:
         if request_rate is None and (
             isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
@@ -167,7 +173,7 @@ class Trial:
             raise TypeError(f"concurrency is {concurrency!r}, not a positive whole number")
         level = Level(
             concurrency=concurrency, request_rate=request_rate, scenario=scenario,
-            metrics=flatten(metrics),
+            metrics=flatten(metrics), failure=failure,
         )  # fmt: skip
         self._levels[level.identity] = level
 

@@ -45,7 +45,8 @@ def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: S
     assert "SEEN=yes-0.01" in logs
     assert "SEEN=yes-0.02" in logs
     # The best one's, ready to paste.
-    start = f"{sys.executable} {SCRIPTED} --port 8000 --ttft 0.01 --print-arguments"
+    start = f"{sys.executable} {SCRIPTED} --port 8000 --itl 0.001 --ttft 0.01"
+    start += " --print-arguments"
     pasted = re.escape(f"{start} --some_flag true 'a b' --bare")
     assert re.search(rf"^server   SEEN=yes-0\.0[12] {pasted} ", text, re.MULTILINE)
     assert "TTFT p50" in text
@@ -63,7 +64,7 @@ def test_a_crash_at_start_is_told_at_once_with_status_and_log(serving: Serving) 
     assert "exit status 3" in text
     assert "loading weights" in text
     assert "inference server log (process" in text
-    command = f"{SCRIPTED} --port 8000 --print 'loading weights' --die-after 0.3"
+    command = f"{SCRIPTED} --port 8000 --itl 0.001 --print 'loading weights' --die-after 0.3"
     assert text.count(f"\nserver command: {sys.executable} {command}") == 2
     assert "Traceback" not in text
     assert "2 failed" in text

@@ -220,7 +220,10 @@ def test_the_highest_level_is_found_by_energy_too(server: Scripted, make: Make) 
     sights = [Seen(energy=energy) for energy in (24.0, 48.0, 72.0, 96.0)]
     test, watcher = make(
         *sights,
-        benchmark={"num_concurrency": {"search": "max", "low": 1, "high": 8}},
+        benchmark={
+            "num_concurrency": {"search": "max", "low": 1, "high": 8},
+            "additional_params": {"scripted": {"itl": 0.002}},
+        },
         # Of latency, too, as a search asks for something that is measured on any machine.
         slo=[at_most("energy_per_token", 2.5), at_most("p99_ttft", 60.0)],
     )

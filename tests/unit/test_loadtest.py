@@ -36,8 +36,10 @@ LOAD: Mapping[str, Any] = {
     "num_concurrency": [1],
     "max_requests_per_iteration": 6,
     "warmup_requests": 0,
+    # Tokens one by one, as what arrives in one piece meets no bound on TTFT.
+    "additional_params": {"scripted": {"itl": 0.002}},
 }
-SLOW = {"scripted": {"ttft": 0.03}}
+SLOW = {"scripted": {"ttft": 0.03, "itl": 0.002}}
 
 
 @pytest.fixture
@@ -684,7 +686,11 @@ def test_a_search_finds_what_a_server_has_room_for(start: Start, make: MakeTest)
 def test_a_search_may_look_for_a_rate(start: Start, make: MakeTest) -> None:
     # Answers 200 requests/s.
     server = start("--capacity", "1", "--ttft", "0.005")
-    block = {"request_rate": search(240, 1920), "max_requests_per_iteration": 60}
+    block = {
+        "request_rate": search(240, 1920),
+        "max_requests_per_iteration": 60,
+        "traffic_scenarios": ["D(8,1)"],
+    }
     result = make(block, slo=[ttft("p90", 0.15)])(server.url)
     assert 240 <= result["max_compliant_request_rate"] < 960
     assert result.levels[-1].request_rate == result["max_compliant_request_rate"]

@@ -45,6 +45,7 @@ def infeasible(number: int, **metrics: float) -> TrialRecord:
         outcome=Outcome.INFEASIBLE,
         score=None,
         bounds=judged.compliance.results,
+        metrics=metrics,
     )
 
 
@@ -219,7 +220,9 @@ def test_the_bound_broken_by_most_is_named() -> None:
     assert broken_bounds(infeasible(0, p99_ttft=1.5, error_rate=0.5)) == (
         "infeasible: error_rate 0.5, limit ≤ 0.01"
     )
-    assert broken_bounds(infeasible(0, p99_ttft=1.5)) == "infeasible: error_rate was not reported"
+    assert broken_bounds(infeasible(0, p99_ttft=1.5)) == (
+        "infeasible: error_rate was not reported; reported: p99_ttft"
+    )
     assert broken_bounds(failed(0)) == "infeasible"
 
 
