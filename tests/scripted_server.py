@@ -66,11 +66,15 @@ class Options(argparse.Namespace):
     host: str
     port: int
     model: str
+    lora: list[str]
+    only_listed: bool
+    no_models: bool
     api_key: str | None
     ttft: float
     ttft_jitter: float
     itl: float
     tokens_per_event: int
+    buffer: bool
     early_role: bool
     framing: str
     capacity: int | None
@@ -95,11 +99,15 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000, help="0 for any that is free")
     add("--model", "--served-model-name", default="scripted")
+    add("--lora", action="append", default=[], metavar="NAME", help="list a further model")
+    add("--only-listed", action="store_true", help="answer 404 to who asks for another model")
+    add("--no-models", action="store_true", help="have no list of models")
     add("--api-key", help="answer 401 to who does not give it")
     add("--ttft", type=float, default=0.0)
     add("--ttft-jitter", type=float, default=0.0, help="add 0 to so many seconds, uniformly")
     add("--itl", type=float, default=0.0)
     add("--tokens-per-event", type=int, default=1)
+    add("--buffer", action="store_true", help="send each answer in one piece, at its end")
     add("--early-role", action="store_true", help="send the chat role on arrival")
     add("--framing", choices=["chunked", "close"], default="chunked", help="how streams end")
     add("--capacity", type=int, help="serve so many requests at once, queue the others")
@@ -271,6 +279,9 @@ class Answer:
             after = script.get(f"{ending}_after")
             if after is not None and int(after) < self.limit:
                 self.ending, self.limit = ending, int(after)
+        if options.buffer:
+            self.first += max(self.limit - 1, 0) // self.size * self.size * self.itl
+            self.itl = 0.0
         self.sent = 0
         self.stream = bool(body.get("stream"))
         self.usage: dict[str, int] | None = None
@@ -475,6 +486,7 @@ class Server:
         self.answered = 0
         self.in_flight = 0
         self.last: tuple[bytes, bytes] = b"", b"null"
+        self.listed = [options.model, *options.lora]
         self.reset()
 
     def reset(self) -> None:
@@ -506,9 +518,9 @@ class Server:
                 if self.options.never_healthy or monotonic() < self.healthy_at:
                     return 503, error_document(503, "not ready yet")
                 return 200, {}
-            case b"GET", b"/v1/models":
-                model = {"id": self.options.model, "object": "model", "created": 1}
-                return 200, {"object": "list", "data": [model | {"owned_by": "scripted"}]}
+            case b"GET", b"/v1/models" if not self.options.no_models:
+                model = {"object": "model", "created": 1, "owned_by": "scripted"}
+                return 200, {"object": "list", "data": [{"id": n} | model for n in self.listed]}
             case b"GET", b"/arguments":
                 return 200, sys.argv
             case b"GET", b"/last-request":
@@ -550,6 +562,10 @@ class Server:
             connection.respond(400, error_document(400, f"bad request: {error}"))
             return
         self.last = head, body
+        if options.only_listed and answer.style.model not in self.listed:
+            message = f"The model {answer.style.model!r} does not exist."
+            connection.respond(404, error_document(404, message))
+            return
         if answer.status != 200:
             connection.respond(answer.status, error_document(answer.status, "scripted status"))
             return

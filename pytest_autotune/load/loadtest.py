@@ -23,7 +23,7 @@ from pytest_autotune.load.order import first
 from pytest_autotune.load.results import LevelResult, LoadResult, progress, saturation
 from pytest_autotune.load.search import search_levels
 from pytest_autotune.load.standing import Standing, bar
-from pytest_autotune.load.target import Address, Target, first_model
+from pytest_autotune.load.target import Address, Target, listed_models, served_name
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
@@ -33,6 +33,7 @@ from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
 from pytest_autotune.spec.validation import validate
 from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.numbers import quantity
+from pytest_autotune.text.suggest import did_you_mean
 
 
 class LoadTest:
@@ -166,9 +167,13 @@ class LoadTest:
         if spec.api_key is not None:
             key = expand_host_variables(spec.api_key, spec.origin.at("benchmark", "api_key"))
             headers["Authorization"] = f"Bearer {key}"
-        model = spec.model or first_model(target.base_url, headers)
-        if model is None:
-            model = self._raw.get("model", {}).get("id_or_path") or "default"
+        listed = listed_models(target.base_url, headers)
+        if spec.model is None:
+            model = next(iter(listed), self._raw.get("model", {}).get("id_or_path") or "default")
+        elif listed:
+            model = _served_model(spec, spec.model, listed)
+        else:
+            model = spec.model
         call = f"call-{self._calls}" if self._calls > 1 else ""
         return Job(
             url=target.base_url,
@@ -184,3 +189,16 @@ class LoadTest:
             headers=headers,
             extra_body=spec.extra_body,
         )
+
+
+def _served_model(spec: BenchmarkSpec, wanted: str, listed: Sequence[str]) -> str:
+    """Return the server's name of the model that the spec names; raise :class:`LoadTestError`."""
+    found = served_name(wanted, listed)
+    if found is None:
+        several = "s" * (len(listed) > 1)
+        raise LoadTestError(
+            f"{spec.origin.at('benchmark', 'model_name')}: the server does not serve {wanted!r}"
+            f"{did_you_mean(wanted, listed)}; it lists the model{several} "
+            f"{', '.join(map(repr, listed))} in /v1/models"
+        )
+    return found

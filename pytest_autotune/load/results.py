@@ -55,7 +55,8 @@ class LevelResult:
     def failure(self) -> str:
         """The most frequent reason why requests failed, in a line; empty if none failed."""
         for error, (_, example) in self.errors.items():
-            return " ".join(f"{error}: {example}".rstrip(": ").split())[:_MAX_FAILURE]
+            text = " ".join(f"{error}: {example}".split())
+            return text[:_MAX_FAILURE].rstrip(":. ")
         return ""
 
     @property

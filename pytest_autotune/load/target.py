@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Final, Protocol
 
 _TIMEOUT: Final = 10.0
@@ -43,14 +44,32 @@ class Address:
         """Do nothing, as this cannot be known of an address."""
 
 
-def first_model(base_url: str, headers: Mapping[str, str]) -> str | None:
-    """Return the first model that the server lists, None where it lists none."""
+def listed_models(base_url: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the models that the server lists, adapters included; empty where it lists none."""
     request = urllib.request.Request(f"{base_url}/v1/models", headers=dict(headers))  # noqa: S310 - http(s) by the spec's own check
     try:
         # Not through a proxy that the environment names: the server is here.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=_TIMEOUT) as response:
-            listed = json.load(response)["data"]
-        return str(listed[0]["id"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+            return tuple(str(model["id"]) for model in json.load(response)["data"])
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return ()
+
+
+def served_name(wanted: str, listed: Sequence[str]) -> str | None:
+    """Return the name under which a server that lists models has ``wanted``, None if it has not.
+
+    ``BASE:ADAPTER`` is SGLang's way to ask for an adapter. A model without its organization, or
+    in a folder, is the one that is listed with it.
+    """
+    if wanted in listed or wanted.rpartition(":")[0] in listed:
+        return wanted
+    alike = [name for name in listed if _same(wanted, name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _same(one: str, other: str) -> bool:
+    parts = [name.rstrip("/").split("/") for name in (one, other)]
+    # Of two organizations' models with one name, neither is the other.
+    free = any(len(split) == 1 or not split[0].strip(".~") for split in parts)
+    return free and parts[0][-1].lower() == parts[1][-1].lower()

@@ -25,6 +25,7 @@ from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
+from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.summary import broken_bounds
@@ -146,6 +147,9 @@ class TrialJudge:
             # Before it is stored, as the report says so even if the storage fails.
             text = f"trial {record.number} is {broken_bounds(record)}\n"
             text += table or slo_table(record.bounds)
+            command = self._runner.resources.server_command(active)
+            if command and failed_requests(record.levels):
+                text += f"\nserver command: {command}"
             if study.plan.xfail:
                 _mark(report, Outcome.INFEASIBLE, text)
             else:

@@ -13,8 +13,6 @@ from pytest_autotune.scoring.metrics import (
     ONE_PIECE,
     Metrics,
     aggregate,
-    in_one_piece,
-    is_streamed,
     problem,
 )
 from pytest_autotune.scoring.objective import Objective
@@ -143,7 +141,8 @@ def judge(measurement: Measurement, question: Question) -> Judgement:
         merged |= max_compliant(levels, kept if compliance.feasible else ())
     cut_short = measurement.ending is Ending.CUT_SHORT
     measured = question.target.measure(merged)
-    if measured is not None and is_streamed(measured[0]) and _any_in_one_piece(kept):
+    if any(problem(v.metrics, question.target.metrics) == ONE_PIECE for v in kept):
+        # Of the others alone it would not be the objective.
         measured = None
     if measured is None and compliance.feasible and not cut_short:
         reasons = (
@@ -245,16 +244,12 @@ def _as_hard(compliance: Compliance) -> Compliance:
     )
 
 
-def _any_in_one_piece(levels: Sequence[Level]) -> bool:
-    return any(in_one_piece(level.metrics) for level in levels)
-
-
 def _missing(
     objective: Objective, metrics: Mapping[str, float], levels: Sequence[Level] = ()
 ) -> str:
     wanted = " or ".join(objective.metrics)
-    if problem(metrics, objective.metrics) == ONE_PIECE or (
-        not problem(metrics, objective.metrics) and _any_in_one_piece(levels)
+    if any(
+        problem(m, objective.metrics) == ONE_PIECE for m in (metrics, *(v.metrics for v in levels))
     ):
         return f"{ONE_PIECE}, so it does not show the objective {objective.name!r} ({wanted})"
     unusable = [name for name in objective.metrics if name in metrics]

@@ -43,7 +43,7 @@ SPEC: Mapping[str, Any] = {
 def process(*arguments: str, **keys: Any) -> dict[str, Any]:
     """Return a server block that runs the scripted server as a process."""
     # Tokens one by one, as what arrives in one piece shows no TTFT.
-    command = [sys.executable, str(SCRIPTED), "--port", "{port}", "--itl", "0.001", *arguments]
+    command = [sys.executable, str(SCRIPTED), "--port", "{port}", "--itl", "0.005", *arguments]
     return {"command": command, "startup_timeout": 20, **keys}
 
 

@@ -45,7 +45,7 @@ def test_each_trial_has_its_server_with_its_flags_shared_by_its_tests(serving: S
     assert "SEEN=yes-0.01" in logs
     assert "SEEN=yes-0.02" in logs
     # The best one's, ready to paste.
-    start = f"{sys.executable} {SCRIPTED} --port 8000 --itl 0.001 --ttft 0.01"
+    start = f"{sys.executable} {SCRIPTED} --port 8000 --itl 0.005 --ttft 0.01"
     start += " --print-arguments"
     pasted = re.escape(f"{start} --some_flag true 'a b' --bare")
     assert re.search(rf"^server   SEEN=yes-0\.0[12] {pasted} ", text, re.MULTILINE)
@@ -64,7 +64,7 @@ def test_a_crash_at_start_is_told_at_once_with_status_and_log(serving: Serving) 
     assert "exit status 3" in text
     assert "loading weights" in text
     assert "inference server log (process" in text
-    command = f"{SCRIPTED} --port 8000 --itl 0.001 --print 'loading weights' --die-after 0.3"
+    command = f"{SCRIPTED} --port 8000 --itl 0.005 --print 'loading weights' --die-after 0.3"
     assert text.count(f"\nserver command: {sys.executable} {command}") == 2
     assert "Traceback" not in text
     assert "2 failed" in text
@@ -103,6 +103,32 @@ def test_a_server_that_dies_under_load_fails_the_trial_by_name(serving: Serving)
     assert "server died: process" in text
     assert "exit status 9" in text
     assert "[ttft=0.01] failed: server died" in text
+
+
+def test_requests_that_fail_are_the_reason_with_the_servers_words(serving: Serving) -> None:
+    server = process("--only-listed", "--no-models")
+    benchmark = {**SPEC["benchmark"], "num_concurrency": [5], "max_requests_per_iteration": 5,
+                 "warmup_requests": 0, "model_name": "toy-9b"}  # fmt: skip
+    slo = [{"metric": "ttft", "statistic": "p99", "max": 1.0}]
+    one: dict[str, Any] = {"parameters": {"ttft": [0.01]}, "benchmark": benchmark}
+    why = "5 of 5 requests failed: HTTP 404: The model 'toy-9b' does not exist; "
+    serving.write(server, slo=slo, **one)
+    broken = serving.run("-v", status=1)
+    assert f"trial 0 is infeasible: {why}ttft p99 was not reported" in broken
+    assert f"[ttft=0.01] infeasible: {why}ttft p99 was not reported; no feasible" in broken
+    assert f"\nserver command: {sys.executable} {SCRIPTED} --port 8000" in broken
+    serving.write(server, **one)
+    failed = serving.run("-v", status=1)
+    assert f"trial 0: {why}the objective 'minimize_ttft' needs mean_ttft" in failed
+    assert f"[ttft=0.01] failed: {why}the objective" in failed
+    assert f"\nserver command: {sys.executable} {SCRIPTED} --port 8000" in failed
+    # One that lists its models is not put under load at all.
+    serving.write(process("--only-listed"), **one)
+    refused = serving.run("-v", status=1)
+    assert (
+        "/served/benchmark/model_name: the server does not serve 'toy-9b'; it lists the model "
+        "'scripted' in /v1/models; no feasible trial yet"
+    ) in refused
 
 
 def test_a_test_that_stumbles_over_a_dead_server_says_so(serving: Serving) -> None:
@@ -206,7 +232,16 @@ def test_two_workers_have_servers_of_their_own(serving: Serving) -> None:
 def test_an_endpoint_that_is_already_up_is_used_and_left_running(serving: Serving) -> None:
     reservation = PortReservation()
     other = subprocess.Popen(
-        [sys.executable, str(SCRIPTED), "--port", str(reservation.port), "--ttft", "0.01"]
+        [
+            sys.executable,
+            str(SCRIPTED),
+            "--port",
+            str(reservation.port),
+            "--ttft",
+            "0.01",
+            "--itl",
+            "0.005",
+        ]
     )
     try:
         url = f"http://127.0.0.1:{reservation.port}/v1"

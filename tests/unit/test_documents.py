@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from builders import evaluate, make_bound, make_level, make_slo
@@ -28,7 +29,7 @@ def stored(measurement: Measurement) -> Measurement:
 @given(
     ending=st.sampled_from(Ending),
     metrics=NUMBERS,
-    levels=st.lists(NUMBERS, max_size=3),
+    levels=st.lists(st.tuples(NUMBERS, st.text(max_size=3)), max_size=3),
     notes=st.lists(st.text(), max_size=2),
     reason=st.text(),
     estimate=st.none() | st.floats(),
@@ -37,7 +38,7 @@ def stored(measurement: Measurement) -> Measurement:
 def test_a_measurement_reads_back_exactly(  # noqa: PLR0913, PLR0917 - all its parts
     ending: Ending,
     metrics: dict[str, float],
-    levels: list[dict[str, float]],
+    levels: list[tuple[dict[str, float], str]],
     notes: list[str],
     reason: str,
     estimate: float | None,
@@ -46,7 +47,10 @@ def test_a_measurement_reads_back_exactly(  # noqa: PLR0913, PLR0917 - all its p
     measurement = Measurement(
         ending=ending,
         metrics=metrics,
-        levels=tuple(make_level(at + 1, **found) for at, found in enumerate(levels)),
+        levels=tuple(
+            replace(make_level(at + 1, **found), failure=failure)
+            for at, (found, failure) in enumerate(levels)
+        ),
         notes=tuple(notes),
         reason=reason,
         estimate=estimate if estimate is None or math.isfinite(estimate) else None,

@@ -20,7 +20,7 @@ from pytest_autotune.load.limits import goodput_limits, limits
 from pytest_autotune.load.loadtest import LoadTest
 from pytest_autotune.load.results import LevelResult, LoadResult, saturation
 from pytest_autotune.load.search import highest
-from pytest_autotune.load.target import Address
+from pytest_autotune.load.target import Address, served_name
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
@@ -37,9 +37,9 @@ LOAD: Mapping[str, Any] = {
     "max_requests_per_iteration": 6,
     "warmup_requests": 0,
     # Tokens one by one, as what arrives in one piece meets no bound on TTFT.
-    "additional_params": {"scripted": {"itl": 0.002}},
+    "additional_params": {"scripted": {"itl": 0.004}},
 }
-SLOW = {"scripted": {"ttft": 0.03, "itl": 0.002}}
+SLOW = {"scripted": {"ttft": 0.03, "itl": 0.004}}
 
 
 @pytest.fixture
@@ -323,11 +323,62 @@ def test_warm_up_is_as_many_requests_as_there_are_clients(server: Scripted, make
     assert server.stats()["requests"] == 6 + 3
 
 
-def test_the_model_is_the_one_that_the_server_lists(server: Scripted, make: MakeTest) -> None:
+def test_the_model_is_the_one_that_the_server_lists(start: Start, make: MakeTest) -> None:
+    server = start("--lora", "mine")
     make()(server.url)
     assert server.last()["body"]["model"] == "scripted"
     make({"model_name": "mine"}, model={"id_or_path": "other"})(server.url)
     assert server.last()["body"]["model"] == "mine"
+
+
+def test_a_model_that_the_server_does_not_list_is_refused_before_load(
+    start: Start, make: MakeTest
+) -> None:
+    server = start("--model", "toy-8b", "--lora", "adapter")
+    with pytest.raises(LoadTestError) as refused:
+        make({"model_name": "toy-9b"})(server.url)
+    assert str(refused.value) == (
+        "inline: /benchmark/model_name: the server does not serve 'toy-9b' (did you mean "
+        "'toy-8b'?); it lists the models 'toy-8b', 'adapter' in /v1/models"
+    )
+    assert server.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listed", "name"),
+    [
+        ("toy", ["toy", "adapter"], "toy"),
+        ("adapter", ["toy", "adapter"], "adapter"),
+        ("toy:adapter", ["toy"], "toy:adapter"),
+        ("Toy-1B", ["org/Toy-1B"], "org/Toy-1B"),
+        ("org/Toy-1B", ["/models/toy-1b/"], "/models/toy-1b/"),
+        ("org/Toy-1B", ["Toy-1B"], "Toy-1B"),
+        ("other/Toy-1B", ["org/Toy-1B"], None),
+        ("Toy-1B", ["a/Toy-1B", "b/Toy-1B"], None),
+        ("toy-2b", ["toy-1b"], None),
+    ],
+)
+def test_a_model_has_the_name_that_is_listed(wanted: str, listed: list[str], name: str) -> None:
+    assert served_name(wanted, listed) == name
+
+
+def test_a_server_without_a_list_of_models_is_taken_at_its_word(
+    start: Start, make: MakeTest
+) -> None:
+    server = start("--no-models", "--only-listed")
+    result = make({"model_name": "toy-9b"})(server.url)
+    (level,) = result.levels
+    assert level.failure == "HTTP 404: The model 'toy-9b' does not exist"
+    table = str(result).splitlines()
+    assert table[0].endswith("tokens/s    most frequent error")
+    assert table[1].endswith("    HTTP 404: The model 'toy-9b' does not exist")
+    trial = make_trial()
+    trial.report(result)
+    (stored,) = trial.levels
+    assert (stored.failed, stored.requests) == (6, 6)
+    assert judged(trial).reason.startswith(
+        "6 of 6 requests failed: HTTP 404: The model 'toy-9b' does not exist; the objective "
+    )
 
 
 def test_an_api_key_may_come_from_the_environment(

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import evaluate, make_bound, make_plan, make_record, make_slo, make_spec
+from builders import (
+    evaluate,
+    make_bound,
+    make_level,
+    make_plan,
+    make_record,
+    make_slo,
+    make_spec,
+)
 
 from pytest_autotune.report.render import Line, render
-from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.judgement import Measurement, Outcome
+from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Severity
+from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.standing import Best, Standings, standing
 from pytest_autotune.study.summary import Summary, broken_bounds, trial_line
@@ -224,6 +235,58 @@ def test_the_bound_broken_by_most_is_named() -> None:
         "infeasible: error_rate was not reported; reported: p99_ttft"
     )
     assert broken_bounds(failed(0)) == "infeasible"
+
+
+def refused(at: int, failure: str = "HTTP 404: no such model", **metrics: float) -> Level:
+    level = make_level(at, num_requests=5.0, num_completed=0.0, error_rate=1.0, **metrics)
+    return replace(level, failure=failure)
+
+
+def test_requests_that_failed_are_named_before_what_they_explain() -> None:
+    nothing = replace(infeasible(0), measurement=Measurement(levels=(refused(1), refused(4))))
+    assert broken_bounds(nothing).startswith(
+        "infeasible: 10 of 10 requests failed: HTTP 404: no such model; "
+    )
+    assert broken_bounds(nothing).endswith(" was not reported")
+    rate = infeasible(0, p99_ttft=0.5, error_rate=0.2)
+    some = make_level(1, num_requests=5.0, num_completed=4.0, error_rate=0.2)
+    level = replace(some, failure="timeout: no answer in time")
+    assert broken_bounds(replace(rate, measurement=Measurement(levels=(level,)))) == (
+        "infeasible: 1 of 5 requests failed: timeout: no answer in time; "
+        "error_rate 0.2, limit ≤ 0.01"
+    )
+    slow = infeasible(0, p99_ttft=1.5, error_rate=0.0)
+    # One failure of five does not explain what is slow.
+    assert broken_bounds(replace(slow, measurement=Measurement(levels=(level,)))) == (
+        "infeasible: p99_ttft 1.5 s, limit ≤ 1 s"
+    )
+
+
+def test_what_was_no_number_is_told_from_what_was_not_reported() -> None:
+    nan = infeasible(0, p99_ttft=math.nan, error_rate=0.0)
+    assert broken_bounds(nan) == "infeasible: p99_ttft was NaN"
+    assert "BROKEN: NaN" in slo_table(nan.bounds)
+    endless = infeasible(0, p99_ttft=math.inf, error_rate=0.0)
+    assert broken_bounds(endless) == "infeasible: p99_ttft was infinite"
+    missing = infeasible(0, error_rate=0.0, p99_tftt=0.1, **{f"x{n}": 1.0 for n in range(9)})
+    assert broken_bounds(missing) == (
+        "infeasible: p99_ttft was not reported; reported: "
+        "p99_tftt, error_rate, x0, x1, x2, x3 and 5 more"
+    )
+    assert "BROKEN: not reported" in slo_table(missing.bounds)
+    assert make_summary([nan]).tightest() == "p99_ttft ≤ 1 s: p99_ttft was NaN in trial 0"
+
+
+def test_the_table_of_levels_has_the_reason_for_failures() -> None:
+    many = refused(1, "HTTP 404: " + "x" * 99, request_throughput=0.0)
+    levels = (many, make_level(2, request_throughput=1.0))
+    best = replace(feasible(0, 1.0), measurement=Measurement(levels=levels))
+    lines = [line.text for line in render(make_summary([best]))]
+    at = next(at for at, line in enumerate(lines) if line.startswith("level "))
+    header, one, two = lines[at : at + 3]
+    assert header.endswith("most frequent error")
+    assert one.endswith("HTTP 404: " + "x" * 49 + "…")
+    assert two.split()[-2:] == ["1", "-"]
 
 
 def test_a_summary_shows_the_best_with_all_that_was_measured() -> None:
