@@ -216,7 +216,7 @@ def test_a_metric_that_an_slo_names_must_be_reported(study: Run) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "*infeasible: ttft mean was not reported",
+            "*infeasible: ttft mean was not reported; reported: cost",
             "tightest ttft mean*no trial reported mean_ttft",
         ]
     )
