@@ -29,7 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             group.addoption(
                 option.cli, dest=option.dest, action="store_true", default=None, help=option.help
             )
-            parser.addini(option.dest, option.help, type="bool", default=False)
         else:
             group.addoption(
                 option.cli,
@@ -38,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                 default=None,
                 help=option.help,
             )
-            parser.addini(option.dest, option.help, default="")
+        parser.addini(option.dest, option.help, type=option.ini_type, default=option.ini_default)
     group.addoption(
         "--autotune-schema",
         action="store_true",

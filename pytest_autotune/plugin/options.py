@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
+
+import pytest
 
 from pytest_autotune.errors import OptionError
 from pytest_autotune.study.settings import DEFAULT_GPU_TIMEOUT, GivenFile, Settings
 from pytest_autotune.text.durations import parse_duration
 
-if TYPE_CHECKING:
-    import pytest
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One setting: ``--autotune-NAME`` on the command line, ``autotune_name`` in an ini file."""
+    """One setting: ``--autotune-NAME`` on the command line, ``autotune_name`` in an ini file.
+
+    ``value`` is what a file with types may give: text, a whole number, or a time, which is a
+    number of seconds or text.
+    """
 
     name: str
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
     flag: bool = False
+    value: Literal["text", "whole", "time"] = "text"
+
+    @property
+    def ini_type(self) -> Any:
+        """The type for ``parser.addini``, as precise as this version of pytest can say it."""
+        if self.flag:
+            return "bool"
+        if pytest.version_tuple >= (9, 2):
+            # An ini file has no types: text that is no number is refused with a reason, by us.
+            return {"text": str, "whole": int | str, "time": int | float | str}[self.value]
+        # Before pytest 9 all values are text. 9.0 and 9.1 know no more than one type.
+        return "int" if self.value == "whole" and pytest.version_tuple >= (9,) else None
+
+    @property
+    def ini_default(self) -> Any:
+        """The value that stands for none in an ini file."""
+        return False if self.flag else None if self.ini_type == "int" else ""
 
     @property
     def cli(self) -> str:
@@ -64,10 +84,16 @@ OPTIONS: Final = (
         flag=True,
         help="as --autotune-lock, and replace entries that are better or of other hardware, too",
     ),
-    Option(name="trials", metavar="N", help="budget in finished trials (spec: max_iterations)"),
+    Option(
+        name="trials",
+        metavar="N",
+        value="whole",
+        help="budget in finished trials (spec: max_iterations)",
+    ),
     Option(
         name="timeout",
         metavar="DURATION",
+        value="time",
         help="start no trial after this much wall-clock time, e.g. 90s, 30m, 2h",
     ),
     Option(
@@ -76,7 +102,7 @@ OPTIONS: Final = (
         help="search strategy: auto (default), bayesian, grid_search, random, or one that a "
         "plugin adds",
     ),
-    Option(name="seed", metavar="N", help="seed of the search (default 0)"),
+    Option(name="seed", metavar="N", value="whole", help="seed of the search (default 0)"),
     Option(
         name="storage",
         metavar="URL",
@@ -86,6 +112,7 @@ OPTIONS: Final = (
     Option(
         name="gpu_timeout",
         metavar="DURATION",
+        value="time",
         help="how long a trial may wait for GPUs that others have leased (default 10m)",
     ),
     Option(
@@ -155,7 +182,21 @@ def _raw(config: pytest.Config, dest: str) -> tuple[str, Any]:
     value = getattr(config.option, dest, None)
     if value is not None:
         return f"--{dest.replace('_', '-')}", value
-    return f"{dest} (ini)", config.getini(dest)
+    where = f"{dest} ({_ini_file(config, dest)})"
+    try:
+        return where, config.getini(dest)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        # pytest names the option where the type is wrong, but not where text cannot be converted.
+        said = str(error)
+        raise OptionError(said if dest in said else f"{where}: {said}") from None
+
+
+def _ini_file(config: pytest.Config, dest: str) -> str:
+    """Return the name of the file that an ini value is from, ``-o`` for the command line."""
+    overridden = getattr(config.option, "override_ini", None) or ()
+    if any(text.partition("=")[0].strip() == dest for text in overridden):
+        return "-o"
+    return "ini" if config.inipath is None else config.inipath.name
 
 
 def _flag(config: pytest.Config, dest: str) -> bool:
@@ -174,7 +215,8 @@ def _modes(config: pytest.Config) -> tuple[bool, bool]:
     tune, gate = _flag(config, "autotune"), _flag(config, "autotune_gate")
     if tune and gate:
         raise OptionError(
-            "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+            f"{_raw(config, 'autotune')[0]} and {_raw(config, 'autotune_gate')[0]} exclude each "
+            "other: set one of them"
         )
     return tune, gate
 
@@ -189,7 +231,7 @@ def _file(config: pytest.Config, dest: str) -> GivenFile | None:
     if not written:
         return None
     folder = config.invocation_params.dir
-    if where.endswith("(ini)"):
+    if not where.startswith("--"):
         folder = config.rootpath if config.inipath is None else config.inipath.parent
     return GivenFile(where=where, written=written, path=folder / written)
 
@@ -218,7 +260,7 @@ def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | No
     if value in (None, ""):
         return None
     try:
-        number = int(value)
+        number = minimum - 1 if isinstance(value, bool) else int(value)
     except ValueError:
         number = minimum - 1
     if number < minimum:
@@ -228,7 +270,7 @@ def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | No
 
 def _duration(config: pytest.Config, dest: str) -> float | None:
     where, value = _raw(config, dest)
-    if not value:
+    if value in (None, ""):
         return None
     try:
         return parse_duration(value)

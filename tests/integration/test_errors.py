@@ -112,7 +112,7 @@ def test_a_bad_option(study: Run, args: Sequence[str], message: str) -> None:
 
 def test_a_bad_ini_value_names_the_ini_key(study: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nautotune_trials = few")
-    _assert_usage_error(study(BODY), "autotune_trials (ini): 'few' is not a whole number*")
+    _assert_usage_error(study(BODY), "autotune_trials (tox.ini): 'few' is not a whole number*")
 
 
 def test_a_wrong_storage_ends_a_distributed_run_in_one_message(study: Run) -> None:

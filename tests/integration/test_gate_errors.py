@@ -186,7 +186,9 @@ def test_ini_values_are_for_the_runs_that_they_concern(gated: Gated) -> None:
     assert "against  HEAD = " in gated.run()
     assert "gate" not in gated.run("--autotune", "--collect-only", "-q")
     gated.write("pytest.ini", ini + "autotune = true\n")
-    message = "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+    message = (
+        "autotune (pytest.ini) and autotune_gate (pytest.ini) exclude each other: set one of them"
+    )
     assert_usage_error(gated.run(status=4), message)
 
 

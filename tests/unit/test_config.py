@@ -191,7 +191,7 @@ def test_a_file_is_relative_to_whoever_names_it(read: Read, name: str) -> None:
     where, path = f"--autotune-{name}", Path("/called/from/a/b.csv")
     assert called == GivenFile(where=where, written="a/b.csv", path=path)
     ini = {"autotune": True, key: "b.csv"}
-    said = GivenFile(where=f"{key} (ini)", written="b.csv", path=Path("/ini/b.csv"))
+    said = GivenFile(where=f"{key} (pytest.ini)", written="b.csv", path=Path("/ini/b.csv"))
     assert getattr(read(ini), name) == said
     assert getattr(read(ini, **{key: "/x.csv"}), name).path == Path("/x.csv")
     assert getattr(read(ini, **{key: ""}), name) is None
@@ -215,7 +215,7 @@ def test_what_is_replayed_is_neither_pinned_nor_compared_nor_recorded(
 ) -> None:
     with pytest.raises(OptionError, match=rf"^--autotune-replay and {other} exclude each other"):
         read(autotune_replay="x.csv", **option)
-    with pytest.raises(OptionError, match=rf"^autotune_replay \(ini\) and {other} exclude each"):
+    with pytest.raises(OptionError, match=rf"^autotune_replay \(pytest.ini\) and {other} excl"):
         read({"autotune_replay": "x.csv"}, **option)
 
 
@@ -233,7 +233,7 @@ def test_to_search_and_to_gate_exclude_each_other(read: Read) -> None:
     with pytest.raises(OptionError) as caught:
         read({"autotune": True, "autotune_gate": True})
     assert str(caught.value) == (
-        "autotune (ini) and autotune_gate (ini) exclude each other: set one of them"
+        "autotune (pytest.ini) and autotune_gate (pytest.ini) exclude each other: set one of them"
     )
 
 
@@ -324,7 +324,66 @@ def test_an_unusable_value_is_named_with_where_it_was_given(
     assert said in message
     with pytest.raises(UserError) as caught_in_ini:
         read({dest: value})
-    assert str(caught_in_ini.value).startswith(f"{dest} (ini): ")
+    assert str(caught_in_ini.value).startswith(f"{dest} (pytest.ini): ")
+
+
+@pytest.mark.parametrize(
+    ("ini", "settings"),
+    [
+        ({"autotune_trials": 3, "autotune_seed": 0}, Settings(trials=3, seed=0)),
+        (
+            {"autotune_timeout": 90, "autotune_gpu_timeout": 0.5},
+            Settings(timeout=90.0, gpu_timeout=0.5),
+        ),
+        ({"autotune_timeout": "200ms"}, Settings(timeout=0.2)),
+    ],
+)
+def test_an_ini_file_with_types_gives_numbers(
+    read: Read, ini: dict[str, Any], settings: Settings
+) -> None:
+    assert read(ini) == settings
+
+
+@pytest.mark.parametrize(
+    ("dest", "value", "said"),
+    [
+        ("autotune_trials", 0, "0 is not a whole number of at least 1"),
+        ("autotune_trials", True, "True is not a whole number of at least 1"),
+        ("autotune_seed", -1, "-1 is not a whole number of at least 0"),
+        ("autotune_timeout", 0, "0 is not a positive duration"),
+        ("autotune_gpu_timeout", -1.5, "-1.5 is not a positive duration"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_named_with_its_file(
+    read: Read, dest: str, value: Any, said: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        read({dest: value})
+    assert str(caught.value) == f"{dest} (pytest.ini): {said}"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("invalid truth value 'maybe'"), "autotune (pytest.ini): invalid truth value"),
+        (
+            TypeError("x.toml: config option 'autotune' expects a bool"),
+            "x.toml: config option 'aut",
+        ),
+        (pytest.UsageError("what pytest says"), "autotune (pytest.ini): what pytest says"),
+    ],
+)
+def test_what_pytest_cannot_convert_names_the_option_and_the_file(
+    error: Exception, said: str
+) -> None:
+    def getini(dest: str) -> Any:
+        raise error
+
+    inipath = Path("/ini/pytest.ini")
+    config = SimpleNamespace(option=SimpleNamespace(), getini=getini, inipath=inipath)
+    with pytest.raises(OptionError) as caught:
+        read_settings(cast("pytest.Config", config))
+    assert str(caught.value).startswith(said)
 
 
 def test_the_options_are_spelt_as_documented() -> None:
