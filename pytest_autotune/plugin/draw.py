@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 import pytest
@@ -137,6 +138,9 @@ class OpenStudies:
         return next((record for record in records if record.finished), None)
 
     def close(self) -> None:
-        """Close all studies."""
+        """Leave what is unfinished to the next run, and close all studies."""
         for study in self._studies.values():
+            # A trial of a storage that has failed becomes an orphan.
+            with suppress(UserError):
+                study.leave()
             study.close()

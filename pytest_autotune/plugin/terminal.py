@@ -156,8 +156,10 @@ class StudyReporter:
         """
         if self._locker is None or self._findings.errors:
             return False
+        interrupts = self._config.pluginmanager.getplugin("autotune-interrupts")
         try:
-            self._locked = {found.study: found for found in self._locker.lock(self._summaries)}
+            with interrupts.clean_up.suspended():
+                self._locked = {found.study: found for found in self._locker.lock(self._summaries)}
         except UserError as error:
             self._findings.add_error(str(error))
         except KeyboardInterrupt:

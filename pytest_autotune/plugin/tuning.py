@@ -14,6 +14,7 @@ from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import Reporter, register_controller
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.plugin.interrupts import InterruptHooks
 from pytest_autotune.plugin.judge import TrialJudge
 from pytest_autotune.plugin.planning import prepare
 from pytest_autotune.plugin.resources import Resources
@@ -73,6 +74,7 @@ class Tuning:
         )
         runner = TrialRunner(config, context, collector, findings, resources, extension, reporter)
         judge = TrialJudge(config, runner, findings, masker)
+        config.pluginmanager.register(InterruptHooks(), "autotune-interrupts")
         config.pluginmanager.register(collector, "autotune-collector")
         config.pluginmanager.register(runner, "autotune-runner")
         config.pluginmanager.register(judge, "autotune-judge")

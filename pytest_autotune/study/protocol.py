@@ -73,6 +73,10 @@ class Study(Protocol):
         """Leave an unfinished trial to a later session, where the study has one."""
         return
 
+    def leave(self) -> None:
+        """Leave what this process has not finished to a later session."""
+        return
+
     def close(self) -> None:
         """Give up everything this process holds."""
         return

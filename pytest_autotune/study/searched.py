@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -37,6 +38,7 @@ from pytest_autotune.study.documents import (
 )
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
+from pytest_autotune.system.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -76,9 +78,16 @@ class SearchedStudy(Study):
         context = replace(plan.context, hints=hints)
         self._strategy = make_strategy(plan.strategy, context, extension)
         self._finished: dict[int, TrialRecord] = {}
+        #: Trials that this process took and has neither finished nor given back, as stored.
+        self._mine: dict[int, TrialRecord] = {}
         self._done_keys: frozenset[str] = frozenset()
         self._done_numbers: frozenset[int] = frozenset()
         self._store.coordinator.hold(self._process)
+
+    def leave(self) -> None:
+        """Leave what this process has not finished to a later session."""
+        for record in list(self._mine.values()):
+            self.give_back(record)
 
     def close(self) -> None:
         """Give up everything this process holds; its unfinished trial becomes an orphan."""
@@ -86,6 +95,10 @@ class SearchedStudy(Study):
 
     def records(self) -> list[TrialRecord]:
         """Return all trials in the order they began, re-runs included."""
+        with uninterrupted():
+            return self._read()
+
+    def _read(self) -> list[TrialRecord]:
         records: list[TrialRecord] = []
         for trial in self._storage.get_all_trials(self._id, deepcopy=False):
             trial_id = trial._trial_id  # noqa: SLF001
@@ -155,13 +168,20 @@ class SearchedStudy(Study):
                 key, amount = constraint_attribute(judgement.constraint)
                 self._storage.set_trial_system_attr(trial_id, key, amount)
             self._storage.set_trial_state_values(trial_id, state, values)
-        self._finished[trial_id] = record
+            self._finished[trial_id] = record
+            self._mine.pop(trial_id, None)
 
     def give_back(self, record: TrialRecord) -> None:
-        """Leave an unfinished trial to a later session, without counting this attempt."""
+        """Leave an unfinished trial to a later session, without counting this attempt.
+
+        Nothing happens where its end is stored, or where another process has it.
+        """
         with self._store.coordinator.mutex(), storage_errors(self.plan):
-            owner = replace(record.owner, process="", attempt=record.owner.attempt - 1)
-            self._set_owner(record, owner)
+            self._mine.pop(_stored(record), None)
+            with suppress(TrialLostError):
+                self._require_mine(record)
+                owner = replace(record.owner, process="", attempt=record.owner.attempt - 1)
+                self._set_owner(record, owner)
 
     def _require_mine(self, record: TrialRecord) -> None:
         trial = self._storage.get_trial(_stored(record))
@@ -239,7 +259,7 @@ class SearchedStudy(Study):
             attempt=found.owner.attempt + 1, retry_of=found.owner.retry_of,
         )  # fmt: skip
         self._set_owner(found, owner)
-        return replace(found, owner=owner)
+        return self._taken(replace(found, owner=owner))
 
     def _bury(self, current: Sequence[TrialRecord]) -> bool:
         """Finish trials as failed that took their process down too often; return whether any."""
@@ -283,7 +303,12 @@ class SearchedStudy(Study):
         owner = self._owner(slot, number, point, retry_of=number if is_retry else None)
         template = new_trial(self.plan, number, point, owner)
         trial_id = self._storage.create_new_trial(self._id, template_trial=template)
-        return TrialRecord(number=number, params=point, owner=owner, stored=trial_id)
+        return self._taken(TrialRecord(number=number, params=point, owner=owner, stored=trial_id))
+
+    def _taken(self, record: TrialRecord) -> TrialRecord:
+        """Remember a trial that this process has to finish or to give back."""
+        self._mine[_stored(record)] = record
+        return record
 
 
 def _since_improvement(finished: Sequence[TrialRecord]) -> int:

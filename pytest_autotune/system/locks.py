@@ -17,6 +17,7 @@ from typing import Any, Final
 from filelock import BaseFileLock, FileLock, Timeout
 
 from pytest_autotune.errors import StorageError
+from pytest_autotune.system.interrupts import uninterrupted
 
 
 class Coordinator(ABC):
@@ -30,16 +31,21 @@ class Coordinator(ABC):
 
     @contextmanager
     def mutex(self) -> Iterator[None]:
-        """Hold the study for a short, exclusive section; re-entrant within the process."""
+        """Hold the study for a short, exclusive section; re-entrant within the process.
+
+        Ctrl-C waits until its end: it would leave what is stored half read or half written.
+        """
         # Counted here, as a file lock's own re-entrance costs time.
-        if self._depth == 0:
-            self._take()
-        self._depth += 1
-        try:
+        if self._depth:
             yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
+            return
+        with uninterrupted():
+            self._take()
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
                 self._give()
 
     @abstractmethod
