@@ -97,7 +97,7 @@ def run_interrupted(folder: Path, step: int) -> bool:
     return there
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_interrupt_at_any_line_leaves_a_trial_finished_or_to_be_run_again(
     tmp_path: Path, stride: int
 ) -> None:
