@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -12,6 +12,7 @@ from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.study.looks import Look
 from pytest_autotune.study.protocol import Study
 from pytest_autotune.study.trial import Trial
 from pytest_autotune.text.durations import duration
@@ -29,8 +30,9 @@ class Grant:
 class ActiveTrial:
     """A trial from the moment it is drawn until its last test has ended.
 
-    ``last`` is its last test. ``deadline`` is on the monotonic clock, None without a limit.
-    ``refusal`` is why it cannot have its GPUs. Only its own methods change it.
+    ``last`` is its last test. ``look`` is set where it is run to be seen only. ``deadline`` is on
+    the monotonic clock, None without a limit. ``refusal`` is why it cannot have its GPUs. Only its
+    own methods change it.
     """
 
     slot: Slot
@@ -39,6 +41,7 @@ class ActiveTrial:
     record: TrialRecord
     last: pytest.Item
     grant: Grant
+    look: Look | None = None
     deadline: float | None = None
     refusal: TooFewGpusError | None = None
     _is_complete: bool = False
@@ -74,21 +77,29 @@ class ActiveTrial:
             complete = replace(measurement, ending=Ending.COMPLETE)
             if judge(complete, question).outcome is Outcome.INFEASIBLE:
                 measurement = complete
-        judgement = judge(measurement, question)
+        look = self.look
+        judgement = (
+            judge(measurement, question) if look is None else look.judge(measurement, question)
+        )
         return replace(self.record, measurement=measurement, judgement=judgement)
 
+    def rivals(self) -> Sequence[TrialRecord]:
+        """Return the trials that it must be able to beat: none if it is run to be seen."""
+        return () if self.look is not None else self.study.records()
+
     def store(self, record: TrialRecord) -> None:
-        """Store the trial as it ended.
+        """Store the trial as it ended, unless it is a look.
 
         Raises :class:`TrialLostError` where another process took it over, :class:`UserError`
         where the storage fails.
         """
-        self.study.finish(record)
+        if self.look is None:
+            self.study.finish(record)
         self.record = record
 
     def give_back(self) -> None:
         """Leave the trial to a later session, unless its outcome is stored."""
-        if not self.concluded:
+        if not self.concluded and self.look is None:
             self.study.give_back(self.record)
 
     def end_fixtures_by(self, finish: Callable[[], object]) -> None:

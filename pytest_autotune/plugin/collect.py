@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from pytest_autotune.plugin.distributed import publish_collection
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.marker import spec_of
 from pytest_autotune.plugin.planning import make_plan, prepare
+from pytest_autotune.plugin.selection import Selection, slot_param
 from pytest_autotune.plugin.slots import (
     SPARE_PER_WORKER,
     CollectedStudy,
@@ -68,6 +69,8 @@ class StudyCollector:
         self._pins = pins
         self._studies: dict[str, CollectedStudy] = {}
         self._tests: dict[Slot, list[pytest.Item]] = {}
+        self._selection = Selection()
+        self._left_out: dict[Slot, Sequence[str]] = {}
         #: Units that xdist must keep whole besides the slots, by node id.
         self._units: dict[str, str] = {}
 
@@ -178,6 +181,15 @@ class StudyCollector:
         return () if entry is None else (entry.parameters,)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Module | pytest.Class
+    ) -> Generator[None, object, object]:
+        """Learn of all tests that a study has, whatever the run selects of them."""
+        made = yield
+        self._selection.note(collector, made)
+        return made
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
@@ -187,13 +199,32 @@ class StudyCollector:
         """
         written = {item.nodeid: position for position, item in enumerate(items)}
         result = yield
+        self._compare(items)
         items[:] = [self._replayed(item) for item in items]
         self._group(items, written)
         return result
 
+    def _compare(self, items: Iterable[pytest.Item]) -> None:
+        """Find out what the run leaves out of studies."""
+        chosen: dict[str, dict[Slot, list[pytest.Item]]] = {}
+        for item in items:
+            slot = slot_param(item)
+            if slot is not None:
+                chosen.setdefault(slot.study, {}).setdefault(slot, []).append(item)
+        for nodeid, slots in chosen.items():
+            study = self._studies[nodeid]
+            if study.pin is not None:
+                continue
+            self._selection.complete(nodeid)
+            found = {slot: self._selection.left_out(slot, tests) for slot, tests in slots.items()}
+            self._left_out |= {slot: names for slot, names in found.items() if names}
+            own = {slot for slot in study.slots if slot.ordinal is not None}
+            if own - slots.keys() or any(found.values()):
+                self._studies[nodeid] = replace(study, chosen=len(own & slots.keys()))
+
     def _replayed(self, item: pytest.Item) -> pytest.Item:
         """Return the test that runs in place of ``item``: itself, unless results are replayed."""
-        slot = _slot_of(item)
+        slot = slot_param(item)
         source = MEASURED if slot is None else self._studies[slot.study].plan.source
         if source.measures:
             return item
@@ -204,7 +235,7 @@ class StudyCollector:
     def _group(self, items: list[pytest.Item], written: Mapping[str, int]) -> None:
         groups: dict[str, dict[Slot, list[pytest.Item]]] = {}
         for item in items:
-            slot = _slot_of(item)
+            slot = slot_param(item)
             if slot is not None:
                 item.stash[_SLOT] = slot
                 groups.setdefault(slot.study, {}).setdefault(slot, []).append(item)
@@ -284,6 +315,14 @@ class StudyCollector:
         """Return the tests of a slot, in the order they run."""
         return self._tests[slot]
 
+    def left_out(self, slot: Slot) -> Sequence[str]:
+        """Return the names of the tests of a slot that the run leaves out."""
+        return self._left_out.get(slot, ())
+
+    def whole_slots(self, study: str) -> Sequence[Slot]:
+        """Return the selected slots of a study of which no test was left out."""
+        return [s for s in self._tests if s.study == study and s not in self._left_out]
+
     def gpu_need(self, slot: Slot, spec: Spec, params: Point) -> Need:
         """Return the GPUs that a trial of ``params`` needs in ``slot``."""
         study = self._studies[slot.study]
@@ -292,13 +331,6 @@ class StudyCollector:
         tests = self._tests[slot]
         fixtures = {name for item in tests for name in getattr(item, "fixturenames", ())}
         return needed_gpus(spec, params, study.marked_gpus, fixtures)
-
-
-def _slot_of(item: pytest.Item) -> Slot | None:
-    callspec = getattr(item, "callspec", None)
-    params: Mapping[str, object] = {} if callspec is None else callspec.params
-    slot = params.get("trial")
-    return slot if isinstance(slot, Slot) else None
 
 
 def _around(nodeid: str, slot: str) -> tuple[str, str]:

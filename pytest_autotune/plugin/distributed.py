@@ -77,6 +77,7 @@ def publish_collection(
                 "capacity": study.outline.capacity,
                 "gpus": study.gpus,
                 "tests": study.tests,
+                "chosen": study.chosen,
             }
             for study in studies
         ],
@@ -220,4 +221,5 @@ def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
         plan=make_plan(study["nodeid"], spec, settings, gpus=study["gpus"], code=study["code"]),
         capacity=study["capacity"],
         tests=[(before, after) for before, after in study["tests"]],
+        chosen=study["chosen"],
     )

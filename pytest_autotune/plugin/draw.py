@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -15,12 +16,14 @@ from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.rename import rename
 from pytest_autotune.plugin.resources import Resources
+from pytest_autotune.plugin.selection import is_asked_for
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.sampling import example
 from pytest_autotune.strategies import ExtensionLookup
+from pytest_autotune.study.looks import Look
 from pytest_autotune.study.pinned import PinnedStudy
-from pytest_autotune.study.protocol import Stop, Study, Wait
+from pytest_autotune.study.protocol import SlotRequest, Stop, Study, Wait
 from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.trial import Trial
 
@@ -47,6 +50,7 @@ class OpenStudies:
         self._extension = extension
         self._studies: dict[str, Study] = {}
         self._checked: set[str] = set()
+        self._seen_again: dict[str, bool] = {}
 
     def draw(self, slot: Slot, item: pytest.Item) -> ActiveTrial | None:
         """Return the trial of a slot whose first test is ``item``, None where it gets none."""
@@ -57,7 +61,7 @@ class OpenStudies:
             return None
         study = self._study(slot.study)
         self._check(slot, study, item)
-        request = slot.request(rerun=self._asks_for_rerun())
+        request = self._request(slot, study, tests)
         claim = study.claim(request)
         while isinstance(claim, Wait):
             self._resources.idle()
@@ -67,6 +71,10 @@ class OpenStudies:
             if claim is not Stop.DONE_BEFORE:
                 self._findings.add_stop(slot.study, claim)
             return None
+        look = claim if isinstance(claim, Look) else None
+        if isinstance(claim, Look):
+            self._findings.add_look(slot.study, claim.document())
+            claim = claim.record
         if claim.owner.slot != slot.id:
             for test in tests:
                 rename(test, slot.id, claim.owner.slot)
@@ -82,6 +90,7 @@ class OpenStudies:
             last=tests[-1],
             grant=grant,
             refusal=refusal,
+            look=look,
             # Counted from here, as waiting for a GPU says nothing of the candidate.
             deadline=time.monotonic() + (limit or 0.0) if timed else None,
         )
@@ -106,7 +115,8 @@ class OpenStudies:
         except TooFewGpusError as error:
             return Grant(), error
         except UserError:
-            study.give_back(record)
+            if record.stored is not None:
+                study.give_back(record)
             raise
 
     def _study(self, nodeid: str) -> Study:
@@ -127,10 +137,27 @@ class OpenStudies:
             self._findings.add_notices(nodeid, study.notices)
         return self._studies[nodeid]
 
-    def _asks_for_rerun(self) -> bool:
-        """Return whether the user wants particular trials again: --lf, or their node ids."""
-        named = any("::" in arg and "[" in arg for arg in self._config.args)
-        return named or bool(self._config.getoption("lf", default=False))
+    def _request(self, slot: Slot, study: Study, tests: Sequence[pytest.Item]) -> SlotRequest:
+        """Return the request of a slot: where the run selects trials, it stands for its own."""
+        narrowed = self._collector.studies[slot.study].narrowed
+        rerun = is_asked_for(self._config, tests) or (narrowed and self._sees_again(slot, study))
+        return slot.request(rerun=rerun, exact=narrowed, left_out=self._collector.left_out(slot))
+
+    def _sees_again(self, slot: Slot, study: Study) -> bool:
+        """Return whether a selection has finished trials only, and so is to see them again.
+
+        Otherwise it goes on with those that are not.
+        """
+        nodeid = slot.study
+        if nodeid not in self._seen_again:
+            chosen = [one for one in self._collector.whole_slots(nodeid) if one.ordinal is not None]
+            done = sum(study.is_done(one.request()) for one in chosen)
+            self._seen_again[nodeid] = done == len(chosen)
+            if 0 < done < len(chosen):
+                those = "a trial" if done == 1 else f"{done} trials"
+                text = f"{those} of the selection finished before, and did not run again"
+                self._findings.add_notices(nodeid, [f"{text}; to see one, name its test id"])
+        return self._seen_again[nodeid]
 
     def record_of(self, nodeid: str) -> TrialRecord | None:
         """Return the finished trial of a pinned study, None where there is none."""

@@ -15,6 +15,7 @@ class Findings:
         self._errors: list[str] = []
         self._stops: dict[str, Stop] = {}
         self._notices: dict[str, list[str]] = {}
+        self._looks: dict[str, list[Mapping[str, Any]]] = {}
 
     @property
     def errors(self) -> Sequence[str]:
@@ -30,6 +31,15 @@ class Findings:
     def notices(self) -> Mapping[str, Sequence[str]]:
         """Sentences for summaries, by node id of the study."""
         return self._notices
+
+    @property
+    def looks(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Looks that were taken, by node id of the study."""
+        return self._looks
+
+    def add_look(self, study: str, look: Mapping[str, Any]) -> None:
+        """Note a look, given by its document."""
+        self._looks.setdefault(study, []).append(look)
 
     def add_error(self, text: str) -> None:
         """Add a message that ends the run with a usage error."""
@@ -55,6 +65,8 @@ class Findings:
             self._stops.setdefault(study, stop)
         for study, texts in other.notices.items():
             self.add_notices(study, texts)
+        for study, looks in other.looks.items():
+            self._looks.setdefault(study, []).extend(looks)
 
     def document(self) -> dict[str, Any]:
         """Return the findings as plain JSON types."""
@@ -62,6 +74,7 @@ class Findings:
             "errors": list(self._errors),
             "stops": {study: stop.value for study, stop in self._stops.items()},
             "notices": self._notices,
+            "looks": self._looks,
         }
 
     @classmethod
@@ -71,4 +84,5 @@ class Findings:
         found._errors = list(document["errors"])
         found._stops = {study: Stop(stop) for study, stop in document["stops"].items()}
         found._notices = {study: list(texts) for study, texts in document["notices"].items()}
+        found._looks = {study: list(looks) for study, looks in document["looks"].items()}
         return found

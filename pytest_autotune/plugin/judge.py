@@ -22,7 +22,7 @@ from pytest_autotune.errors import (
 )
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.findings import Findings
-from pytest_autotune.plugin.live import LINE, attach
+from pytest_autotune.plugin.live import LINE, attach, attach_look
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.levels import failed_requests
@@ -163,6 +163,10 @@ class TrialJudge:
             return
         except UserError as error:
             self._runner.stop_with(str(error))
+            return
+        if active.look is not None:
+            item.user_properties.append(("autotune_look", record.outcome.value))
+            attach_look(report, record)
             return
         item.user_properties.append(("autotune_outcome", record.outcome.value))
         if record.value is not None:

@@ -6,9 +6,11 @@ from typing import Final
 
 import pytest
 
+from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.standing import Best, Standings, standing
 from pytest_autotune.study.summary import trial_line
+from pytest_autotune.text.values import parameters
 
 #: Attributes of a report, which xdist takes along.
 LINE: Final = "autotune_line"
@@ -32,6 +34,14 @@ def attach(
     )
 
 
+def attach_look(report: pytest.TestReport, record: TrialRecord) -> None:
+    """Attach the line of a look."""
+    text = trial_line(record)
+    if record.outcome is Outcome.FEASIBLE and record.metric is None:
+        text = f"trial {record.number} [{parameters(record.params)}] passed"
+    vars(report)[LINE] = f"look at {text}; not stored"
+
+
 def line_of(report: pytest.TestReport, standings: Standings) -> str | None:
     """Return the line that came with a report, None where none did.
 
@@ -40,6 +50,8 @@ def line_of(report: pytest.TestReport, standings: Standings) -> str | None:
     line = getattr(report, LINE, None)
     if line is None or report.outcome not in {"passed", "failed", "skipped"}:
         return None
+    if not hasattr(report, _STUDY):
+        return str(line)  # A look, which is compared with nothing.
     known = getattr(report, _BEST)
     best = standings.latest(getattr(report, _STUDY), None if known is None else Best(**known))
     return f"{line}; {standing(getattr(report, _NUMBER), best)}"

@@ -147,7 +147,7 @@ class Resources:
             watch = partial(MachineWatch, shared=self._context.workers > 1)
         question = active.study.plan.question
         return GpuBenchmark(
-            question.objective, question.slo, active.study.records, watch, brief=self._brief
+            question.objective, question.slo, active.rivals, watch, brief=self._brief
         )
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
@@ -212,7 +212,7 @@ class Resources:
             benchmark,
             plan.spec.slo,
             objective=plan.objective,
-            records=active.study.records,
+            records=active.rivals,
             stream=_stream(plan, trial, reused=reused),
             mask=self._masker,
             watch=self._watch(active.grant, contained=contained),

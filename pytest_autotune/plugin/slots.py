@@ -41,10 +41,18 @@ class Slot:
     point: Point | None = None
     names: TrialNames = field(default_factory=TrialNames)
 
-    def request(self, *, rerun: bool) -> SlotRequest:
+    def request(
+        self, *, rerun: bool = False, exact: bool = False, left_out: Sequence[str] = ()
+    ) -> SlotRequest:
         """Return the request of this slot to its study."""
         return SlotRequest(
-            id=self.id, ordinal=self.ordinal, point=self.point, rerun=rerun, names=self.names
+            id=self.id,
+            ordinal=self.ordinal,
+            point=self.point,
+            left_out=left_out,
+            exact=exact,
+            rerun=rerun,
+            names=self.names,
         )
 
 
@@ -54,12 +62,14 @@ class StudyOutline:
 
     ``capacity`` is how many trials it can have: its budget, or fewer where the space is small.
     ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
+    ``chosen`` is how many slots run, spare ones aside, where a selection leaves something out.
     """
 
     nodeid: str
     plan: Plan
     capacity: int
     tests: Sequence[tuple[str, str]]
+    chosen: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +78,8 @@ class CollectedStudy:
 
     ``marked_gpus`` is what its marker says of GPUs, ``gpus`` that or what its parallel layout
     takes: expressions over parameters. ``pin`` is the configuration that is pinned for it.
+    ``chosen`` is how many slots were selected, spare ones aside, where others or tests of them
+    were left out; None where nothing was.
     """
 
     nodeid: str
@@ -78,6 +90,12 @@ class CollectedStudy:
     gpus: str | None = None
     tests: Sequence[tuple[str, str]] = ()
     pin: Pin | None = None
+    chosen: int | None = None
+
+    @property
+    def narrowed(self) -> bool:
+        """True where a selection leaves out slots, or tests of them."""
+        return self.chosen is not None
 
     @property
     def outline(self) -> StudyOutline:
@@ -87,6 +105,7 @@ class CollectedStudy:
             plan=self.plan,
             capacity=sum(slot.ordinal is not None for slot in self.slots),
             tests=self.tests,
+            chosen=self.chosen,
         )
 
 

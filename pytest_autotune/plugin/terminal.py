@@ -15,6 +15,7 @@ from pytest_autotune.report.render import render
 from pytest_autotune.scoring.magnitudes import magnitude_notes
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.looks import look_notes
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
@@ -82,7 +83,8 @@ class StudyReporter:
                 record.finished and record.owner.session != self._context.session
                 for record in effective(known)
             )
-            total += sum(sizes[max(study.capacity - finished, 0) :])
+            needed = max(study.capacity - finished, 0) if study.chosen is None else study.chosen
+            total += sum(sizes[needed:])
         return total
 
     def merge(self, findings: Findings) -> None:
@@ -193,6 +195,7 @@ class StudyReporter:
         notices = [
             *study.plan.spec.notices,
             *self._findings.notices.get(study.nodeid, ()),
+            *look_notes(self._findings.looks.get(study.nodeid, ())),
             *magnitude_notes(effective(records)),
         ]
         return Summary(

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 
@@ -34,17 +35,21 @@ class SlotRequest:
 
     ``ordinal`` is its place among the study's slots, and the number of its trial where that is
     free; None for a spare one. ``point`` is given where the slot stands for one combination of a
-    grid. With ``rerun`` the trial of this slot is measured again. ``names`` are the study's.
+    grid. ``left_out`` are the names of its tests that will not run: what it gets is a look. With
+    ``exact`` it gets the trial of its own number or point only; with ``rerun`` also if that is
+    finished. ``names`` are the study's.
     """
 
     id: str
     ordinal: int | None = None
     point: Point | None = None
+    left_out: Sequence[str] = ()
+    exact: bool = False
     rerun: bool = False
     names: TrialNames = field(default_factory=TrialNames)
 
 
-Claim: TypeAlias = TrialRecord | Wait | Stop
+Claim: TypeAlias = TrialRecord | Look | Wait | Stop
 
 
 class Study(Protocol):
@@ -62,6 +67,10 @@ class Study(Protocol):
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``."""
+
+    def is_done(self, slot: SlotRequest) -> bool:  # noqa: ARG002 - most keep nothing
+        """Return whether the trial of ``slot`` was finished by an earlier session."""
+        return False
 
     def finish(self, record: TrialRecord) -> None:
         """Keep a claimed trial that is now measured and judged.

@@ -36,6 +36,7 @@ from pytest_autotune.study.documents import (
     new_trial,
     read_trial,
 )
+from pytest_autotune.study.looks import Look
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
 from pytest_autotune.system.interrupts import uninterrupted
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 #: A trial that takes its process down this often is not tried again.
 MAX_ATTEMPTS: Final = 3
+#: Ends without a measurement: such a trial is run again where that is asked for.
+_UNMEASURED: Final = (Outcome.FAILED,)
 
 
 class SearchedStudy(Study):
@@ -80,6 +83,7 @@ class SearchedStudy(Study):
         self._finished: dict[int, TrialRecord] = {}
         #: Trials that this process took and has neither finished nor given back, as stored.
         self._mine: dict[int, TrialRecord] = {}
+        self._looks: list[TrialRecord] = []
         self._done_keys: frozenset[str] = frozenset()
         self._done_numbers: frozenset[int] = frozenset()
         self._store.coordinator.hold(self._process)
@@ -112,16 +116,49 @@ class SearchedStudy(Study):
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``: an orphan, its own point, or a new proposal."""
-        if not slot.rerun and self._is_done_before(slot):
+        if not slot.rerun and not slot.left_out and self._is_done_before(slot):
             return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), storage_errors(self.plan):
             records = self.records()
+            if slot.left_out:
+                return self._look(slot, records)
             previous = _trial_of(slot, effective(records)) if slot.rerun else None
             if previous is not None and previous.finished:
-                return self._create(slot, previous.number, previous.params, is_retry=True)
+                if previous.outcome in _UNMEASURED:
+                    return self._create(slot, previous.number, previous.params, is_retry=True)
+                return self._look(slot, records)
             if self._bury(effective(records)):
                 records = self.records()
             return self._claim_next(slot, records)
+
+    def is_done(self, slot: SlotRequest) -> bool:
+        """Return whether the trial of ``slot`` was finished by an earlier session."""
+        with self._store.coordinator.mutex(), storage_errors(self.plan):
+            self._note_done(effective(self.records()))
+        return self._is_done_before(slot)
+
+    def _look(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+        """Return a look at the trial of ``slot``, or at one that might become it."""
+        found = _trial_of(slot, effective(records))
+        if found is None and slot.point is None and slot.ordinal is None:
+            return Stop.DONE_BEFORE  # A spare slot stands for no trial.
+        point, proposed = slot.point, False
+        if found is not None:
+            point = found.params
+        elif point is None:
+            seen = [*effective(records), *self._looks]
+            point = self._strategy.propose(History(records=seen), [self.plan.seed, len(seen)])
+            proposed = True
+        if point is None:
+            return Stop.DONE_BEFORE
+        place = slot.names.place(point) if slot.ordinal is None else slot.ordinal
+        number = (place or 0) if found is None else found.number
+        owner = self._owner(slot, number, point)
+        record = TrialRecord(number=number, params=point, owner=owner)
+        if proposed:
+            # So that the next look is at another one.
+            self._looks.append(record)
+        return Look(record=record, left_out=slot.left_out, proposed=proposed)
 
     def _claim_next(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
         current = effective(records)
@@ -136,6 +173,8 @@ class SearchedStudy(Study):
             return orphan
         if len(current) >= self.plan.budget:
             return self._wait_or(Stop.BUDGET, current)
+        if slot.exact and (slot.ordinal is None or _trial_of(slot, current) is not None):
+            return self._wait_or(Stop.DONE_BEFORE, current)
         point = slot.point
         if point is None:
             seed = [self.plan.seed, len(records)]
@@ -250,6 +289,9 @@ class SearchedStudy(Study):
         """Take over a trial whose process died: the slot's own one, if it is among them."""
         orphans = [record for record in current if self._is_orphan(record)]
         found = _trial_of(slot, orphans)
+        if slot.exact:
+            # Any other only if it was begun in this run, as then it was selected, too.
+            orphans = [record for record in orphans if record.owner.session == self._session]
         if found is None and slot.point is None and orphans:
             found = orphans[0]
         if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def _tests(junit: Path) -> Iterator[tuple[str, str]]:
                 yield str(each.get("value")), str(case.get("name"))
 
 
-def _check(project: Project, printed: str) -> None:
+def _check(project: Project, printed: str, numbers: Sequence[int] | None = None) -> None:
     """Check that the numbers agree in the terminal, in JUnit and in the cache."""
     assert "spare" not in printed
     found = list(_tests(project.path / "out.xml"))
@@ -53,7 +53,7 @@ def _check(project: Project, printed: str) -> None:
     ]
     records = project.records()
     assert {f"trial-{r.number:03d}": r.params for r in records} == kept
-    assert sorted(r.number for r in records) == list(range(len(records)))
+    assert [r.number for r in records] == list(numbers or range(len(records)))
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -83,25 +83,29 @@ def test_numbers_agree_with_workers_shuffled_tests_a_crash_and_when_resumed(
 
 
 def test_an_orphan_keeps_its_number_in_another_slot(project: Project) -> None:
-    """Trial 1 is left behind by a run; its own slot is not among those of the next one."""
     project.write("""
 def test_it(trial):
     marker = pathlib.Path("stopped")
-    if trial.number == 1 and not marker.exists():
+    if not marker.exists():
         marker.touch()
         raise KeyboardInterrupt
-    assert trial.number != 1
+    assert trial.number != 5
     trial.report({"cost": 1, "mem": 1})
 """)
-    project.run(status=pytest.ExitCode.INTERRUPTED)
-    result = project.run("-v", "test_study.py::test_it[trial-005]", "--junitxml=out.xml", status=1)
-    assert "test_study.py::test_it[trial-001] FAILED" in result
-    assert "FAILED test_study.py::test_it[trial-001]" in result
-    assert list(_tests(project.path / "out.xml")) == [("1", "test_it[trial-001]")]
+    project.run("test_study.py::test_it[trial-005]", status=pytest.ExitCode.INTERRUPTED)
+    # There is no slot of that number now: the first one takes the trial up again.
+    few = ("-v", "--autotune-trials", "3")
+    result = project.run(*few, "--junitxml=out.xml", status=1)
+    assert "test_study.py::test_it[trial-005] FAILED" in result
+    assert "FAILED test_study.py::test_it[trial-005]" in result
+    assert [name for _, name in _tests(project.path / "out.xml")] == [
+        "test_it[trial-005]", "test_it[trial-001]", "test_it[trial-002]",
+    ]  # fmt: skip
+    _check(project, result, [1, 2, 5])
     failed = json.loads((project.path / ".pytest_cache/v/cache/lastfailed").read_text())
-    assert list(failed) == ["test_study.py::test_it[trial-001]"]
+    assert list(failed) == ["test_study.py::test_it[trial-005]"]
     again = project.run("-v", "--lf", status=1)
-    assert "test_study.py::test_it[trial-001] FAILED" in again
+    assert "test_study.py::test_it[trial-005] FAILED" in again
 
 
 def test_a_grids_number_is_the_place_in_the_grid(study: Run) -> None:

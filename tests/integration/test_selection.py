@@ -96,7 +96,7 @@ def test_failed_tests_of_larger_studies_come_again(study: Run, option: str) -> N
     again = study(body, option, "-v", slo=slo)
     if option == "--lf":
         again.assert_outcomes(failed=1)
-        again.stdout.fnmatch_lines(["*trial 3 ?a=4? infeasible: mem 4, limit ≤ 3*"])
+        again.stdout.fnmatch_lines(["*look at trial 3 ?a=4? infeasible: mem 4, limit ≤ 3*"])
     else:  # everything is asked for, and everything has been run
         again.stdout.fnmatch_lines(["*no tests ran*"])
     more = study(body, option, "--autotune-fresh", slo=slo)
@@ -122,7 +122,7 @@ def test_the_command_that_the_summary_prints_measures_the_best_again(
     node = command.split("'")[1]
     again = pytester.runpytest_inprocess("--autotune", node, "-v")
     again.assert_outcomes(passed=1)
-    again.stdout.fnmatch_lines(["*trial 3 ?a=1? cost 1; best so far"])
+    again.stdout.fnmatch_lines(["*look at trial 3 ?a=1? cost 1; not stored"])
 
 
 def test_reordered_tests_still_run_slot_by_slot_and_as_written(

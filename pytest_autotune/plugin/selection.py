@@ -1,0 +1,79 @@
+"""The selection of a run: which tests of a study's slots were generated, and which will run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+
+import pytest
+
+from pytest_autotune.plugin.slots import Slot
+
+
+class Selection:
+    """All tests that were generated for slots, before anything left some of them out."""
+
+    def __init__(self) -> None:
+        self._generated: dict[Slot, list[pytest.Item]] = {}
+        self._classes: list[pytest.Class] = []
+        self._opened: set[str] = set()
+
+    def note(self, collector: pytest.Collector, made: object) -> None:
+        """Take note of what a module or a class is made of."""
+        self._opened.add(collector.nodeid)
+        for node in made if isinstance(made, list) else [made]:
+            if isinstance(node, pytest.Class):
+                self._classes.append(node)
+            elif isinstance(node, pytest.Item):
+                slot = slot_param(node)
+                if slot is not None:
+                    self._generated.setdefault(slot, []).append(node)
+
+    def complete(self, study: str) -> None:
+        """Collect the classes of a study that pytest had no reason to look into.
+
+        That is so where node ids name tests of others.
+        """
+        # The list grows, as classes may hold classes.
+        for node in self._classes:
+            if node.nodeid not in self._opened and node.nodeid.startswith(f"{study}::"):
+                node.ihook.pytest_make_collect_report(collector=node)
+
+    def left_out(self, slot: Slot, items: Iterable[pytest.Item]) -> Sequence[str]:
+        """Return the names of the tests of ``slot`` that are not among ``items``."""
+        chosen = list(items)
+        same = {id(item) for item in chosen}
+        # Another plugin may have put a test in the place of one.
+        named = {item.nodeid for item in chosen}
+        found = [
+            getattr(item, "originalname", None) or item.name
+            for item in self._generated.get(slot, ())
+            if id(item) not in same and item.nodeid not in named
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+def slot_param(item: pytest.Item) -> Slot | None:
+    """Return the slot that is a parameter of a test, None where there is none."""
+    callspec = getattr(item, "callspec", None)
+    params: Mapping[str, object] = {} if callspec is None else callspec.params
+    slot = params.get("trial")
+    return slot if isinstance(slot, Slot) else None
+
+
+def is_asked_for(config: pytest.Config, items: Iterable[pytest.Item]) -> bool:
+    """Return whether one of the tests was named by its id, or failed last time under --lf."""
+    nodeids = [item.nodeid for item in items]
+    named = [arg for arg in config.args if "::" in arg and "[" in arg]
+    if any(_names(arg, nodeid) for arg in named for nodeid in nodeids):
+        return True
+    cache = getattr(config, "cache", None)
+    if cache is None or not config.getoption("lf", default=False):
+        return False
+    return not set(nodeids).isdisjoint(cache.get("cache/lastfailed", {}))
+
+
+def _names(arg: str, nodeid: str) -> bool:
+    """Return whether an argument is a node id, whatever folder it is relative to."""
+    (path, _, test), (own_path, _, own_test) = arg.partition("::"), nodeid.partition("::")
+    return test == own_test and PurePath(path).name == PurePath(own_path).name
