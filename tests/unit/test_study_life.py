@@ -23,6 +23,7 @@ from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.looks import Look
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
 from pytest_autotune.study.searched import SearchedStudy
@@ -416,13 +417,19 @@ def test_effective_trials_leave_out_what_was_measured_again(
 ) -> None:
     study = open_study(make_plan())
     slot = SlotRequest(id="trial-007", ordinal=7)
-    old = _finish(study, _claim(study, slot), cost=1.0)
-    again = _claim(study, SlotRequest(id="trial-007", ordinal=7, rerun=True))
+    old = _fail(study, _claim(study, slot))
+    request = SlotRequest(id="trial-007", ordinal=7, rerun=True)
+    again = _claim(study, request)
     assert (again.number, again.params) == (7, old.params)
     # Until the re-run has finished, the old result stands.
     assert old in effective(study.records())
     _finish(study, again, cost=2.0)
     assert [record.value for record in effective(study.records())] == [2.0]
+    # With a measurement, it is measured again only to be seen.
+    look = study.claim(request)
+    assert isinstance(look, Look)
+    assert (look.record.number, look.record.params, look.record.stored) == (7, old.params, None)
+    assert len(study.records()) == 2
 
 
 def test_an_unreadable_trial_is_an_error_that_names_a_way_out(
