@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
-from pytest_autotune.engines.presets import MAPPED, Mapped, parts_of
+from pytest_autotune.engines.presets import MAPPED, PARALLEL, Mapped, parts_of
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.needs import is_remote
 from pytest_autotune.gpu.visible import VISIBLE, entries
 from pytest_autotune.space.expressions import Expression, identifier
-from pytest_autotune.spec.layout import Layout, quant_parts
+from pytest_autotune.spec.layout import Layout
+from pytest_autotune.spec.quantization import quant_parts
 from pytest_autotune.spec.server import Backend, ServerSpec
 from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.suggest import did_you_mean
@@ -174,28 +175,43 @@ def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
         )  # fmt: skip
 
     tokens = [token for name, value in spec.arguments.items() for token in written(name, value)]
+    passed = {
+        name: value
+        for name, value in params.items()
+        if identifier(name) not in used and renamed.get(identifier(name), "") is not None
+    }
+    plain = {
+        name: written(name, value)
+        for name, value in passed.items()
+        if spec.preset is None or identifier(name) not in MAPPED or identifier(name) in renamed
+    }
+    own = {argv[0] for argv in plain.values() if argv}
     seen: set[tuple[str, ...]] = set()
-    for name, value in params.items():
-        key = identifier(name)
-        if key in used or (key in renamed and renamed[key] is None):
+    for name, value in passed.items():
+        if name in plain:
+            tokens += plain[name]
             continue
-        if spec.preset is not None and key in MAPPED and key not in renamed:
-            # Two parts may give the same arguments: once is enough.
-            found = dict.fromkeys(parts_of(_mapped(spec, key, value)))
-            parts = [part for part in found if part not in seen]
-            seen.update(parts)
-            tokens += [token for part in parts for token in part]
-        else:
-            tokens += written(name, value)
+        key = identifier(name)
+        # Two parts may give the same arguments: once is enough. A flag that is a parameter itself
+        # goes before a quantization.
+        found = dict.fromkeys(parts_of(_mapped(spec, key, value, params)))
+        outranked = own if key not in PARALLEL else ()
+        parts = [part for part in found if part not in seen and part[0] not in outranked]
+        seen.update(parts)
+        tokens += [token for part in parts for token in part]
     return tokens
 
 
-def _mapped(spec: ServerSpec, name: str, value: Any) -> list[str]:
-    """Return the preset's arguments for a part of ``parallel_config`` or ``quant_config``."""
+def _mapped(spec: ServerSpec, name: str, value: Any, params: Mapping[str, Any]) -> list[str]:
+    """Return the preset's arguments for a part of ``parallel_config`` or ``quant_config``.
+
+    Parts that are parameters themselves are not taken from a named quantization.
+    """
     assert spec.preset is not None
     if name != "quant_config":
         return _arguments(spec.preset.mapped(name, value), name, value)
-    parts = quant_parts(spec.preset, value, spec.origin.at("quant_config"))
+    where = spec.origin.at("quant_config")
+    parts = quant_parts(spec.preset, value, where, set(map(identifier, params)))
     return [
         token
         for part, kind in parts.items()

@@ -15,8 +15,9 @@ from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.bounds import read_slo
 from pytest_autotune.spec.gate import read_gate
-from pytest_autotune.spec.layout import check_engine, layout, quant_conflicts
+from pytest_autotune.spec.layout import check_engine, layout
 from pytest_autotune.spec.model import EngineRule, Optimization, ReplaySpec, Spec
+from pytest_autotune.spec.quantization import declared_quantization, outranked, quant_conflicts
 from pytest_autotune.spec.server import read_server
 from pytest_autotune.spec.sources import read_sources
 from pytest_autotune.text.durations import parse_duration
@@ -24,7 +25,9 @@ from pytest_autotune.text.places import Origin, parsed
 from pytest_autotune.text.suggest import nearest, shown
 from pytest_autotune.text.values import canonical, whole
 
-_KUBERNETES_ONLY: Final = ("clusterbasemodel_config", "clusterservingruntime_config")
+_KUBERNETES_ONLY: Final = ("storage", "clusterbasemodel_config", "clusterservingruntime_config")
+#: Keys of ``benchmark`` that other tools take prompts from.
+_DATASET: Final = ("dataset_url", "dataset_deduplicate")
 #: Beyond this, neighbouring steps of a range cannot be told apart.
 _MAX_STEPS: Final = 1e15
 #: Names that an expression may use besides the parameters: how many this machine has of them.
@@ -43,11 +46,14 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     parameters = tuple(_parameters(document, origin, notices))
     server = read_server(document, origin)
     check_engine(server, document)
+    engine = None if server is None or server.backend == "url" else server.preset
+    if engine is not None and server is not None:
+        notices += outranked(engine, document, server.flag_style)
     parallel = layout(server, document)
     slo = read_slo(document, origin)
     impossible = {
         "parallel_config": parallel.constraints(),
-        "quant_config": quant_conflicts(server, document),
+        "quant_config": () if engine is None else quant_conflicts(engine, document),
     }
     return Spec(
         name=name,
@@ -81,6 +87,9 @@ def _unsupported(document: Mapping[str, Any]) -> Iterator[str]:
     for key in _KUBERNETES_ONLY:
         if document.get(key):
             yield f"{key}: applies to Kubernetes deployments only and has no effect here"
+    for key in _DATASET:
+        if key in document.get("benchmark", {}):
+            yield f"benchmark.{key}: has no effect here; traffic_scenarios shapes the prompts"
     if "namespace" in document.get("model", {}):
         yield "model.namespace: applies to Kubernetes deployments only and has no effect here"
 
@@ -89,7 +98,7 @@ def _parameters(
     document: Mapping[str, Any], origin: Origin, notices: list[str]
 ) -> Iterator[Parameter]:
     seen: dict[str, str] = {}
-    for path, name, declared in _declarations(document):
+    for path, name, declared in _declarations(document, origin):
         where = origin.at(*path)
         key = identifier(name)
         if key in seen:
@@ -102,17 +111,18 @@ def _parameters(
         yield parameter
 
 
-def _declarations(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+def _declarations(
+    document: Mapping[str, Any], origin: Origin
+) -> Iterator[tuple[tuple[str, ...], str, Any]]:
     for name, declared in document.get("parameters", {}).items():
         yield ("parameters", name), name, declared
     for name, declared in document.get("parallel_config", {}).items():
         yield ("parallel_config", name), name, list(map(whole, _as_list(declared)))
-    quantization = document.get("quant_config", {})
-    if isinstance(quantization, Mapping):
-        for name, declared in quantization.items():
-            yield ("quant_config", name), name, _as_list(declared)
-    else:
-        yield ("quant_config",), "quant_config", _as_list(quantization)
+    block = document.get("quant_config", {})
+    if isinstance(block, Mapping) and "preset" in block and "presets" in block:
+        raise SpecError(f"{origin.at('quant_config', 'presets')}: give preset or presets, not both")
+    for name, (path, values) in declared_quantization(document).items():
+        yield path, name, values
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,28 +1,24 @@
-"""The parallel layout and the quantization of a spec, checked against its engine."""
+"""The parallel layout of a spec, and whether its engine can do what the spec asks for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations, product
 from typing import Any
 
 from pytest_autotune.engines.presets import (
-    MAPPED,
     PARALLEL,
-    QUANTIZED,
     WORLD_SIZE,
-    Mapped,
     Preset,
     Rule,
     names,
-    parts_of,
 )
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.spec.quantization import declared_quantization, mapped_values, quant_parts
 from pytest_autotune.spec.server import ServerSpec
-from pytest_autotune.text.suggest import did_you_mean, shown
+from pytest_autotune.text.suggest import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,82 +115,14 @@ def check_engine(spec: ServerSpec | None, document: Mapping[str, Any]) -> None:
                 f"name it by server.preset ({', '.join(names())})"
             )
         return
-    for block, name, value in _mapped_values(document):
+    given = frozenset(declared_quantization(document))
+    for path, name, value in mapped_values(document):
+        where = spec.origin.at(*path)
         if name == "quant_config":
-            where = ("parameters", name) if block == "parameters" else (name,)
-            quant_parts(preset, value, spec.origin.at(*where))
+            quant_parts(preset, value, where, given)
             continue
         entry = preset.mapped(name, value)
         if entry.unsupported:
             raise SpecError(
-                f"{spec.origin.at(block, name)}: {preset.title} cannot do {name} = "
-                f"{shown(value)}: {entry.unsupported}"
+                f"{where}: {preset.title} cannot do {name} = {shown(value)}: {entry.unsupported}"
             )
-
-
-def _mapped_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield block, name and every listed value of what a preset writes in its own way."""
-    quantized = document.get("quant_config", {})
-    blocks: dict[str, Mapping[str, Any]] = {
-        "parameters": {
-            identifier(name): declared
-            for name, declared in document.get("parameters", {}).items()
-            if identifier(name) in MAPPED
-        },
-        "parallel_config": document.get("parallel_config", {}),
-        "quant_config": quantized
-        if isinstance(quantized, Mapping)
-        else {"quant_config": quantized},
-    }
-    for block, entries in blocks.items():
-        for name, declared in entries.items():
-            if isinstance(declared, Mapping):
-                values = declared.get("values", declared.get("choices", ()))
-                declared = [*values, *(declared[k] for k in ("low", "high") if k in declared)]  # noqa: PLW2901
-            for value in declared if isinstance(declared, list | tuple) else [declared]:
-                yield block, name, value
-
-
-def quant_conflicts(
-    spec: ServerSpec | None, document: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield rules, with reasons, against parts that set one flag to different values."""
-    if spec is None or spec.preset is None or spec.backend == "url":
-        return
-    preset = spec.preset
-    declared: dict[str, list[Any]] = {}
-    for _, name, value in _mapped_values(document):
-        if name in QUANTIZED:
-            declared.setdefault(name, []).append(value)
-    for one, other in combinations(declared, 2):
-        for left, right in product(declared[one], declared[other]):
-            flag = _shared_flag(preset.quantized(one, left), preset.quantized(other, right))
-            if flag:
-                yield (
-                    f"{one} != {left!r} or {other} != {right!r}",
-                    f"{preset.title} has one {flag} for {one} {left} and {other} {right}",
-                )
-
-
-def _shared_flag(one: Mapped, other: Mapped) -> str:
-    ours, theirs = (
-        {flag: values for flag, *values in parts_of(entry.arguments)} for entry in (one, other)
-    )
-    return next((f for f in ours if f in theirs and ours[f] != theirs[f]), "")
-
-
-def quant_parts(preset: Preset, name: str, where: str) -> Mapping[str, str]:
-    """Return the parts of a named quantization; raise :class:`SpecError` if it is unknown."""
-    parts = preset.quant_presets.get(name)
-    if parts is None:
-        raise SpecError(
-            f"{where}: unknown quantization {name!r}{did_you_mean(name, preset.quant_presets)}; "
-            f"known for {preset.title}: {', '.join(preset.quant_presets)}"
-        )
-    for part, value in parts.items():
-        entry = preset.quantized(part, value)
-        if entry.unsupported:
-            raise SpecError(
-                f"{where}: {preset.title} cannot do {name!r}: {part} {value}: {entry.unsupported}"
-            )
-    return parts

@@ -20,6 +20,7 @@ from pytest_autotune.engines.presets import (
 )
 from pytest_autotune.errors import SpecError
 from pytest_autotune.space.expressions import identifier
+from pytest_autotune.spec.quantization import declared_quantization
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import did_you_mean, shown
 
@@ -125,7 +126,8 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     if backend == "url":
         # It is up already, or somebody should know soon.
         values.setdefault("startup_timeout", _URL_SECONDS)
-    model = document.get("model", {}).get("id_or_path")
+    named = document.get("model", {})
+    model = named.get("id_or_path", named.get("name"))
     spec = ServerSpec(
         origin=origin, backend=backend, preset=preset, model=model,
         explicit="server" in document, **values,
@@ -231,9 +233,8 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
 
 
 def _parameter_names(document: Mapping[str, Any]) -> list[str]:
-    quantized = document.get("quant_config", {})
     return [
         *document.get("parameters", {}),
         *document.get("parallel_config", {}),
-        *(quantized if isinstance(quantized, Mapping) else ["quant_config"]),
+        *declared_quantization(document),
     ]

@@ -180,7 +180,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 def _text_hint(instance: object, kinds: Sequence[str]) -> str:
-    """Return how to write what is text and should be a number, or true or false."""
+    """Return a hint for text where a number, true or false is wanted, such as what to write."""
     if not isinstance(instance, str):
         return ""
     if "boolean" in kinds and instance.lower() in _WORDS:

@@ -1,8 +1,8 @@
 """YAML 1.2 by its core schema, as plain Python values that know their lines.
 
-ruamel.yaml scans the text; the values are built here. So ``on``, ``yes`` and ``2024-01-02`` are
-text, ``1e-3`` is a number and ``0o17`` is 15, a key may not appear twice, and no value is of a type
-that JSON does not have.
+ruamel.yaml scans the text; the values are built here. ``on``, ``yes`` and ``2024-01-02`` are text,
+``1e-3`` is a number and ``0o17`` is 15. A key may not appear twice. No value is of a type that JSON
+does not have.
 """
 
 from __future__ import annotations

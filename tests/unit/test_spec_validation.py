@@ -77,7 +77,7 @@ def refused_parameter(parameter: Any, *constraints: str) -> str:
         ): {"parallel_config": {"tpp": 1}},
         (
             "/quant_config/gem_dtype: unknown key 'gem_dtype' (did you mean 'gemm_dtype'?); "
-            "known: attention_dtype, gemm_dtype, kvcache_dtype, moe_dtype"
+            "known: attention_dtype, gemm_dtype, kvcache_dtype, moe_dtype, preset, presets"
         ): {"quant_config": {"gem_dtype": "fp8"}},
         "/benchmark/num_concurrency: 4 is not a list or a mapping": {
             "benchmark": {"num_concurrency": 4}
@@ -108,7 +108,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_all_known(
     assert message.startswith(
         f"task.json: /{key}: unknown key {key!r}{hint}; known: base_runtime, "
     )
-    assert message.endswith("slo, sources, task_name")
+    assert message.endswith("slo, sources, storage, task_name")
 
 
 @pytest.mark.parametrize(
