@@ -23,12 +23,13 @@ from pytest_autotune.errors import (
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach, attach_look
+from pytest_autotune.plugin.mistakes import not_run
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
-from pytest_autotune.study.summary import broken_bounds
+from pytest_autotune.study.lines import broken_bounds
 from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ class TrialJudge:
         report: pytest.TestReport,
         error: BaseException | None,
     ) -> None:
-        if isinstance(error, SLOViolation):
+        mistake = not_run(item, error)
+        if mistake:
+            report.outcome, report.longrepr = "failed", mistake
+            self._conclude(active, item, report, Ending.FAILED, reason=mistake)
+        elif isinstance(error, SLOViolation):
             self._conclude(active, item, report, Ending.CUT_SHORT, table=str(error))
         elif isinstance(error, TrialPruned) or _is_optunas_pruned(error):
             reason = str(error) or "given up early"

@@ -10,6 +10,7 @@ from pytest_autotune.load.level_table import level_table
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
+from pytest_autotune.study.repeated import Failures
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.values import parameters
@@ -38,6 +39,8 @@ def render(summary: Summary) -> Iterator[Line]:
     best = summary.best
     if best is not None:
         yield from _best(summary, best)
+    elif summary.repeated is not None:
+        yield from _repeated(summary, summary.repeated)
     elif summary.failed:
         yield Line("best", "none: no trial was feasible", "bad")
         tightest = summary.tightest()
@@ -46,11 +49,42 @@ def render(summary: Summary) -> Iterator[Line]:
     elif summary.finished:
         yield Line("best", "none yet")
     yield Line("trials", summary.counts())
+    if summary.repeated is None:
+        yield from _failures(summary)
     yield Line("stopped", summary.why_stopped())
     for notice in summary.notices:
         yield Line("note", notice, "note")
     for index, command in enumerate(summary.commands()):
         yield Line("again" if index == 0 else "", command)
+
+
+def _repeated(summary: Summary, found: Failures) -> Iterator[Line]:
+    yield Line("best", "none: every trial failed in the same way", "bad")
+    yield Line("cause", found.reason, "bad")
+    yield from _server(summary, found.trials[0])
+
+
+def _failures(summary: Summary) -> Iterator[Line]:
+    """Yield a line for each way in which trials failed."""
+    groups = summary.failures
+    for index, group in enumerate(groups[:_FEW]):
+        numbers = [str(record.number) for record in group.trials[:_FEW]]
+        more = f" and {len(group.trials) - _FEW} more" if len(group.trials) > _FEW else ""
+        several = "s" * (len(group.trials) > 1)
+        where = f"trial{several} {', '.join(numbers)}{more}"
+        yield Line("" if index else "failures", f"{len(group.trials)} × {group.reason} ({where})")
+    if len(groups) > _FEW:
+        rest = sum(len(group.trials) for group in groups[_FEW:])
+        yield Line("", f"{rest} × other failures")
+
+
+def _server(summary: Summary, record: TrialRecord) -> Iterator[Line]:
+    if summary.plan.spec.server is not None:
+        from pytest_autotune.serving.command import server_command
+
+        command = server_command(summary.plan.spec, record.params)
+        if command:
+            yield Line("server", command)
 
 
 def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
@@ -68,12 +102,7 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     else:
         for index, line in enumerate(others):
             yield Line("metrics" if index == 0 else "", line)
-    if summary.plan.spec.server is not None:
-        from pytest_autotune.serving.command import server_command
-
-        command = server_command(summary.plan.spec, best.params)
-        if command:
-            yield Line("server", command)
+    yield from _server(summary, best)
     if best.dropped:
         levels = ", ".join(best.dropped)
         yield Line("dropped", f"levels that break the SLO: {levels}", "note")

@@ -10,6 +10,7 @@ from typing import Final
 
 from pytest_autotune.scoring.levels import Level, failed_requests, max_compliant
 from pytest_autotune.scoring.metrics import (
+    NOTHING,
     ONE_PIECE,
     Metrics,
     aggregate,
@@ -27,6 +28,7 @@ from pytest_autotune.scoring.slo import (
     penalized,
     worst,
 )
+from pytest_autotune.text.suggest import did_you_mean
 
 #: The objective of a study with ``slo.levels: max``.
 MAX_LEVEL: Final = Objective(
@@ -256,5 +258,8 @@ def _missing(
     if unusable:
         values = ", ".join(f"{name} = {metrics[name]}" for name in unusable)
         return f"the objective {objective.name!r} needs a finite {wanted}, but {values}"
-    reported = ", ".join(sorted(n for n, v in metrics.items() if math.isfinite(v))) or "nothing"
-    return f"the objective {objective.name!r} needs {wanted}, but the trial reported: {reported}"
+    names = sorted(name for name, value in metrics.items() if math.isfinite(value))
+    hint = next(filter(None, (did_you_mean(name, names) for name in objective.metrics)), "")
+    reported = ", ".join(names) or NOTHING
+    needs = f"the objective {objective.name!r} needs {wanted}"
+    return f"{needs}, but the trial reported: {reported}{hint}"

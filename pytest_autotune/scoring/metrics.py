@@ -118,6 +118,8 @@ _STREAMED: Final = frozenset({"ttft", "tpot", "itl"})
 _TOGETHER: Final = 50e-6
 _TYPICAL: Final = ("mean", "p50", "p75")
 ONE_PIECE: Final = "the stream arrived in one piece"
+#: What a trial reported whose tests never call ``trial.report``.
+NOTHING: Final = "nothing; no test called trial.report with a metric"
 
 
 def in_one_piece(metrics: Metrics) -> bool:

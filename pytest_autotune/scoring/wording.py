@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
-from pytest_autotune.scoring.metrics import ONE_PIECE, Metrics
+from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, Metrics
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.suggest import did_you_mean
 from pytest_autotune.text.tables import table
 
 _VERDICTS: Final[Mapping[Severity, str]] = {
@@ -109,7 +110,10 @@ def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
 
     names = sorted(sorted(metrics), key=distance)
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"{label} was not reported; reported: {', '.join(names[:_FEW]) or 'nothing'}{more}"
+    if not names:
+        return f"{label} was not reported; reported: {NOTHING}"
+    hint = did_you_mean(result.bound.metrics[0], names)
+    return f"{label} was not reported{hint}; reported: {', '.join(names[:_FEW])}{more}"
 
 
 def _percent(share: float) -> str:

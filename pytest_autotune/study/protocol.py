@@ -18,6 +18,7 @@ class Stop(str, enum.Enum):
     """The reason why no further trial is started."""
 
     BUDGET = "budget"
+    SAME_FAILURE = "same failure"
     EXHAUSTED = "exhausted"
     PATIENCE = "patience"
     TIMEOUT = "timeout"

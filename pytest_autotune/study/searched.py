@@ -39,6 +39,7 @@ from pytest_autotune.study.documents import (
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
+from pytest_autotune.study.repeated import repeated_failure
 from pytest_autotune.system.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ class SearchedStudy(Study):
         self._note_done(current)
         if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
             return Stop.DONE_BEFORE
+        if repeated_failure(current) is not None:
+            # One that still runs may do better.
+            return self._wait_or(Stop.SAME_FAILURE, current)
         stop = self._should_stop(current)
         if stop is not None:
             return stop

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from pytest_autotune.scoring.judgement import Outcome
-from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import BoundResult
-from pytest_autotune.scoring.wording import limits, penalized_by, unjudged
+from pytest_autotune.scoring.wording import limits, unjudged
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
+from pytest_autotune.study.repeated import LIMIT, Failures, failures, repeated_failure
 from pytest_autotune.text.durations import duration
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters
@@ -57,10 +57,21 @@ class Summary:
         """The best feasible trial so far."""
         return incumbent(self.trials)
 
+    @cached_property
+    def repeated(self) -> Failures | None:
+        """The failure in which every trial ended, where that stopped the study."""
+        return repeated_failure(self.trials)
+
+    @cached_property
+    def failures(self) -> Sequence[Failures]:
+        """Trials without a result by what went wrong, the most frequent first."""
+        return failures(self.trials)
+
     @property
     def ended(self) -> bool:
         """True if the search is over, rather than interrupted or run on a selection."""
-        return self.stop is not None or len(self.finished) >= self.capacity
+        reasons = (self.stop, self.repeated)
+        return any(reasons) or len(self.finished) >= self.capacity
 
     @property
     def failed(self) -> bool:
@@ -98,6 +109,11 @@ class Summary:
     def why_stopped(self) -> str:
         """Return why no further trial was started, as a phrase."""
         plan = self.plan
+        if self.repeated is not None:
+            return (
+                f"the first {LIMIT} trials failed in the same way; they do not count, and the next "
+                "run repeats them"
+            )
         match self.stop:
             case Stop.EXHAUSTED:
                 return "every valid combination has been tried"
@@ -184,44 +200,3 @@ class Summary:
                 "value": best.value,
             },
         }
-
-
-def trial_line(record: TrialRecord) -> str:
-    """Return the live line of a finished trial: number, parameters, score."""
-    what = {
-        Outcome.FEASIBLE: f"{record.metric} {quantity(record.metric, record.value)}",
-        Outcome.INFEASIBLE: broken_bounds(record),
-        Outcome.FAILED: f"failed: {_first_line(record.reason)}",
-        Outcome.PRUNED: f"pruned: {_first_line(record.reason)}",
-    }.get(record.outcome, record.outcome.value)
-    if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
-        what += f" ({penalized_by(record.penalty, record.bounds)})"
-    if record.dropped:
-        what += f" (levels {', '.join(record.dropped)} dropped)"
-    return f"trial {record.number} [{parameters(record.params)}] {what}"
-
-
-def broken_bounds(record: TrialRecord) -> str:
-    """Return ``infeasible: …`` with the bound that was broken by most.
-
-    Requests that failed come first where they explain it.
-    """
-    broken = [result for result in record.bounds if result.infeasible]
-    if not broken:
-        return "infeasible"
-    result = max(broken, key=lambda result: result.ratio)
-    failed = failed_requests(record.levels, mostly=not _counts_failures(result))
-    if result.actual is None:
-        what = unjudged(result, None if failed else record.metrics)
-    else:
-        actual = quantity(result.bound.metrics[0], result.actual)
-        what = f"{result.bound.label} {actual}, limit {limits(result.bound)}"
-    return f"infeasible: {failed}; {what}" if failed else f"infeasible: {what}"
-
-
-def _counts_failures(result: BoundResult) -> bool:
-    return result.bound.metrics[0] in {"error_rate", "success_rate", "goodput_ratio"}
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -175,8 +175,14 @@ def test_a_failed_check_ends_the_trial_before_its_expensive_test(study: Run) -> 
     ("body", "reason"),
     [
         ("raise ValueError('no such kernel')", "ValueError: no such kernel"),
-        ("pass", "needs cost or mean_cost, but the trial reported: nothing"),
-        ("trial.report({'cots': 1})", "needs cost or mean_cost, but the trial reported: cots"),
+        (
+            "pass",
+            "needs cost or mean_cost, but the trial reported: nothing; no test called trial.report",
+        ),
+        (
+            "trial.report({'cots': 1})",
+            "needs cost or mean_cost, but the trial reported: cots (did you mean 'cots'?)",
+        ),
         ("trial.report({'cost': float('nan')})", "needs a finite cost or mean_cost, but cost"),
         ("trial.report({'cost': 'fast'})", "metric 'cost' is 'fast', which is not a number"),
     ],
@@ -184,7 +190,24 @@ def test_a_failed_check_ends_the_trial_before_its_expensive_test(study: Run) -> 
 def test_a_trial_without_a_result_fails_and_says_why(study: Run, body: str, reason: str) -> None:
     result = study(f"def test_it(trial):\n    {body}\n", "-v")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"*trial 0 *failed: *{reason}*", "trials * 0 feasible, 4 failed"])
+    result.stdout.fnmatch_lines(
+        [
+            f"*trial 0 *failed: *{reason}*",
+            "best * none: every trial failed in the same way",
+            f"cause * {reason}*",
+            "trials * 3 of 4: 0 feasible, 3 failed",
+            "stopped * the first 3 trials failed in the same way; *",
+        ]
+    )
+
+
+def test_an_async_test_is_named_as_the_cause(study: Run) -> None:
+    result = study("async def test_it(trial):\n    trial.report({'cost': 1})\n")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        ["cause * test_it is an async function, which pytest runs only with a plugin such as *"]
+    )
 
 
 def test_a_broken_fixture_fails_the_trial(study: Run) -> None:
@@ -217,7 +240,8 @@ def test_a_metric_that_an_slo_names_must_be_reported(study: Run) -> None:
     result.stdout.fnmatch_lines(
         [
             "*infeasible: ttft mean was not reported; reported: cost",
-            "tightest ttft mean*no trial reported mean_ttft",
+            "cause * ttft mean was not reported; reported: cost",
+            "trials * 3 of 4: 0 feasible, 3 infeasible",
         ]
     )
 

@@ -26,9 +26,10 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Severity
 from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.study.lines import broken_bounds, trial_line
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.standing import Best, Standings, standing
-from pytest_autotune.study.summary import Summary, broken_bounds, trial_line
+from pytest_autotune.study.summary import Summary
 
 SPEC = make_spec(
     parameters={"a": [1, 2, 3, 4, 5, 6]}, optimization={"objective": "minimize:ttft", "seed": 4}
@@ -270,7 +271,7 @@ def test_what_was_no_number_is_told_from_what_was_not_reported() -> None:
     assert broken_bounds(endless) == "infeasible: p99_ttft was infinite"
     missing = infeasible(0, error_rate=0.0, p99_tftt=0.1, **{f"x{n}": 1.0 for n in range(9)})
     assert broken_bounds(missing) == (
-        "infeasible: p99_ttft was not reported; reported: "
+        "infeasible: p99_ttft was not reported (did you mean 'p99_tftt'?); reported: "
         "p99_tftt, error_rate, x0, x1, x2, x3 and 5 more"
     )
     assert "BROKEN: not reported" in slo_table(missing.bounds)

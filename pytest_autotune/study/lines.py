@@ -1,0 +1,53 @@
+"""The end of a trial in one line of text."""
+
+from __future__ import annotations
+
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.levels import failed_requests
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import BoundResult
+from pytest_autotune.scoring.wording import limits, penalized_by, unjudged
+from pytest_autotune.text.numbers import quantity
+from pytest_autotune.text.values import parameters
+
+
+def trial_line(record: TrialRecord) -> str:
+    """Return the live line of a finished trial: number, parameters, score."""
+    what = {
+        Outcome.FEASIBLE: f"{record.metric} {quantity(record.metric, record.value)}",
+        Outcome.INFEASIBLE: broken_bounds(record),
+        Outcome.FAILED: f"failed: {first_line(record.reason)}",
+        Outcome.PRUNED: f"pruned: {first_line(record.reason)}",
+    }.get(record.outcome, record.outcome.value)
+    if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
+        what += f" ({penalized_by(record.penalty, record.bounds)})"
+    if record.dropped:
+        what += f" (levels {', '.join(record.dropped)} dropped)"
+    return f"trial {record.number} [{parameters(record.params)}] {what}"
+
+
+def broken_bounds(record: TrialRecord) -> str:
+    """Return ``infeasible: …`` with the bound that was broken by most.
+
+    Requests that failed come first where they explain it.
+    """
+    broken = [result for result in record.bounds if result.infeasible]
+    if not broken:
+        return "infeasible"
+    result = max(broken, key=lambda result: result.ratio)
+    failed = failed_requests(record.levels, mostly=not _counts_failures(result))
+    if result.actual is None:
+        what = unjudged(result, None if failed else record.metrics)
+    else:
+        actual = quantity(result.bound.metrics[0], result.actual)
+        what = f"{result.bound.label} {actual}, limit {limits(result.bound)}"
+    return f"infeasible: {failed}; {what}" if failed else f"infeasible: {what}"
+
+
+def _counts_failures(result: BoundResult) -> bool:
+    return result.bound.metrics[0] in {"error_rate", "success_rate", "goodput_ratio"}
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a reason, or that there is none."""
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"
