@@ -47,18 +47,26 @@ def tolerated(results: Sequence[BoundResult]) -> list[str]:
 
     Such as ``ttft p99 250 ms, limit ≤ 200 ms, fails above 300 ms``.
     """
-    return [
-        f"{_label(result)} {quantity(result.bound.metrics[0], result.actual)}, "
-        f"limit {limits(result.bound)}"
-        for result in results
-        if failing_point(result.bound) and result.severity in {Severity.MINOR, Severity.SEVERE}
-    ]
+    return [f"{_missed(result)}, limit {limits(result.bound)}" for result in _tolerated(results)]
 
 
 def penalized_by(penalty: float, results: Sequence[BoundResult]) -> str:
     """Return the factor of a penalty, and the hard bounds that were missed without failing."""
-    missed = "; ".join(tolerated(results))
-    return f"penalized ×{number(1 + penalty)}" + (f": {missed}" if missed else "")
+    missed = [
+        f"{_missed(result)} {'>' if result.bound.upper else '<'} "
+        f"{quantity(result.bound.metrics[0], result.bound.threshold)}"
+        for result in _tolerated(results)
+    ]
+    return f"penalized ×{number(1 + penalty)}" + (f": {', '.join(missed)}" if missed else "")
+
+
+def _tolerated(results: Sequence[BoundResult]) -> list[BoundResult]:
+    missed = {Severity.MINOR, Severity.SEVERE}
+    return [r for r in results if failing_point(r.bound) and r.severity in missed]
+
+
+def _missed(result: BoundResult) -> str:
+    return f"{_label(result)} {quantity(result.bound.metrics[0], result.actual)}"
 
 
 def slo_table(results: Sequence[BoundResult]) -> str:
