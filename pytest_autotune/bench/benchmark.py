@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ LAUNCH_SECONDS: Final = 0.15
 class GpuBenchmark:
     """Times a callable on the GPU, or the CPU where that is what it runs on. Call it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made by the fixture
         self,
         objective: Objective,
         slo: SLO,
@@ -36,8 +36,13 @@ class GpuBenchmark:
         watch: Watch | None = None,
         *,
         brief: bool = False,
+        disturbed: Callable[[Iterable[str]], object] = tuple,
     ) -> None:
-        """Prepare a benchmark; a ``brief`` one is one of many launches that are compared."""
+        """Prepare a benchmark; a ``brief`` one is one of many launches that are compared.
+
+        ``disturbed`` is told what disturbed it, whatever is done with the result.
+        """
+        self._disturbed = disturbed
         self._objective = objective
         self._records = records
         self._watch = watch
@@ -72,6 +77,7 @@ class GpuBenchmark:
             options["max_time"] = min(options.get("max_time", math.inf), LAUNCH_SECONDS)
         found = measure(function, *arguments, **options)
         found = replace(found, compile_time=found.compile_time + compilation.take())
+        self._disturbed(found.disturbances)
         print(found)  # noqa: T201 - pytest captures it with the test's output
         # A measurement that was disturbed twice may have lost for that, and is reported.
         if found.ending == "race" and found.reliable:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,8 @@ _LEAST_SECONDS: Final = 0.09
 class Snapshot:
     """Seconds since some moment: of the clock, and of all processors together.
 
-    ``own`` is the time of this process and its children. ``stolen`` is the time that the host of
+    ``own`` is the time of this process, its children and whatever else takes part, NaN where that
+    is unknown. ``stolen`` is the time that the host of
     a virtual machine gave to others.
     """
 
@@ -38,8 +40,11 @@ class Snapshot:
     processors: int
 
 
-def snapshot() -> Snapshot | None:
-    """Return the processors' use of their time so far, None where the system does not tell."""
+def snapshot(served: float | None = 0.0) -> Snapshot | None:
+    """Return the processors' use of their time so far, None where the system does not tell.
+
+    ``served`` is the time of processes that count as this one's own, None where it is unknown.
+    """
     try:
         total, *rest = _STAT.read_text().splitlines()
         tick = os.sysconf("SC_CLK_TCK")
@@ -49,7 +54,7 @@ def snapshot() -> Snapshot | None:
     return Snapshot(
         wall=time.perf_counter(),
         busy=(user + nice + system + irq + softirq) / tick,
-        own=cpu_seconds(os.getpid()),
+        own=cpu_seconds(os.getpid()) + (math.nan if served is None else served),
         stolen=stolen / tick,
         processors=sum(line.startswith("cpu") for line in rest),
     )
@@ -58,26 +63,37 @@ def snapshot() -> Snapshot | None:
 class MachineWatch:
     """Compares the processors' time before and after a ``with`` block.
 
-    With ``shared``, other work is expected, such as other workers, and is only noted.
+    With ``shared``, other work is expected, such as other workers, and is only noted. ``served``
+    returns the time of processes that take part and do not descend from this one, such as those
+    of a container; None where it is unknown, so that nobody's work can be told from theirs.
+    ``role`` says what this machine does where that is not all: ``, which sends the load``.
     """
 
     energy: Final = None
     #: Others get their turn of a processor, no more: calls take twice as long, not ten times.
     severe: Final = False
 
-    def __init__(self, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        shared: bool = False,
+        served: Callable[[], float | None] = lambda: 0.0,
+        role: str = "",
+    ) -> None:
         self._shared = shared
+        self._served = served
+        self._role = role
         self._before: Snapshot | None = None
         self._after: Snapshot | None = None
 
     def __enter__(self) -> MachineWatch:  # noqa: PYI034 - Python 3.10 has no Self
         """Begin."""
-        self._before = snapshot()
+        self._before = snapshot(self._served())
         return self
 
     def __exit__(self, *_: object) -> None:
         """End."""
-        self._after = snapshot()
+        self._after = snapshot(self._served())
 
     @property
     def disturbances(self) -> tuple[str, ...]:
@@ -100,12 +116,15 @@ class MachineWatch:
             return ()
         wall = after.wall - before.wall
         busy = (after.busy - before.busy) / wall
+        # Of others nothing is known where it is not known what is ours: no comparison holds.
         others = busy - (after.own - before.own) / wall
         stolen = (after.stolen - before.stolen) / wall
         processors = after.processors
         found = []
         if others >= _MUCH and processors - busy <= _LITTLE_IDLE:
-            found.append(f"other processes used {others:.1f} of the machine's {processors} CPUs")
+            found.append(f"other processes used {others:.1f} of {processors} CPUs{self._role}")
         if stolen >= _STOLEN * processors and stolen * wall >= _LEAST_STOLEN:
-            found.append(f"the host of this machine withheld {stolen:.2f} of {processors} CPUs")
+            found.append(
+                f"the host of this machine withheld {stolen:.2f} of {processors} CPUs{self._role}"
+            )
         return tuple(found)

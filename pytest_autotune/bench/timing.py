@@ -134,7 +134,11 @@ class Timing(Mapping[str, Any]):
 
     @cached_property
     def _report(self) -> Mapping[str, Any]:
-        return {**self.metrics, "notes": list(self.notes)}
+        return {
+            **self.metrics,
+            "notes": list(self.notes),
+            "disturbances": list(self.disturbances),
+        }
 
     def __str__(self) -> str:
         """Show it in a line, and the notes below."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from pytest_autotune.bench.machine import MachineWatch
 from pytest_autotune.bench.measure import Watch, Watched
+from pytest_autotune.bench.watches import Watches
 from pytest_autotune.load.adapters import run_installed
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
@@ -14,8 +16,9 @@ from pytest_autotune.load.levels import searched
 from pytest_autotune.load.limits import further_percentiles, goodput_limits, limits
 from pytest_autotune.load.results import LevelResult
 from pytest_autotune.load.statistics import LevelRun, error_classes, level_metrics
-from pytest_autotune.load.target import Target
+from pytest_autotune.load.target import Target, placed
 from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.metrics import ONE_PIECE, in_one_piece
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Compliance, check
 from pytest_autotune.spec.benchmark import MEASURED, BenchmarkSpec
@@ -37,12 +40,18 @@ class LevelMeter:
     """Measures levels of load on a server and holds each against the SLO."""
 
     def __init__(
-        self, slo: SLO, objective: Objective | None, mask: Callable[[str], str], watch: Watch | None
+        self,
+        slo: SLO,
+        objective: Objective | None,
+        mask: Callable[[str], str],
+        watch: Watch | None,
+        processors: Callable[..., MachineWatch] | None,
     ) -> None:
         self._slo = slo
         self._percentiles = further_percentiles(slo, objective)
         self._mask = mask
         self._watch = watch
+        self._processors = processors
         self._generator = Generator()
 
     def close(self) -> None:
@@ -78,7 +87,11 @@ class LevelMeter:
         if not disturbances:
             return replace(result, warnings=(*result.warnings, _MEASURED_AGAIN))
         why = f"unreliable, measured twice: {'; '.join(disturbances)}"
-        return replace(result, warnings=(*result.warnings, why), reliable=False)
+        return replace(
+            result,
+            warnings=(*result.warnings, why),
+            disturbances=(*disturbances, *result.disturbances),
+        )
 
     def check(self, metrics: Mapping[str, float], level: Level) -> Compliance:
         """Hold a level against the bounds whose metrics a load test can measure.
@@ -96,10 +109,13 @@ class LevelMeter:
     def _watched(
         self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
     ) -> tuple[LevelResult, tuple[str, ...]]:
-        """Measure a level, and return what disturbed the devices meanwhile."""
-        if self._watch is None:
-            return self._measured(spec, job, target, level, scenario), ()
-        with self._watch() as seen:
+        """Measure a level, and return what disturbed devices and processors meanwhile."""
+        watches = [] if self._watch is None else [self._watch()]
+        if self._processors is not None:
+            known = placed(target)
+            role = "" if known.is_here else ", which sends the load"
+            watches.append(self._processors(served=known.served_seconds, role=role))
+        with Watches(watches) as seen:
             result = self._measured(spec, job, target, level, scenario)
         metrics = {**result.metrics, **_device_metrics(seen, result.metrics)}
         warnings = (*result.warnings, *seen.remarks)
@@ -115,7 +131,13 @@ class LevelMeter:
             metrics = run_installed(spec.generator, job, scenario, target.check_alive, self._mask)
             rates = {name: rate for name, rate in metrics.items() if name.endswith("throughput")}
             metrics |= {f"{name}_per_gpu": rate / target.gpus for name, rate in rates.items()}
-            return LevelResult(level=level, metrics=metrics, compliance=self.check(metrics, level))
+            return LevelResult(
+                level=level,
+                metrics=metrics,
+                compliance=self.check(metrics, level),
+                warnings=tuple(_whole(metrics)),
+                disturbances=_hidden(metrics),
+            )
         run = self._generator.run(job, target.check_alive)
         # If the server died while the last requests failed, its death is the reason to report.
         target.check_alive()
@@ -132,6 +154,7 @@ class LevelMeter:
             ended_early=self._mask(run.ended_early),
             invalid=_invalid(level, run),
             warnings=tuple(_warnings(run, metrics, scenario)),
+            disturbances=_hidden(metrics),
             errors={
                 error: (count, self._mask(example))
                 for error, (count, example) in error_classes(run.requests).items()
@@ -166,6 +189,20 @@ def _warnings(run: LevelRun, metrics: Mapping[str, float], scenario: Scenario) -
     answered = metrics.get("mean_output_tokens", 0.0)
     if answered and answered < (1 - _TOKENS_OFF) * scenario.output.mean:
         yield f"answers have {answered:.4g} tokens, not {scenario.output.mean:g}"
+
+    yield from _whole(metrics)
+
+
+def _hidden(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    return (ONE_PIECE,) if in_one_piece(metrics) else ()
+
+
+def _whole(metrics: Mapping[str, float]) -> Iterator[str]:
+    if in_one_piece(metrics):
+        yield (
+            f"{ONE_PIECE}: TTFT is the time of the whole answer, and TPOT says nothing; look for a "
+            "proxy that buffers, or a server without TCP_NODELAY"
+        )
 
 
 def _device_metrics(seen: Watched, metrics: Mapping[str, float]) -> dict[str, float]:

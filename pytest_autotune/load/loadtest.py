@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from typing import Any
 
+from pytest_autotune.bench.machine import MachineWatch
 from pytest_autotune.bench.measure import Watch
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.job import Job
@@ -30,6 +31,7 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
+from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.spec.validation import validate
 from pytest_autotune.system.variables import expand_host_variables
 from pytest_autotune.text.numbers import quantity
@@ -50,11 +52,15 @@ class LoadTest:
         stream: str = "",
         mask: Callable[[str], str] = str,
         watch: Watch | None = None,
+        processors: Callable[..., MachineWatch] | None = None,
+        disturbed: Callable[[Iterable[str]], object] = tuple,
     ) -> None:
         """Prepare a test.
 
         Tests with different values of ``stream`` send different prompts. ``records`` are the
-        study's trials so far; ``watch`` observes the devices that the server runs on.
+        study's trials so far; ``watch`` observes the devices that the server runs on, and what
+        ``processors`` makes the machine's other work. ``disturbed`` is told what disturbed it,
+        whatever is done with the result.
         """
         self._raw = raw
         self._benchmark = benchmark
@@ -63,7 +69,8 @@ class LoadTest:
         self._records = records
         self._stream = stream
         self._calls = 0
-        self._meter = LevelMeter(slo, objective, mask, watch)
+        self._disturbed = disturbed
+        self._meter = LevelMeter(slo, objective, mask, watch, processors)
 
     def __call__(self, server: Target | str, *, race: bool = True, **changes: Any) -> LoadResult:
         """Run the levels on ``server``, which may be just an address, and return the result.
@@ -90,7 +97,7 @@ class LoadTest:
         job = self._job(spec, target)
         search = searched(spec)
         if search is not None:
-            return search_levels(spec, search, partial(self._meter.measure, spec, job, target))
+            return search_levels(spec, search, partial(self._measure, spec, job, target))
         return self._all(spec, job, target, race=race)
 
     def _all(self, spec: BenchmarkSpec, job: Job, target: Target, *, race: bool) -> LoadResult:
@@ -101,7 +108,7 @@ class LoadTest:
         levels: list[LevelResult] = []
         for level, scenario in order:
             asked = None if standing is None else standing.race(level, fixed=scenario.fixed)
-            result = self._meter.measure(spec, replace(job, race=asked), target, level, scenario)
+            result = self._measure(spec, replace(job, race=asked), target, level, scenario)
             levels.append(result)
             print(progress(result))  # noqa: T201 - pytest captures it with the test's output
             if result.invalid or not result.reliable:
@@ -118,6 +125,13 @@ class LoadTest:
                     raise pruned
         levels = lightest_first(levels, declared)
         return LoadResult(levels, [*notes, *saturation(levels)])
+
+    def _measure(
+        self, spec: BenchmarkSpec, job: Job, target: Target, level: Level, scenario: Scenario
+    ) -> LevelResult:
+        result = self._meter.measure(spec, job, target, level, scenario)
+        self._disturbed(result.disturbances)
+        return result
 
     def _order(self, declared: Declared) -> tuple[Declared, list[str]]:
         """Return the levels in the order to run them in, and notes on that order."""

@@ -25,9 +25,9 @@ class LevelResult:
 
     ``metrics`` are flat, times in seconds. ``ended_early`` is the reason why it was cut short,
     ``invalid`` the reason why its figures are not the server's. ``errors`` maps each class of
-    error to its count and an example. ``requests`` are in order of their schedule. It is not
-    ``reliable`` if it was disturbed twice, and ``lost`` if it was cut short because its trial
-    cannot win.
+    error to its count and an example. ``requests`` are in order of their schedule.
+    ``disturbances`` are reasons not to believe it. It is ``lost`` if it was cut short because its
+    trial cannot win.
     """
 
     level: Level
@@ -38,8 +38,13 @@ class LevelResult:
     warnings: tuple[str, ...] = ()
     errors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     requests: Sequence[RequestRecord] = field(default=(), repr=False)
-    reliable: bool = True
+    disturbances: tuple[str, ...] = ()
     lost: bool = False
+
+    @property
+    def reliable(self) -> bool:
+        """Return whether nothing is known to have disturbed it."""
+        return not self.disturbances
 
     @property
     def concurrency(self) -> int | None:
@@ -70,7 +75,7 @@ class LoadResult(Mapping[str, Any]):
 
     ``levels`` are lightest first. ``metrics`` are their aggregates under the usual names
     (``mean_ttft``, ``p99_e2e_latency``, ``max_output_throughput``, ``…_per_gpu``). ``notes`` are
-    sentences on how it was measured.
+    sentences on how it was measured, ``disturbances`` reasons not to believe it.
     """
 
     def __init__(
@@ -85,6 +90,9 @@ class LoadResult(Mapping[str, Any]):
             **aggregate([level.metrics for level in levels]),
             **(extra or {}),
         }
+        self.disturbances = tuple(
+            dict.fromkeys(text for level in levels for text in level.disturbances)
+        )
         self._report = {
             **(extra or {}),
             "levels": [
@@ -97,6 +105,7 @@ class LoadResult(Mapping[str, Any]):
                 for level in levels
             ],
             "notes": list(self.notes),
+            "disturbances": list(self.disturbances),
         }
 
     def __getitem__(self, key: str) -> Any:

@@ -8,7 +8,9 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
+
+from pytest_autotune.system.listeners import is_local, listener_seconds
 
 _TIMEOUT: Final = 10.0
 
@@ -32,6 +34,26 @@ class Target(Protocol):
         """Raise an error if the server has ended."""
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A server whose place, and whose use of this machine's processors, is known."""
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether it runs on this machine."""
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time here of processes of it that are no children of ours.
+
+        None where that is unknown.
+        """
+
+
+def placed(target: Target) -> Placed:
+    """Return ``target``, or what its address tells."""
+    return target if isinstance(target, Placed) else Address(target.base_url)
+
+
 @dataclass(frozen=True)
 class Address:
     """A server of which only the address is known."""
@@ -39,6 +61,15 @@ class Address:
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 1
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether the address is one of this machine's."""
+        return is_local(self.base_url)
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time of whoever listens there, None where that is unknown."""
+        return listener_seconds(self.base_url)
 
     def check_alive(self) -> None:
         """Do nothing, as this cannot be known of an address."""

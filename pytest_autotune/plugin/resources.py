@@ -144,10 +144,15 @@ class Resources:
 
         watch = self._watch(active.grant, contained=False)
         if watch is None:
-            watch = partial(MachineWatch, shared=self._context.workers > 1)
+            watch = partial(MachineWatch, shared=self._shared)
         question = active.study.plan.question
         return GpuBenchmark(
-            question.objective, question.slo, active.rivals, watch, brief=self._brief
+            question.objective,
+            question.slo,
+            active.rivals,
+            watch,
+            brief=self._brief,
+            disturbed=active.trial.disturbed,
         )
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:
@@ -162,6 +167,11 @@ class Resources:
         return lambda: Telemetry(
             devices, lambda process: not contained or process.pid in guests, self._root
         )
+
+    @property
+    def _shared(self) -> bool:
+        """Whether other workers of this run use the processors, too."""
+        return self._context.workers > 1
 
     @property
     def _root(self) -> int:
@@ -197,6 +207,7 @@ class Resources:
 
     def load_test(self, active: ActiveTrial) -> LoadTest:
         """Return a load test of the trial's spec."""
+        from pytest_autotune.bench.machine import MachineWatch
         from pytest_autotune.load.loadtest import LoadTest
 
         plan, trial = active.study.plan, active.trial
@@ -216,6 +227,9 @@ class Resources:
             stream=_stream(plan, trial, reused=reused),
             mask=self._masker,
             watch=self._watch(active.grant, contained=contained),
+            # Of many launches each is a sample: none is worth repeating.
+            processors=None if self._brief else partial(MachineWatch, shared=self._shared),
+            disturbed=trial.disturbed,
         )
 
 

@@ -12,11 +12,14 @@ from pytest_autotune.text.suggest import nearest
 
 #: Columns that tell the load levels of a trial apart.
 LEVEL: Final = ("concurrency", "request_rate", "scenario")
-#: Columns that say how a trial ended; ``n_samples`` is how many measurements a row sums up.
-ENDING: Final = ("valid", "error", "duration", "n_samples")
+#: Columns that say how a trial ended; ``n_samples`` is how many measurements a row sums up,
+#: ``disturbed`` what disturbed them, and ``request_failure`` why requests of a level failed.
+ENDING: Final = ("valid", "error", "duration", "n_samples", "disturbed", "request_failure")
+#: Between several disturbances in one cell.
+SEPARATOR: Final = "; "
 _METRIC: Final = "metric_"
 #: What a report means by these names is no metric.
-_NO_METRICS: Final = frozenset({"invalid", "levels", "notes"})
+_NO_METRICS: Final = frozenset({"invalid", "levels", "notes", "disturbances"})
 
 
 def level_column(name: str, parameters: Collection[str]) -> str:
@@ -25,7 +28,7 @@ def level_column(name: str, parameters: Collection[str]) -> str:
 
 
 def ending_column(name: str, parameters: Collection[str]) -> str:
-    """Return the column of ``valid``, ``error``, ``duration`` or ``n_samples``."""
+    """Return the column of one of :data:`ENDING`."""
     return _making_way(name, "trial_", parameters)
 
 

@@ -15,6 +15,7 @@ from pytest_autotune.replay.cells import write_cell
 from pytest_autotune.replay.columns import (
     ENDING,
     LEVEL,
+    SEPARATOR,
     ending_column,
     level_column,
     metric_column,
@@ -76,11 +77,13 @@ def table(records: Sequence[TrialRecord], plan: Plan) -> str:
     names = plan.spec.space.names
     present = {name for row in rows for name in row}
     levels = [name for name in (level_column(key, names) for key in LEVEL) if name in present]
-    endings = [ending_column(key, names) for key in ENDING if key != "n_samples"]
+    known = [ending_column(key, names) for key in ENDING]
+    always = {ending_column(key, names) for key in ("valid", "error", "duration")}
+    endings = [name for name in known if name in always or name in present]
     metrics = [
         name
         for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in {*names, *levels, *endings}
+        if name not in {*names, *levels, *known}
     ]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(
@@ -95,7 +98,11 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
     names = plan.spec.space.names
     failed = record.outcome is Outcome.FAILED
     common = {name: write_cell(value) for name, value in record.params.items()}
-    endings: dict[str, Any] = {"valid": 0 if failed else 1, "error": record.reason}
+    endings: dict[str, Any] = {
+        "valid": 0 if failed else 1,
+        "error": record.reason,
+        "disturbed": SEPARATOR.join(record.measurement.disturbances),
+    }
     if record.duration is not None:
         endings["duration"] = record.duration
     common |= {
@@ -113,6 +120,11 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
                 level_column(key, names): write_cell(value)
                 for key, value in level.document().items()
             },
+            **(
+                {ending_column("request_failure", names): write_cell(level.failure)}
+                if level.failure
+                else {}
+            ),
             **_metrics(level.metrics, names),
         }
     own = record.measurement.metrics

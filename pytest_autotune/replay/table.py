@@ -20,7 +20,7 @@ import numpy as np
 
 from pytest_autotune.errors import RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
-from pytest_autotune.replay.columns import Columns
+from pytest_autotune.replay.columns import SEPARATOR, Columns
 from pytest_autotune.replay.content import Content, is_numeric, some
 from pytest_autotune.scoring.judgement import Ending, Measurement
 from pytest_autotune.scoring.levels import Level
@@ -137,15 +137,24 @@ class Recording:
             reason = f"recorded as failed: {error or 'no reason given'}"
             return Measurement(ending=Ending.FAILED, reason=reason, duration=duration)
         levels, metrics = [], {}
+        disturbances: dict[str, None] = {}
         for cells in found:
             level = _level(cells, columns)
             measured = _metrics(cells, columns)
+            said = read_text(_cell(cells, columns.endings, "disturbed"))
+            disturbances |= dict.fromkeys(filter(None, said.split(SEPARATOR)))
             if level is None:
                 metrics = measured
             else:
-                levels.append(replace(level, metrics=measured))
+                failure = read_text(_cell(cells, columns.endings, "request_failure"))
+                levels.append(replace(level, metrics=measured, failure=failure))
         levels.sort(key=lambda level: (level.load, level.scenario or ""))
-        return Measurement(metrics=metrics, levels=tuple(levels), duration=duration)
+        return Measurement(
+            metrics=metrics,
+            levels=tuple(levels),
+            disturbances=tuple(disturbances),
+            duration=duration,
+        )
 
     @cached_property
     def _cells(self) -> Sequence[Sequence[str]]:

@@ -11,6 +11,7 @@ from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
 from pytest_autotune.study.repeated import Failures
+from pytest_autotune.study.reliability import disturbed_count
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.values import parameters
@@ -36,7 +37,10 @@ def render(summary: Summary) -> Iterator[Line]:
         yield Line(
             "replayed", f"from {source.description}: nothing was run or measured here", "note"
         )
-    best = summary.best
+    best, disturbed = summary.best, disturbed_count(summary.finished)
+    if disturbed and best is None:
+        # Before it is said that nothing was good enough.
+        yield Line("caution", disturbed, "bad")
     if best is not None:
         yield from _best(summary, best)
     elif summary.repeated is not None:
@@ -51,6 +55,8 @@ def render(summary: Summary) -> Iterator[Line]:
     yield Line("trials", summary.counts())
     if summary.repeated is None:
         yield from _failures(summary)
+    if disturbed and best is not None:
+        yield Line("caution", disturbed, "note")
     yield Line("stopped", summary.why_stopped())
     for notice in summary.notices:
         yield Line("note", notice, "note")

@@ -66,7 +66,8 @@ class Measurement:
     """The metrics of a trial and the end of its tests: a fact, whatever the question.
 
     ``metrics`` were reported for the whole trial, under flat names; ``levels`` are its load
-    levels, lightest first. ``notes`` are sentences on how it was measured, ``reason`` says why
+    levels, lightest first. ``notes`` are sentences on how it was measured, ``disturbances`` reasons
+    not to believe it (other processes, a hot GPU), ``reason`` says why
     it failed or was pruned. ``estimate`` is what is known of the objective of a trial that was
     pruned, with the user's sign. ``duration`` is in seconds.
     """
@@ -75,6 +76,7 @@ class Measurement:
     metrics: Metrics = field(default_factory=dict)
     levels: tuple[Level, ...] = ()
     notes: tuple[str, ...] = ()
+    disturbances: tuple[str, ...] = ()
     reason: str = ""
     estimate: float | None = None
     duration: float | None = None

@@ -27,17 +27,20 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
+from pytest_autotune.gpu.needs import is_remote
 from pytest_autotune.serving.launch import Launch, container_gpus
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
 from pytest_autotune.system.locks import FileCoordinator
+from pytest_autotune.system.processes import named, own_seconds
 from pytest_autotune.text.values import slug
 
 _LABEL: Final = "org.pytest-autotune"
 _LOOPBACK: Final = "127.0.0.1"
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside the container; published on loopback only
 _CLIENT_TIMEOUT: Final = 60
+_ENGINE: Final = frozenset({"docker-proxy", "dockerd", "containerd"})
 _START_HINT: Final = "is the engine running, and may this user talk to it?"
 
 
@@ -159,6 +162,7 @@ class DockerServer:
         self._gone = threading.Event()
         self._stopped = False
         self._grace = launch.spec.stop_timeout
+        self._remote = is_remote(launch.spec)
         self._container: Container | None = None
         self._reservation: PortReservation | None = None
         self._threads: list[threading.Thread] = []
@@ -208,6 +212,24 @@ class DockerServer:
         for thread in self._threads:
             thread.join(0.5)
         return self._exit
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether the engine is on this machine."""
+        return not self._remote
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time of the container's processes, and of the engine's own."""
+        if self._remote:
+            return 0.0
+        try:
+            assert self._container is not None
+            stats = self._client.api.stats(self._container.id, stream=False, one_shot=True)
+            container = float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+        except (APIError, OSError, KeyError, TypeError):
+            return None
+        # They forward the load, and copy the log.
+        return container + sum(map(own_seconds, named(_ENGINE)))
 
     def stop(self) -> None:
         """Stop and remove the container, in whatever state it is."""

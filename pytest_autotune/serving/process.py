@@ -148,6 +148,15 @@ class ProcessServer:
             self._pump.join(0.5)
         return self._exit
 
+    @property
+    def is_here(self) -> bool:
+        """Return True: it is a child of ours."""
+        return True
+
+    def served_seconds(self) -> float | None:
+        """Return 0, as all of it descends from this process."""
+        return 0.0
+
     def stop(self) -> None:
         """Terminate the group, kill it after the grace time."""
         if self._stopped:

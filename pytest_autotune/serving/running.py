@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_autotune.serving.launch import Launch
+from pytest_autotune.system.listeners import is_local, listener_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,16 @@ class RunningServer(Protocol):
     def exited(self) -> Exit | None:
         """Return the server's end, None while it runs. It is cheap, and soon up to date."""
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether it runs on this machine."""
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time here of those of its processes that are no children of ours.
+
+        None where that is unknown.
+        """
+
     def stop(self) -> None:
         """End it with all its children, and release its resources. May be called twice."""
 
@@ -59,6 +70,15 @@ class UrlServer:
     def exited(self) -> Exit | None:
         """Return None, as only a request shows whether it runs."""
         return None
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether its address is one of this machine's."""
+        return is_local(self.base_url)
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time of whoever listens there, None where that is unknown."""
+        return listener_seconds(self.base_url)
 
     def stop(self) -> None:
         """Leave it running."""

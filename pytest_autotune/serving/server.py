@@ -102,6 +102,15 @@ class InferenceServer:
         """Return the server's end, None while it runs."""
         return self._backend.exited()
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether it runs on this machine."""
+        return self._backend.is_here
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time here of processes of it that are no children of ours."""
+        return self._backend.served_seconds()
+
     def check_alive(self) -> None:
         """Raise :class:`ServerDied` or :class:`ServerOutOfMemory` if it has ended."""
         self._check(ServerDied)

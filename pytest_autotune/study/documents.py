@@ -92,6 +92,7 @@ def measurement_document(measurement: Measurement) -> dict[str, Any]:
         },
         "level_failures": failures if any(failures) else [],
         "notes": list(measurement.notes),
+        "disturbances": list(measurement.disturbances),
         "reason": measurement.reason,
         "estimate": measurement.estimate,
         "duration": measurement.duration,
@@ -120,6 +121,7 @@ def read_measurement(document: Mapping[str, Any]) -> Measurement:
             for at, level in enumerate(levels)
         ),
         notes=tuple(document.get("notes", ())),
+        disturbances=tuple(document.get("disturbances", ())),
         reason=document.get("reason", ""),
         estimate=document.get("estimate"),
         duration=document.get("duration"),

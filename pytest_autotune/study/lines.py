@@ -7,6 +7,7 @@ from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.scoring.wording import limits, penalized_by, unjudged
+from pytest_autotune.study.reliability import disturbed_line
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters
 
@@ -23,6 +24,9 @@ def trial_line(record: TrialRecord) -> str:
         what += f" ({penalized_by(record.penalty, record.bounds)})"
     if record.dropped:
         what += f" (levels {', '.join(record.dropped)} dropped)"
+    disturbed = disturbed_line(record)
+    if disturbed:
+        what += f" ({disturbed})"
     return f"trial {record.number} [{parameters(record.params)}] {what}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
@@ -16,6 +16,8 @@ from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.plan import Plan
 
+#: What a report has besides metrics.
+_NO_METRICS: Final = frozenset({"levels", "notes", "disturbances"})
 #: What a reported level has besides metrics.
 _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid", "failure"})
 
@@ -31,6 +33,7 @@ class Trial:
         self._metrics: dict[str, float] = {}
         self._levels: dict[tuple[str | int | float | None, ...], Level] = {}
         self._notes: list[str] = []
+        self._disturbances: list[str] = []
 
     def __repr__(self) -> str:
         """Show number and parameters, as they appear in a failing test's locals."""
@@ -87,9 +90,9 @@ class Trial:
 
         Accepts flat names (``{"p99_e2e_latency": 0.2}``) or statistics per metric
         (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
-        mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), and ``notes`` a
-        list of sentences for the summary. May be called more than once: later values replace
-        earlier ones of the same name.
+        mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), ``notes`` a list of
+        sentences for the summary, and ``disturbances`` one of reasons not to believe it. May be
+        called more than once: later values replace earlier ones of the same name.
 
         Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
         nobody reported fails at the end of the trial. Raises
@@ -97,8 +100,9 @@ class Trial:
         not the server's.
         """
         self._reports += 1
-        own = {name: value for name, value in metrics.items() if name not in {"levels", "notes"}}
+        own = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
         self._notes += metrics.get("notes", ())
+        self.disturbed(metrics.get("disturbances", ()))
         for entry in metrics.get("levels", ()):
             rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
             self._add_level(
@@ -118,6 +122,7 @@ class Trial:
             {**level.metrics, **level.document(), "failure": level.failure}
             for level in measurement.levels
         ]
+        self.disturbed(measurement.disturbances)
         self.report({**measurement.metrics, **({"levels": levels} if levels else {})})
 
     def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
@@ -133,6 +138,10 @@ class Trial:
     def note(self, text: str) -> None:
         """Add a sentence on how this trial was measured, for the summary."""
         self._notes.append(text)
+
+    def disturbed(self, reasons: Iterable[str]) -> None:
+        """Add reasons not to believe what was measured; each counts once."""
+        self._disturbances += (text for text in reasons if text not in self._disturbances)
 
     def prune(self, reason: str = "", estimate: float | None = None) -> NoReturn:
         """Give the trial up: it cannot win, or more load would tell nothing.
@@ -153,6 +162,7 @@ class Trial:
             metrics=dict(self._metrics),
             levels=self.levels,
             notes=self.notes,
+            disturbances=tuple(self._disturbances),
             reason=reason,
             estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
             duration=round(time.time() - self._record.owner.started, 6),

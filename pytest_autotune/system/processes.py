@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -34,12 +34,28 @@ def family(pid: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process and its descendants, ended ones included."""
-    ours = family(pid)
+def cpu_seconds(*pids: int) -> float:
+    """Return the processor time of processes and their descendants, ended ones included."""
+    ours = frozenset[int]().union(*map(family, pids))
     tick = os.sysconf("SC_CLK_TCK")
     # Of user and system, its own and that of children it has waited for.
     return sum(sum(map(int, fields[11:15])) for child, fields in _stats() if child in ours) / tick
+
+
+def own_seconds(pid: int) -> float:
+    """Return the processor time of a process alone, 0 if it is gone."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def named(names: Collection[str]) -> Iterator[int]:
+    """Yield the processes whose program has one of ``names``."""
+    for path in _PROC.glob("[0-9]*/comm"):
+        with suppress(OSError):
+            if path.read_text().strip() in names:
+                yield int(path.parent.name)
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

@@ -65,7 +65,7 @@ def test_a_quiet_machine_disturbs_nothing(computer: Machine) -> None:
 def test_others_that_take_the_last_processor_disturb(computer: Machine) -> None:
     with MachineWatch() as watch:
         computer.goes_on(2.0, own=2.0, others=1.8)
-    assert watch.disturbances == ("other processes used 0.9 of the machine's 2 CPUs",)
+    assert watch.disturbances == ("other processes used 0.9 of 2 CPUs",)
 
 
 def test_others_are_welcome_where_processors_are_idle(computer: Machine) -> None:
@@ -86,7 +86,7 @@ def test_others_that_were_invited_are_noted_only(computer: Machine) -> None:
     with MachineWatch(shared=True) as watch:
         computer.goes_on(1.0, own=1.0, others=1.0)
     assert watch.disturbances == ()
-    assert watch.remarks == ("other processes used 1.0 of the machine's 2 CPUs",)
+    assert watch.remarks == ("other processes used 1.0 of 2 CPUs",)
 
 
 def test_time_that_the_host_withholds_is_seen(computer: Machine) -> None:
