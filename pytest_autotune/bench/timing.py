@@ -134,11 +134,8 @@ class Timing(Mapping[str, Any]):
 
     @cached_property
     def _report(self) -> Mapping[str, Any]:
-        return {
-            **self.metrics,
-            "notes": list(self.notes),
-            "disturbances": list(self.disturbances),
-        }
+        disturbances = {"disturbances": list(self.disturbances)} if self.disturbances else {}
+        return {**self.metrics, "notes": list(self.notes), **disturbances}
 
     def __str__(self) -> str:
         """Show it in a line, and the notes below."""

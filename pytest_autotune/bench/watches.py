@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
 
 from pytest_autotune.bench.measure import Watched
 
@@ -21,9 +22,14 @@ class Watches:
         self._seen = [self._stack.enter_context(watch) for watch in self._watches]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
         """End all of them."""
-        self._stack.close()
+        return self._stack.__exit__(kind, error, traceback)
 
     @property
     def disturbances(self) -> tuple[str, ...]:

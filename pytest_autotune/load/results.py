@@ -105,8 +105,9 @@ class LoadResult(Mapping[str, Any]):
                 for level in levels
             ],
             "notes": list(self.notes),
-            "disturbances": list(self.disturbances),
         }
+        if self.disturbances:
+            self._report["disturbances"] = list(self.disturbances)
 
     def __getitem__(self, key: str) -> Any:
         """Return a part of the report."""

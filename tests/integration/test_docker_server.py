@@ -81,6 +81,7 @@ def test_seen(trial, inference_server):
     container = client.containers.get(inference_server.description.split()[1])
     print("ports:", json.dumps(container.ports))
     print("labels:", json.dumps(container.labels))
+    print("place:", inference_server.is_here, inference_server.served_seconds() > 0.01)
     client.close()
 """
     )
@@ -112,6 +113,8 @@ def test_seen(trial, inference_server):
     rest = ["--enable-it", "--several", "a", "b; touch /tmp/shell"]
     # The environment's template uses ttft, so it is no flag.
     assert seen == [[*common, *rest], [*common, *rest]]
+    # Its processes are no children of ours, but are not somebody else's.
+    assert text.count("\nplace: True True\n") == 2
     ports = [json.loads(line) for line in re.findall(r"^ports: (.*)$", text, re.MULTILINE)]
     assert {p["8000/tcp"][0]["HostIp"] for p in ports} == {"127.0.0.1"}
     labels = [json.loads(line) for line in re.findall(r"^labels: (.*)$", text, re.MULTILINE)]

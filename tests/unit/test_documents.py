@@ -31,6 +31,7 @@ def stored(measurement: Measurement) -> Measurement:
     metrics=NUMBERS,
     levels=st.lists(st.tuples(NUMBERS, st.text(max_size=3)), max_size=3),
     notes=st.lists(st.text(), max_size=2),
+    disturbances=st.lists(st.text(), max_size=2),
     reason=st.text(),
     estimate=st.none() | st.floats(),
     duration=st.none() | st.floats(0, 1e6),
@@ -40,6 +41,7 @@ def test_a_measurement_reads_back_exactly(  # noqa: PLR0913, PLR0917 - all its p
     metrics: dict[str, float],
     levels: list[tuple[dict[str, float], str]],
     notes: list[str],
+    disturbances: list[str],
     reason: str,
     estimate: float | None,
     duration: float | None,
@@ -52,6 +54,7 @@ def test_a_measurement_reads_back_exactly(  # noqa: PLR0913, PLR0917 - all its p
             for at, (found, failure) in enumerate(levels)
         ),
         notes=tuple(notes),
+        disturbances=tuple(disturbances),
         reason=reason,
         estimate=estimate if estimate is None or math.isfinite(estimate) else None,
         duration=duration,

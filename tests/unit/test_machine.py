@@ -82,6 +82,32 @@ def test_a_kernel_on_all_processors_is_not_its_own_disturbance(computer: Machine
     assert watch.disturbances == ()
 
 
+def test_a_server_that_is_no_child_is_not_somebody_else(computer: Machine) -> None:
+    seconds = iter([7.0, 8.8])
+    with MachineWatch(served=lambda: next(seconds)) as watch:
+        computer.goes_on(1.0, own=0.2, others=1.8)
+    assert watch.disturbances == ()
+    seconds = iter([7.0, 7.2])
+    with MachineWatch(served=lambda: next(seconds)) as watch:
+        computer.goes_on(1.0, own=0.2, others=1.7)
+    assert watch.disturbances == ("other processes used 1.5 of 2 CPUs",)
+
+
+def test_where_a_server_is_not_found_nobody_can_be_told_from_it(computer: Machine) -> None:
+    with MachineWatch(served=lambda: None) as watch:
+        computer.goes_on(1.0, own=0.2, others=1.8)
+    assert watch.disturbances == ()
+    with MachineWatch(served=lambda: None) as watch:
+        computer.goes_on(1.0, own=0.2, others=1.4, stolen=0.4)
+    assert watch.disturbances == ("the host of this machine withheld 0.40 of 2 CPUs",)
+
+
+def test_of_a_server_elsewhere_it_is_said_whose_processors_they_are(computer: Machine) -> None:
+    with MachineWatch(role=", which sends the load") as watch:
+        computer.goes_on(1.0, own=0.2, others=1.7)
+    assert watch.disturbances == ("other processes used 1.7 of 2 CPUs, which sends the load",)
+
+
 def test_others_that_were_invited_are_noted_only(computer: Machine) -> None:
     with MachineWatch(shared=True) as watch:
         computer.goes_on(1.0, own=1.0, others=1.0)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from pytest_autotune.system.processes import cpu_seconds, family
+from pytest_autotune.system.processes import cpu_seconds, family, named, own_seconds
 
 #: Starts a child of its own, tells its number, and waits until its input ends.
 _PARENT = """
@@ -50,3 +50,17 @@ def test_what_children_use_counts_while_they_run_and_after() -> None:
         assert cpu_seconds(os.getpid()) - before >= 0.25
         child.communicate("\n")
     assert cpu_seconds(os.getpid()) - before >= 0.25
+
+
+def test_processes_are_found_by_name_and_use_time_of_their_own() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        try:
+            assert sleeper.pid in set(named({"sleep", "no-such-program"}))
+            assert own_seconds(sleeper.pid) < 0.5
+            # What two families share counts once.
+            both = cpu_seconds(os.getpid(), sleeper.pid)
+            assert both <= cpu_seconds(os.getpid()) + 0.01
+        finally:
+            sleeper.kill()
+    assert own_seconds(sleeper.pid) == 0
+    assert 0 < own_seconds(os.getpid()) <= cpu_seconds(os.getpid()) + 0.01
