@@ -25,12 +25,10 @@ from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach, attach_look
 from pytest_autotune.plugin.mistakes import not_run
 from pytest_autotune.plugin.run import TrialRunner
+from pytest_autotune.report.failure import infeasible_report
 from pytest_autotune.scoring.judgement import Ending, Outcome
-from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
-from pytest_autotune.study.lines import broken_bounds
-from pytest_autotune.study.reliability import disturbed_line
 from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
@@ -151,14 +149,8 @@ class TrialJudge:
         record, study = active.ended(ending, reason=reason, estimate=estimate), active.study
         if record.outcome is Outcome.INFEASIBLE:
             # Before it is stored, as the report says so even if the storage fails.
-            text = f"trial {record.number} is {broken_bounds(record)}\n"
-            text += table or slo_table(record.bounds)
-            disturbed = disturbed_line(record)
-            if disturbed:
-                text += f"\n{disturbed}"
             command = self._runner.resources.server_command(active)
-            if command and failed_requests(record.levels):
-                text += f"\nserver command: {command}"
+            text = infeasible_report(record, table, command)
             if study.plan.xfail:
                 _mark(report, Outcome.INFEASIBLE, text)
             else:
@@ -178,9 +170,9 @@ class TrialJudge:
             attach_look(report, record)
             return
         item.user_properties.append(("autotune_outcome", record.outcome.value))
-        if record.measurement.disturbances:
-            reasons = "; ".join(record.measurement.disturbances)
-            item.user_properties.append(("autotune_disturbed", reasons))
+        item.user_properties += (
+            ("autotune_disturbed", reason) for reason in record.measurement.disturbances
+        )
         if record.value is not None:
             item.user_properties.append((f"autotune_{record.metric}", record.value))
         if self._config.get_verbosity() > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 from pytest_autotune.system.processes import cpu_seconds, family, named, own_seconds
 
@@ -55,7 +56,10 @@ def test_what_children_use_counts_while_they_run_and_after() -> None:
 def test_processes_are_found_by_name_and_use_time_of_their_own() -> None:
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         try:
-            assert sleeper.pid in set(named({"sleep", "no-such-program"}))
+            deadline = time.monotonic() + 10
+            while sleeper.pid not in set(named({"sleep", "no-such-program"})):
+                assert time.monotonic() < deadline, "it has no name of its own"
+                time.sleep(0.01)
             assert own_seconds(sleeper.pid) < 0.5
             # What two families share counts once.
             both = cpu_seconds(os.getpid(), sleeper.pid)

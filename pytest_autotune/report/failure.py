@@ -1,0 +1,23 @@
+"""The report of a trial that broke its SLO, as text."""
+
+from __future__ import annotations
+
+from pytest_autotune.scoring.levels import failed_requests
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.study.reliability import disturbed_line
+from pytest_autotune.study.lines import broken_bounds
+
+
+def infeasible_report(record: TrialRecord, table: str, command: str) -> str:
+    """Return the reason, the SLO ``table``, what disturbed the trial, and its server's command.
+
+    Without a ``table`` it is that of the record. The command is shown where requests failed.
+    """
+    lines = [f"trial {record.number} is {broken_bounds(record)}", table or slo_table(record.bounds)]
+    disturbed = disturbed_line(record)
+    if disturbed:
+        lines.append(disturbed)
+    if command and failed_requests(record.levels):
+        lines.append(f"server command: {command}")
+    return "\n".join(lines)
