@@ -147,7 +147,8 @@ def test_a_pasted_command_makes_the_same_container(engine: Engine) -> None:
         for part in ("Env", "Image", "User"):
             assert one["Config"][part] == other["Config"][part], part
         numbers = ("Memory", "MemorySwap", "NanoCpus", "ShmSize")
-        for part in (*numbers, "Binds", "Init", "IpcMode", "NetworkMode"):
+        assert sorted(one["HostConfig"]["Binds"]) == sorted(other["HostConfig"]["Binds"])
+        for part in (*numbers, "Init", "IpcMode", "NetworkMode"):
             assert one["HostConfig"][part] == other["HostConfig"][part], part
         bound = other["HostConfig"]["PortBindings"]
         assert bound == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}
