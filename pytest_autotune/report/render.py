@@ -10,8 +10,8 @@ from pytest_autotune.load.level_table import level_table
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
-from pytest_autotune.study.repeated import Failures
 from pytest_autotune.study.reliability import disturbed_count
+from pytest_autotune.study.repeated import Failures
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.values import parameters
@@ -37,13 +37,29 @@ def render(summary: Summary) -> Iterator[Line]:
         yield Line(
             "replayed", f"from {source.description}: nothing was run or measured here", "note"
         )
+    yield from _result(summary)
+    yield Line("trials", summary.counts())
+    if summary.repeated is None:
+        yield from _failures(summary)
+    yield Line("stopped", summary.why_stopped())
+    for notice in summary.notices:
+        yield Line("note", notice, "note")
+    for index, command in enumerate(summary.commands()):
+        yield Line("again" if index == 0 else "", command)
+
+
+def _result(summary: Summary) -> Iterator[Line]:
+    """Yield the lines on the best trial, or on why there is none."""
     best, disturbed = summary.best, disturbed_count(summary.finished)
-    if disturbed and best is None:
-        # Before it is said that nothing was good enough.
-        yield Line("caution", disturbed, "bad")
     if best is not None:
         yield from _best(summary, best)
-    elif summary.repeated is not None:
+        if disturbed:
+            yield Line("caution", disturbed, "note")
+        return
+    if disturbed:
+        # Before it is said that nothing was good enough.
+        yield Line("caution", disturbed, "bad")
+    if summary.repeated is not None:
         yield from _repeated(summary, summary.repeated)
     elif summary.failed:
         yield Line("best", "none: no trial was feasible", "bad")
@@ -52,16 +68,6 @@ def render(summary: Summary) -> Iterator[Line]:
             yield Line("tightest", tightest, "bad")
     elif summary.finished:
         yield Line("best", "none yet")
-    yield Line("trials", summary.counts())
-    if summary.repeated is None:
-        yield from _failures(summary)
-    if disturbed and best is not None:
-        yield Line("caution", disturbed, "note")
-    yield Line("stopped", summary.why_stopped())
-    for notice in summary.notices:
-        yield Line("note", notice, "note")
-    for index, command in enumerate(summary.commands()):
-        yield Line("again" if index == 0 else "", command)
 
 
 def _repeated(summary: Summary, found: Failures) -> Iterator[Line]:
