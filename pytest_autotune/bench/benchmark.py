@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pytest_autotune.bench import compilation
+from pytest_autotune.bench.bar import MetricBar, metric_bar
 from pytest_autotune.bench.measure import Watch, measure
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.timing import Timing
 from pytest_autotune.errors import TrialPruned
-from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
-from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
-from pytest_autotune.scoring.slo import MAX_SCORE, SLO
+from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.text.numbers import quantity
 
 #: Statistics that are no less than the median: if the median is too slow, so are they.
@@ -37,16 +39,19 @@ class GpuBenchmark:
         *,
         brief: bool = False,
         disturbed: Callable[[Iterable[str]], object] = tuple,
+        reports: CaseReports | None = None,
     ) -> None:
         """Prepare a benchmark; a ``brief`` one is one of many launches that are compared.
 
-        ``disturbed`` is told what disturbed it, whatever is done with the result.
+        ``disturbed`` is told what disturbed it, whatever is done with the result. ``reports``
+        are those of the trial so far, by case.
         """
         self._disturbed = disturbed
         self._objective = objective
         self._records = records
         self._watch = watch
         self._brief = brief
+        self._reports = reports
         named = (*objective.metrics, *(name for b in slo.bounds for name in b.metrics))
         self._energy = _ENERGY in named
 
@@ -86,30 +91,34 @@ class GpuBenchmark:
             raise TrialPruned(self._lost(found, options["race"]), estimate)
         return found
 
+    def _bar(self) -> MetricBar | None:
+        reports = self._reports
+        case, cases = ("", ()) if reports is None else (reports.present.name, reports.cases)
+        return metric_bar(self._records(), self._objective, case, cases)
+
     def _limit(self, options: Mapping[str, Any]) -> float | None:
         """Return the time per call that has certainly lost, None if there is nothing to beat."""
-        best = incumbent(effective(self._records()))
-        if best is None or best.metric is None or best.score is None or best.score >= MAX_SCORE:
-            return None
-        # Penalties included, as a better trial has to beat those, too.
-        value = self._objective.score(best.score)
-        if value <= 0:
+        bar = self._bar()
+        if bar is None:
             return None
         if not self._objective.maximize:
             metric = options.get("metric", "e2e_latency")
             known = {f"{statistic}_{metric}" for statistic in ("mean", *_NOT_BELOW_MEDIAN)}
-            return value * (1 + RACE_MARGIN) if best.metric in known else None
-        work = _work(best.metric, options)
-        return None if work is None else work / value * (1 + RACE_MARGIN)
+            return bar.value if bar.metric in known else None
+        work = _work(bar.metric, options)
+        return None if work is None else work / bar.value
 
     def _estimate(self, median: float, options: Mapping[str, Any]) -> float | None:
-        """Return the objective of a call that takes the median of a race that was lost."""
+        """Return the objective of a call that takes the median of a race that was lost.
+
+        None where it is one case of several, as the others are not known.
+        """
+        bar = self._bar()
+        if bar is None or not bar.whole:
+            return None
         if not self._objective.maximize:
             return median
-        best = incumbent(effective(self._records()))
-        if best is None or best.metric is None:
-            return None
-        work = _work(best.metric, options)
+        work = _work(bar.metric, options)
         return None if work is None else work / median
 
     def _lost(self, found: Timing, race: Race) -> str:

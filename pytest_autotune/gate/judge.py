@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +124,7 @@ class Judge:
         self, case: Case, metrics: Sequence[GatedMetric], rev: str, known: dict[str, Any]
     ) -> GateOutcome:
         old, plan, entry = self._old_revision(rev), case.plan, case.entry
-        notes = [*self.harness.notes, *old.notes]
+        notes = [*self.harness.notes, *old.notes, *_on_cases(case)]
         known |= {"against": old.title, "notes": notes}
         theirs = (old.entries or {}).get(plan.label)
         params: Mapping[str, Any] = entry.parameters
@@ -144,8 +144,11 @@ class Judge:
         if plan.spec.server is not None and plan.spec.server.backend == "url":
             notes.append("both revisions were measured on the same server, as its URL is given")
         log = self.state / "logs"
+        before = self.harness.launcher(params, log / "gate-old.log", old.tree)
+        # Figures only compare if their cases combine in the same way.
+        before = replace(before, rule={"cases": plan.spec.optimization.cases})
         sides: dict[Side, Launcher] = {
-            "old": self.harness.launcher(params, log / "gate-old.log", old.tree),
+            "old": before,
             "new": self.harness.launcher(entry.parameters, log / "gate-new.log"),
         }
         launch = _Launches(sides, case.nodeids, metrics, self.deadline, notes)
@@ -169,7 +172,7 @@ class Judge:
         self, case: Case, metrics: Sequence[GatedMetric], known: dict[str, Any]
     ) -> GateOutcome:
         plan, entry = case.plan, case.entry
-        notes = [*self.harness.notes]
+        notes = [*self.harness.notes, *_on_cases(case)]
         known |= {"against": f"what was locked on {entry.locked}", "notes": notes}
         obstacle = _obstacle(plan, entry, metrics)
         if obstacle:
@@ -250,6 +253,15 @@ class _Launches:
             for side, labels in self.missed.items()
             for label in dict.fromkeys(labels)
         )
+
+
+def _on_cases(case: Case) -> list[str]:
+    """Return a note on how the compared figures are made of several cases."""
+    rule = case.plan.spec.optimization.cases
+    cases = None if case.record is None else case.record.judgement.cases
+    if rule is None or cases is None:
+        return []
+    return [f"each figure is the {rule} of {len(cases.values)} cases: {', '.join(cases.values)}"]
 
 
 def _read_revision(

@@ -72,7 +72,7 @@ class ActiveTrial:
     ) -> TrialRecord:
         """Return the trial, ended so and judged by everything that it reported."""
         measurement = self.trial.measurement(ending, reason=reason, estimate=estimate)
-        question = self.study.plan.question
+        question = self.study.question(replace(self.record, measurement=measurement))
         if ending is Ending.CUT_SHORT and self._is_complete:
             complete = replace(measurement, ending=Ending.COMPLETE)
             if judge(complete, question).outcome is Outcome.INFEASIBLE:

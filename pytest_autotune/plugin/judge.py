@@ -129,6 +129,10 @@ class TrialJudge:
                     report.longrepr += f"\nserver command: {command}"
             elif command:
                 report.sections.append(("inference server command", command))
+            if isinstance(error, MissingMetricError) and not self._has_died(active):
+                # It only has no answer to this question, and may have one to another.
+                self._conclude(active, item, report, Ending.COMPLETE)
+                return
             reason = self._reason(active, error)
             self._conclude(active, item, report, Ending.FAILED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:
@@ -192,6 +196,11 @@ class TrialJudge:
         if server is not None and ended is not None:
             reason = f"server died ({server.description}: {ended}); {reason}"
         return self._masker(reason)
+
+    def _has_died(self, active: ActiveTrial) -> bool:
+        """Return whether the trial's server has ended, which explains what else went wrong."""
+        server = self._server_of(active)
+        return server is not None and server.exited() is not None
 
     def _add_server_log(self, active: ActiveTrial, report: pytest.TestReport) -> None:
         """Add the end of the server's log to the report of a failure."""

@@ -153,6 +153,7 @@ class Resources:
             watch,
             brief=self._brief,
             disturbed=active.trial.disturbed,
+            reports=active.trial.cases,
         )
 
     def _watch(self, grant: Grant, *, contained: bool) -> Watch | None:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_autotune.errors import UserError
 from pytest_autotune.plugin.announce import announce
+from pytest_autotune.plugin.cases import CaseHooks
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import Reporter, register_controller
@@ -78,6 +79,7 @@ class Tuning:
         config.pluginmanager.register(collector, "autotune-collector")
         config.pluginmanager.register(runner, "autotune-runner")
         config.pluginmanager.register(judge, "autotune-judge")
+        config.pluginmanager.register(CaseHooks(runner), "autotune-cases")
         return cls(findings=findings, masker=masker, collector=collector, runner=runner)
 
 

@@ -12,6 +12,8 @@ from pytest_autotune.text.suggest import nearest
 
 #: Columns that tell the load levels of a trial apart.
 LEVEL: Final = ("concurrency", "request_rate", "scenario")
+#: The column that tells the cases of a trial apart, such as shapes.
+CASE: Final = "case"
 #: Columns that say how a trial ended; ``n_samples`` is how many measurements a row sums up,
 #: ``disturbed`` what disturbed them, and ``request_failure`` why requests of a level failed.
 ENDING: Final = ("valid", "error", "duration", "n_samples", "disturbed", "request_failure")
@@ -27,6 +29,11 @@ def level_column(name: str, parameters: Collection[str]) -> str:
     return _making_way(name, "level_", parameters)
 
 
+def case_column(parameters: Collection[str]) -> str:
+    """Return the column of the case, which makes way for a parameter's."""
+    return _making_way(CASE, "trial_", parameters)
+
+
 def ending_column(name: str, parameters: Collection[str]) -> str:
     """Return the column of one of :data:`ENDING`."""
     return _making_way(name, "trial_", parameters)
@@ -35,7 +42,8 @@ def ending_column(name: str, parameters: Collection[str]) -> str:
 def metric_column(name: str, parameters: Collection[str]) -> str:
     """Return the column of a metric, which makes way for all others."""
     taken = {
-        *(*parameters, *LEVEL, *ENDING),
+        *(*parameters, *LEVEL, CASE, *ENDING),
+        case_column(parameters),
         *(level_column(key, parameters) for key in LEVEL),
         *(ending_column(key, parameters) for key in ENDING),
     }
@@ -56,12 +64,14 @@ class Columns:
     """The columns of a file, by position; all others are ignored.
 
     ``parameters`` are in the space's order; ``levels``, ``endings`` and ``metrics`` by name.
+    ``case`` is None where trials have no cases.
     """
 
     parameters: Sequence[int]
     levels: Mapping[str, int]
     endings: Mapping[str, int]
     metrics: Mapping[str, int]
+    case: int | None = None
 
     @classmethod
     def of(
@@ -75,7 +85,8 @@ class Columns:
         own = [_parameter_column(name, header, parameters) for name in parameters]
         levels = {name: level_column(name, own) for name in LEVEL}
         endings = {name: ending_column(name, own) for name in ENDING}
-        others = {*own, *levels.values(), *endings.values(), *_NO_METRICS}
+        case = case_column(own)
+        others = {*own, *levels.values(), case, *endings.values(), *_NO_METRICS}
         return cls(
             parameters=[places[name] for name in own],
             levels={key: places[name] for key, name in levels.items() if name in places},
@@ -85,6 +96,7 @@ class Columns:
                 for name, at in places.items()
                 if name not in others and name in numeric
             },
+            case=places.get(case),
         )
 
 

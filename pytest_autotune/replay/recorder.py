@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from pytest_autotune.replay.columns import (
     ENDING,
     LEVEL,
     SEPARATOR,
+    case_column,
     ending_column,
     level_column,
     metric_column,
 )
-from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.cases import Case
+from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.system.files import replace_file
@@ -69,14 +72,16 @@ def record(summary: Summary, target: GivenFile) -> str:
 
 
 def table(records: Sequence[TrialRecord], plan: Plan) -> str:
-    """Return finished trials as CSV: a row each, or one for each load level.
+    """Return finished trials as CSV: a row each, or one for each case and load level.
 
-    What a trial reported beside its levels has a row of its own, whose level is empty.
+    What a trial reported beside its levels has a row of its own, whose level is empty. A metric
+    that is missing in a case is NaN there.
     """
     rows = [row for record in records for row in _rows(record, plan)]
     names = plan.spec.space.names
     present = {name for row in rows for name in row}
-    levels = [name for name in (level_column(key, names) for key in LEVEL) if name in present]
+    placing = (case_column(names), *(level_column(key, names) for key in LEVEL))
+    levels = [name for name in placing if name in present]
     known = [ending_column(key, names) for key in ENDING]
     always = {ending_column(key, names) for key in ("valid", "error", "duration")}
     endings = [name for name in known if name in always or name in present]
@@ -96,11 +101,12 @@ def table(records: Sequence[TrialRecord], plan: Plan) -> str:
 
 def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
     names = plan.spec.space.names
-    failed = record.outcome is Outcome.FAILED
+    # One that only lacks an answer to this question may have one to another.
+    failed = record.measurement.ending is Ending.FAILED
     common = {name: write_cell(value) for name, value in record.params.items()}
     endings: dict[str, Any] = {
         "valid": 0 if failed else 1,
-        "error": record.reason,
+        "error": record.measurement.reason,
         "disturbed": SEPARATOR.join(record.measurement.disturbances),
     }
     if record.duration is not None:
@@ -113,7 +119,18 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
     if failed:
         yield common
         return
-    for level in record.levels:
+    found = record.measurement
+    if found.metrics or found.levels or not found.cases:
+        yield from _reported(found.outside, common, names)
+    for case in found.cases:
+        named = {case_column(names): write_cell(case.name)}
+        yield from _reported(case, {**common, **named}, names)
+
+
+def _reported(
+    case: Case, common: Mapping[str, str], names: Sequence[str]
+) -> Iterator[Mapping[str, str]]:
+    for level in case.levels:
         yield {
             **common,
             **{
@@ -127,8 +144,8 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
             ),
             **_metrics(level.metrics, names),
         }
-    own = record.measurement.metrics
-    if own or not record.levels:
+    own = {**case.metrics, **dict.fromkeys(case.missing, math.nan)}
+    if own or not case.levels:
         yield {**common, **_metrics(own, names)}
 
 

@@ -22,8 +22,9 @@ from pytest_autotune.errors import RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import SEPARATOR, Columns
 from pytest_autotune.replay.content import Content, is_numeric, some
+from pytest_autotune.scoring.cases import Case
 from pytest_autotune.scoring.judgement import Ending, Measurement
-from pytest_autotune.scoring.levels import Level
+from pytest_autotune.scoring.levels import Level, sorted_levels
 from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.space.expressions import identifier
 from pytest_autotune.space.listing import Listing
@@ -43,7 +44,7 @@ class _Table:
 
 
 class Recording:
-    """A file of recorded results, one row per trial or per load level of one.
+    """A file of recorded results, one row per trial, or per case or load level of one.
 
     ``digest`` stands for its content. ``shown`` is the file as the user would write it.
     """
@@ -136,22 +137,17 @@ class Recording:
             error = read_text(_cell(failed[0], columns.endings, "error"))
             reason = f"recorded as failed: {error or 'no reason given'}"
             return Measurement(ending=Ending.FAILED, reason=reason, duration=duration)
-        levels, metrics = [], {}
+        cases: dict[str, list[Sequence[str]]] = {"": []}
         disturbances: dict[str, None] = {}
         for cells in found:
-            level = _level(cells, columns)
-            measured = _metrics(cells, columns)
+            cases.setdefault(_case(cells, columns), []).append(cells)
             said = read_text(_cell(cells, columns.endings, "disturbed"))
             disturbances |= dict.fromkeys(filter(None, said.split(SEPARATOR)))
-            if level is None:
-                metrics = measured
-            else:
-                failure = read_text(_cell(cells, columns.endings, "request_failure"))
-                levels.append(replace(level, metrics=measured, failure=failure))
-        levels.sort(key=lambda level: (level.load, level.scenario or ""))
+        outside, *others = (_reported(name, rows, columns) for name, rows in cases.items())
         return Measurement(
-            metrics=metrics,
-            levels=tuple(levels),
+            metrics=outside.metrics,
+            levels=outside.levels,
+            cases=tuple(others),
             disturbances=tuple(disturbances),
             duration=duration,
         )
@@ -218,7 +214,8 @@ class Recording:
         seen: dict[Any, int] = {}
         for row in rows:
             level = _level(self._rows[row], columns)
-            first = seen.setdefault(None if level is None else level.identity, row)
+            place = None if level is None else level.identity
+            first = seen.setdefault((_case(self._rows[row], columns), place), row)
             if first != row:
                 self._fail(self._twice(first, row, columns))
 
@@ -311,6 +308,25 @@ def _level(cells: Sequence[str], columns: Columns) -> Level | None:
         scenario=scenario or None,
         metrics={},
     )
+
+
+def _case(cells: Sequence[str], columns: Columns) -> str:
+    """Return the case of a row, empty where it is of a whole trial."""
+    return "" if columns.case is None else read_text(cells[columns.case])
+
+
+def _reported(name: str, rows: Sequence[Sequence[str]], columns: Columns) -> Case:
+    """Return the results in the rows of one case, or of a whole trial."""
+    levels, metrics = [], {}
+    for cells in rows:
+        level = _level(cells, columns)
+        measured = _metrics(cells, columns)
+        if level is None:
+            metrics = measured
+        else:
+            failure = read_text(_cell(cells, columns.endings, "request_failure"))
+            levels.append(replace(level, metrics=measured, failure=failure))
+    return Case(name=name, metrics=metrics, levels=sorted_levels(levels))
 
 
 def _metrics(cells: Sequence[str], columns: Columns) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pytest_autotune.load.level_table import level_table
+from pytest_autotune.report.case_table import case_table
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
@@ -102,18 +103,23 @@ def _server(summary: Summary, record: TrialRecord) -> Iterator[Line]:
 def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
     yield Line("best", f"trial {best.number}: {parameters(best.params)}", "good")
     penalty = f", penalized ×{number(1 + best.penalty)}" if best.penalty else ""
-    value = quantity(best.metric, best.value)
-    yield Line("", f"{best.metric} {value} ({summary.plan.objective.name}{penalty})")
-    others = list(metric_lines({n: v for n, v in best.metrics.items() if n != best.metric}))
-    measured = [level for level in best.levels if "request_throughput" in level.metrics]
+    yield Line("", f"{best.judgement.answer} ({summary.plan.objective.name}{penalty})")
+    if best.judgement.cases is not None:
+        yield from _labelled("cases", case_table(best.judgement.cases))
+    measured = [
+        (", ".join(filter(None, (case.name, level.label))), level.metrics, level.failure, "")
+        for case in (best.measurement.outside, *best.measurement.cases)
+        for level in case.levels
+        if "request_throughput" in level.metrics
+    ]
     if measured:
         # Of a load test there are a hundred metrics: a table says more.
-        rows = [(level.label, level.metrics, level.failure, "") for level in measured]
-        for index, line in enumerate(level_table(rows).splitlines()):
-            yield Line("levels" if index == 0 else "", line)
+        yield from _labelled("levels", level_table(measured))
     else:
-        for index, line in enumerate(others):
-            yield Line("metrics" if index == 0 else "", line)
+        # Of other metrics than the objective's the cases are not shown, nor how they combine.
+        shown = best.metrics if best.judgement.cases is None else best.measurement.metrics
+        others = {name: value for name, value in shown.items() if name != best.metric}
+        yield from _labelled("metrics", "\n".join(metric_lines(others)))
     yield from _server(summary, best)
     if best.dropped:
         levels = ", ".join(best.dropped)
@@ -125,11 +131,16 @@ def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
 
 def _slo(best: TrialRecord) -> Iterator[Line]:
     if best.bounds:
-        for index, line in enumerate(slo_table(best.bounds).splitlines()):
-            yield Line("slo" if index == 0 else "", line)
+        yield from _labelled("slo", slo_table(best.bounds))
     for missed in tolerated(best.bounds):
         text = f"the best configuration missed {missed}; fail_ratio: 0 makes the limit strict"
         yield Line("note", text, "note")
+
+
+def _labelled(head: str, text: str) -> Iterator[Line]:
+    """Yield the lines of a text, of which the first has a heading."""
+    for index, line in enumerate(text.splitlines()):
+        yield Line(head if index == 0 else "", line)
 
 
 def metric_lines(metrics: Metrics) -> Iterator[str]:

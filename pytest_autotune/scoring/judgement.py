@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pytest_autotune.scoring.levels import Level, failed_requests, max_compliant
-from pytest_autotune.scoring.metrics import (
-    NOTHING,
-    ONE_PIECE,
-    Metrics,
-    aggregate,
-    problem,
+from pytest_autotune.scoring.cases import (
+    Case,
+    CaseRule,
+    CaseValues,
+    Reference,
+    clash_reason,
+    clashes,
 )
+from pytest_autotune.scoring.combination import Combination, Combined, missing
+from pytest_autotune.scoring.compliance import Checked, checked
+from pytest_autotune.scoring.levels import Level, failed_requests, sorted_levels
+from pytest_autotune.scoring.metrics import ONE_PIECE, Metrics
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.slo import (
-    MAX_SCORE,
-    SLO,
-    BoundResult,
-    Compliance,
-    Severity,
-    check,
-    check_bound,
-    penalized,
-    worst,
-)
-from pytest_autotune.text.suggest import did_you_mean
+from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Compliance, penalized
+from pytest_autotune.text.numbers import quantity
 
 #: The objective of a study with ``slo.levels: max``.
 MAX_LEVEL: Final = Objective(
@@ -66,28 +60,48 @@ class Measurement:
     """The metrics of a trial and the end of its tests: a fact, whatever the question.
 
     ``metrics`` were reported for the whole trial, under flat names; ``levels`` are its load
-    levels, lightest first. ``notes`` are sentences on how it was measured, ``disturbances`` reasons
-    not to believe it (other processes, a hot GPU), ``reason`` says why
-    it failed or was pruned. ``estimate`` is what is known of the objective of a trial that was
-    pruned, with the user's sign. ``duration`` is in seconds.
+    levels, lightest first. ``cases`` are what tests with other parameters reported. ``notes`` are
+    sentences on how it was measured, ``disturbances`` reasons not to believe it (other processes,
+    a hot GPU), ``reason`` says why it failed or was pruned. ``estimate`` is what is known of the
+    objective of a trial that was pruned, with the user's sign. ``duration`` is in seconds.
     """
 
     ending: Ending = Ending.COMPLETE
     metrics: Metrics = field(default_factory=dict)
     levels: tuple[Level, ...] = ()
+    cases: tuple[Case, ...] = ()
     notes: tuple[str, ...] = ()
     disturbances: tuple[str, ...] = ()
     reason: str = ""
     estimate: float | None = None
     duration: float | None = None
 
+    @property
+    def outside(self) -> Case:
+        """Everything that was reported outside of cases, as a case without a name."""
+        return Case(name="", metrics=self.metrics, levels=self.levels)
+
+    @property
+    def every_level(self) -> tuple[Level, ...]:
+        """The load levels of all cases."""
+        cases = (self.outside, *self.cases)
+        return sorted_levels(level for case in cases for level in case.levels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The question that a measurement answers."""
+    """The question that a measurement answers.
+
+    ``cases`` says how the objective's values in several cases combine. ``reference`` is the
+    first complete trial of the study, None before there is one, and where trials are launched
+    one by one. ``others`` are objectives that the gate compares, too.
+    """
 
     slo: SLO
     objective: Objective
+    cases: CaseRule | None = None
+    reference: Reference | None = None
+    others: tuple[Objective, ...] = ()
 
     @property
     def target(self) -> Objective:
@@ -100,9 +114,12 @@ class Judgement:
     """The answer of a measurement to a question.
 
     ``metrics`` are those that were reported and the aggregates of the levels. ``value`` has the
-    user's sign; ``score`` is canonical (lower is better), penalties included. Both are None
+    user's sign; ``score`` is canonical (lower is better), penalties included, and in the metric's
+    own unit, whichever trial ``value`` is a ratio to. Both are None
     where the objective itself is unknown. ``dropped`` are the labels of the levels that
-    ``levels: filter`` left out. ``reason`` says why the trial failed or was pruned.
+    ``levels: filter`` left out. ``reason`` says why the trial failed or was pruned. ``cases``
+    are the values that ``value`` combines, None where it is one of the whole trial.
+    ``reference`` is that of the question.
     """
 
     outcome: Outcome
@@ -113,6 +130,23 @@ class Judgement:
     score: float | None = None
     dropped: tuple[str, ...] = ()
     reason: str = ""
+    cases: CaseValues | None = None
+    reference: Reference | None = None
+
+    @property
+    def absolute(self) -> float | None:
+        """The value in the metric's own unit, also where ``value`` is a ratio."""
+        return self.value if self.cases is None else self.cases.absolute
+
+    @property
+    def amount(self) -> str:
+        """The value as text: ``12.5 ms``, or how many times that of the reference."""
+        return quantity(self.metric, self.value) if self.cases is None else self.cases.amount
+
+    @property
+    def answer(self) -> str:
+        """The value with what it is of: ``p50_ttft 12.5 ms``."""
+        return f"{self.metric} {self.amount}" if self.cases is None else self.cases.description
 
     @property
     def constraint(self) -> float | None:
@@ -136,34 +170,69 @@ def judge(measurement: Measurement, question: Question) -> Judgement:
         return Judgement(outcome=Outcome.FAILED, reason=measurement.reason)
     if measurement.ending is Ending.PRUNED:
         return Judgement(outcome=Outcome.PRUNED, reason=measurement.reason)
-    metrics, levels, slo = measurement.metrics, measurement.levels, question.slo
-    if measurement.ending is Ending.CUT_SHORT:
-        slo = reported_slo(metrics, levels, slo)
-    compliance, kept, dropped = _compliance(metrics, levels, slo)
-    merged = {**(aggregate([level.metrics for level in kept]) if kept else {}), **metrics}
-    if slo.levels == "max" and levels:
-        merged |= max_compliant(levels, kept if compliance.feasible else ())
-    cut_short = measurement.ending is Ending.CUT_SHORT
-    measured = question.target.measure(merged)
-    if any(problem(v.metrics, question.target.metrics) == ONE_PIECE for v in kept):
-        # Of the others alone it would not be the objective.
-        measured = None
-    if measured is None and compliance.feasible and not cut_short:
-        reasons = (
-            failed_requests(levels, mostly=True), _missing(question.objective, merged, kept)
-        )  # fmt: skip
-        return Judgement(outcome=Outcome.FAILED, reason="; ".join(filter(None, reasons)))
-    metric, value = measured or (None, None)
-    score = None if value is None else question.target.score(value)
+    clash = ambiguity(measurement.outside, measurement.cases, question)
+    if clash:
+        return Judgement(outcome=Outcome.FAILED, reason=clash)
+    found = _combined(measurement, question)
+    compliance, complete = found.compliance, measurement.ending is Ending.COMPLETE
+    if found.value is None and compliance.feasible and complete:
+        failed = failed_requests(measurement.every_level, mostly=True)
+        reason = "; ".join(filter(None, (failed, found.problem)))
+        return Judgement(outcome=Outcome.FAILED, reason=reason, reference=question.reference)
+    amount = found.value if found.cases is None else found.cases.absolute
+    score = None if amount is None else question.target.score(amount)
     return Judgement(
-        outcome=Outcome.FEASIBLE if compliance.feasible and not cut_short else Outcome.INFEASIBLE,
-        metrics=merged,
+        outcome=Outcome.FEASIBLE if compliance.feasible and complete else Outcome.INFEASIBLE,
+        metrics=found.metrics,
         compliance=compliance,
-        metric=metric,
-        value=value,
+        metric=found.metric,
+        value=found.value,
         score=None if score is None else penalized(score, compliance.penalty),
-        dropped=dropped,
+        dropped=found.dropped,
+        cases=found.cases,
+        reference=question.reference,
     )
+
+
+def _combined(measurement: Measurement, question: Question) -> Combined:
+    """Return the reports of all cases, held against the SLO."""
+    complete = measurement.ending is Ending.COMPLETE
+    slo = question.slo if complete else reported_slo(measurement, question.slo)
+    if measurement.cases and question.cases is not None:
+        combination = Combination(
+            rule=question.cases, objective=question.target, slo=slo,
+            reference=question.reference, others=question.others, complete=complete,
+        )  # fmt: skip
+        return combination.of(measurement.outside, measurement.cases)
+    every = (measurement.outside, *measurement.cases)
+    reported = {name: value for case in every for name, value in case.metrics.items()}
+    whole = checked(reported, measurement.every_level, slo)
+    measured = question.target.measure(whole.metrics)
+    if measured is None or not whole.shows(question.target):
+        # Of some levels alone it would not be the objective.
+        metric, value, missing = None, None, _missing(question, whole)
+    else:
+        (metric, value), missing = measured, ""
+    return Combined(
+        compliance=whole.compliance, metrics=whole.metrics, dropped=whole.dropped,
+        metric=metric, value=value, problem=missing,
+    )  # fmt: skip
+
+
+def ambiguity(outside: Case, cases: Sequence[Case], question: Question) -> str:
+    """Return why the cases of a trial need a rule that combines them, empty if they do not.
+
+    Only metrics that are asked for count: others, such as the number of samples, may be reported
+    in several cases.
+    """
+    if not cases or question.cases is not None:
+        return ""
+    found = clashes(outside, cases)
+    objectives = (question.target, question.objective, *question.others)
+    asked = tuple(name for objective in objectives for name in objective.metrics)
+    asked += tuple(name for bound in question.slo.bounds for name in bound.metrics)
+    name = next((name for name in asked if name in found), None)
+    return "" if name is None else clash_reason(name, found[name])
 
 
 def stored_value(judgement: Judgement, objective: Objective) -> float:
@@ -171,97 +240,20 @@ def stored_value(judgement: Judgement, objective: Objective) -> float:
     return objective.score(MAX_SCORE if judgement.score is None else judgement.score)
 
 
-def reported_slo(metrics: Metrics, levels: Sequence[Level], slo: SLO) -> SLO:
+def reported_slo(measurement: Measurement, slo: SLO) -> SLO:
     """Return the bounds of ``slo`` whose metrics are there."""
-    names = {*metrics, *(name for level in levels for name in level.metrics)}
+    names = {name for case in (measurement.outside, *measurement.cases) for name in case.names}
     return replace(slo, bounds=tuple(b for b in slo.bounds if names.intersection(b.metrics)))
 
 
-def broken_so_far(metrics: Metrics, slo: SLO, level: str | None = None) -> Compliance:
-    """Check only the bounds whose metric is already there, to fail a trial early."""
-    present = tuple(bound for bound in slo.bounds if any(name in metrics for name in bound.metrics))
-    return check(SLO(bounds=present, steepness=slo.steepness, levels=slo.levels), metrics, level)
-
-
-def _compliance(
-    metrics: Metrics, levels: Sequence[Level], slo: SLO
-) -> tuple[Compliance, Sequence[Level], tuple[str, ...]]:
-    if not levels:
-        return check(slo, metrics), (), ()
-    by_level = {
-        bound.label for bound in slo.bounds
-        if any(name in level.metrics for name in bound.metrics for level in levels)
-    }  # fmt: skip
-    checked = [_level_compliance(level, slo, by_level) for level in levels]
-    # What was reported for the whole trial counts beside what the levels say.
-    overall = [
-        check_bound(bound, metrics, slo.steepness)
-        for bound in slo.bounds
-        if bound.label not in by_level or any(name in metrics for name in bound.metrics)
-    ]
-    if slo.levels == "all":
-        return _merged(checked, overall), levels, ()
-    if slo.levels == "max":
-        checked = [_as_hard(compliance) for compliance in checked]
-    passed = [compliance.feasible for compliance in checked]
-    if not any(passed):
-        # Nothing survives: the level that came closest says by how much.
-        closest = min(checked, key=lambda compliance: compliance.violation)
-        return _merged([closest], overall), levels, ()
-    kept = [level for level, ok in zip(levels, passed, strict=True) if ok]
-    dropped = tuple(level.label for level, ok in zip(levels, passed, strict=True) if not ok)
-    surviving = [c for c, ok in zip(checked, passed, strict=True) if ok]
-    return _merged(surviving, overall), kept, dropped
-
-
-def _level_compliance(level: Level, slo: SLO, by_level: set[str]) -> Compliance:
-    return Compliance(
-        results=tuple(
-            check_bound(bound, level.metrics, slo.steepness, level.label)
-            for bound in slo.bounds
-            if bound.label in by_level
-        )
-    )
-
-
-def _merged(levels: Sequence[Compliance], overall: Sequence[BoundResult]) -> Compliance:
-    """Take each bound where it fared worst."""
-    per_bound: dict[str, list[BoundResult]] = {}
-    for result in (*(r for level in levels for r in level.results), *overall):
-        per_bound.setdefault(result.bound.label, []).append(result)
-    return Compliance(results=tuple(worst(results) for results in per_bound.values()))
-
-
-def _as_hard(compliance: Compliance) -> Compliance:
-    """Under ``levels: max`` a level that merely misses softly does not count either."""
-    results = [
-        replace(result, bound=replace(result.bound, hard=True, fail_ratio=0.0))
-        for result in compliance.results
-    ]
-    return Compliance(
-        results=tuple(
-            replace(result, severity=Severity.HARD, penalty=0.0)
-            if result.severity in {Severity.MINOR, Severity.SEVERE}
-            else result
-            for result in results
-        )
-    )
-
-
-def _missing(
-    objective: Objective, metrics: Mapping[str, float], levels: Sequence[Level] = ()
-) -> str:
+def _missing(question: Question, whole: Checked) -> str:
+    objective, metrics = question.objective, whole.metrics
     wanted = " or ".join(objective.metrics)
-    if any(
-        problem(m, objective.metrics) == ONE_PIECE for m in (metrics, *(v.metrics for v in levels))
-    ):
+    if not whole.shows(objective):
         return f"{ONE_PIECE}, so it does not show the objective {objective.name!r} ({wanted})"
     unusable = [name for name in objective.metrics if name in metrics]
     if unusable:
         values = ", ".join(f"{name} = {metrics[name]}" for name in unusable)
         return f"the objective {objective.name!r} needs a finite {wanted}, but {values}"
     names = sorted(name for name, value in metrics.items() if math.isfinite(value))
-    hint = next(filter(None, (did_you_mean(name, names) for name in objective.metrics)), "")
-    reported = ", ".join(names) or NOTHING
-    needs = f"the objective {objective.name!r} needs {wanted}"
-    return f"{needs}, but the trial reported: {reported}{hint}"
+    return missing(objective, names)

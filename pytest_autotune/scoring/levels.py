@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,6 +70,11 @@ class Level:
             "scenario": self.scenario,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def sorted_levels(levels: Iterable[Level]) -> tuple[Level, ...]:
+    """Return load levels, lightest first."""
+    return tuple(sorted(levels, key=lambda level: (level.load, level.scenario or "")))
 
 
 def failed_requests(levels: Sequence[Level], *, mostly: bool = False) -> str:

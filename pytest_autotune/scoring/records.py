@@ -113,8 +113,9 @@ class TrialRecord:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The load levels that were measured, lightest first."""
-        return self.measurement.levels
+        """The load levels that were measured, lightest first; not those of combined cases."""
+        found = self.measurement
+        return found.every_level if self.judgement.cases is None else found.levels
 
     @property
     def notes(self) -> tuple[str, ...]:

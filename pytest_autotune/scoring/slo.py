@@ -71,7 +71,8 @@ class BoundResult:
     """One bound held against one set of metrics.
 
     ``actual`` is None where the metric cannot be judged; ``problem`` says why, such as ``NaN`` or
-    ``not reported``. ``level`` is the label of the load level it was checked at, if it was.
+    ``not reported``. ``level`` is the label of the load level it was checked at, if it was, and
+    ``case`` the name of its case.
     """
 
     bound: Bound
@@ -81,6 +82,12 @@ class BoundResult:
     penalty: float = 0.0
     level: str | None = None
     problem: str = ""
+    case: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The case and the load level it was checked at, empty where it was the whole trial."""
+        return ", ".join(filter(None, (self.case, self.level)))
 
     @property
     def infeasible(self) -> bool:

@@ -90,7 +90,7 @@ def slo_table(results: Sequence[BoundResult]) -> str:
 
 
 def _label(result: BoundResult) -> str:
-    return result.bound.label + ("" if result.level is None else f" @ {result.level}")
+    return result.bound.label + (f" @ {result.place}" if result.place else "")
 
 
 def _verdict(result: BoundResult) -> str:
@@ -104,12 +104,13 @@ def _verdict(result: BoundResult) -> str:
 def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
     """Return why a bound's metric cannot be judged, and with ``metrics`` what was reported."""
     label, problem = result.bound.label, result.problem or "not reported"
+    where = "" if result.case is None else f" in case {result.case}"
     if problem == ONE_PIECE:
-        return f"{problem}, so {label} is not known"
+        return f"{problem}{where}, so {label} is not known"
     if problem != "not reported":
-        return f"{label} was {problem}"
-    if metrics is None:
-        return f"{label} was not reported"
+        return f"{label} was {problem}{where}"
+    if metrics is None or where:
+        return f"{label} was not reported{where}"
     likeness = SequenceMatcher(b=result.bound.metrics[0])
 
     def distance(name: str) -> float:

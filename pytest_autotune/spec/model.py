@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pytest_autotune.scoring.cases import CaseRule
 from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.space import Space
@@ -18,10 +19,14 @@ from pytest_autotune.text.places import Origin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """The search. Times are in seconds; ``n_initial_random`` None leaves it to the strategy."""
+    """The search. Times are in seconds; ``n_initial_random`` None leaves it to the strategy.
+
+    ``cases`` says how the objective combines where tests report in several cases, such as shapes.
+    """
 
     strategy: str = "auto"
     objective: str = "minimize_latency"
+    cases: CaseRule | None = None
     max_iterations: int = 100
     timeout_per_iteration: float | None = None
     timeout: float | None = None

@@ -98,9 +98,10 @@ def _losses(records: Sequence[TrialRecord], objective: Objective) -> FloatArray:
 def _score(record: TrialRecord, objective: Objective) -> float:
     if record.outcome is Outcome.FEASIBLE and record.score is not None:
         return record.score if abs(record.score) < MAX_SCORE else math.nan
-    if record.outcome is Outcome.INFEASIBLE and record.value is not None:
+    value = record.judgement.absolute
+    if record.outcome is Outcome.INFEASIBLE and value is not None:
         # Without penalties: that it breaks a bound is told by the bound's own signal.
-        return objective.score(record.value)
+        return objective.score(value)
     if record.outcome is Outcome.PRUNED and record.estimate is not None:
         return objective.score(record.estimate)
     return math.nan

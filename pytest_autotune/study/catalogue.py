@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_autotune.errors import StorageError
 from pytest_autotune.scoring.judgement import Question, judge, reported_slo
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.documents import read_trial
 from pytest_autotune.study.plan import Plan
@@ -58,6 +59,7 @@ def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
             ]
             trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
             found = [read_trial(trial, plan) for trial in trials]
+            found = settled(found, plan.question)
             return sorted(found, key=lambda record: record.number)
     finally:
         store.close()
@@ -121,7 +123,9 @@ def _trials_of(
     for study_id in studies:
         try:
             found = storage.get_all_trials(study_id, deepcopy=False)
-            yield [_by_what_it_measured(read_trial(trial, plan), plan.question) for trial in found]
+            records = [read_trial(trial, plan) for trial in found]
+            question = referenced(plan.question, records)
+            yield [_by_what_it_measured(record, question) for record in records]
         except StorageError:
             continue  # It was only a help.
 
@@ -129,7 +133,7 @@ def _trials_of(
 def _by_what_it_measured(record: TrialRecord, question: Question) -> TrialRecord:
     """Return a trial judged by those bounds only that an earlier study could know of."""
     measurement = record.measurement
-    slo = reported_slo(measurement.metrics, measurement.levels, question.slo)
+    slo = reported_slo(measurement, question.slo)
     judgement = judge(measurement, replace(question, slo=slo))
     return replace(record, judgement=judgement) if record.finished else record
 

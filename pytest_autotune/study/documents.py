@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import StorageError
+from pytest_autotune.scoring.cases import Case
 from pytest_autotune.scoring.judgement import Ending, Measurement, Question, judge
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import Metrics
@@ -77,11 +78,27 @@ def _record(trial: FrozenTrial, question: Question) -> TrialRecord:
 
 def measurement_document(measurement: Measurement) -> dict[str, Any]:
     """Return a measurement as plain and finite JSON types."""
-    levels = measurement.levels
-    failures = [level.failure for level in levels]
     found = {
         "ending": measurement.ending.value,
-        "metrics": _numbers(measurement.metrics),
+        **_reported(measurement.outside),
+        "cases": [
+            {"name": case.name, **_filled({**_reported(case), "missing": list(case.missing)})}
+            for case in measurement.cases
+        ],
+        "notes": list(measurement.notes),
+        "disturbances": list(measurement.disturbances),
+        "reason": measurement.reason,
+        "estimate": measurement.estimate,
+        "duration": measurement.duration,
+    }
+    return _filled(found)
+
+
+def _reported(case: Case) -> dict[str, Any]:
+    levels = case.levels
+    failures = [level.failure for level in levels]
+    return {
+        "metrics": _numbers(case.metrics),
         "levels": [level.document() for level in levels],
         # One list per metric, as the names would be most of what is stored.
         "level_metrics": {
@@ -91,22 +108,35 @@ def measurement_document(measurement: Measurement) -> dict[str, Any]:
             for name in dict.fromkeys(name for level in levels for name in level.metrics)
         },
         "level_failures": failures if any(failures) else [],
-        "notes": list(measurement.notes),
-        "disturbances": list(measurement.disturbances),
-        "reason": measurement.reason,
-        "estimate": measurement.estimate,
-        "duration": measurement.duration,
     }
-    return {name: value for name, value in found.items() if value not in (None, "", [], {})}
+
+
+def _filled(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value not in (None, "", [], (), {})}
 
 
 def read_measurement(document: Mapping[str, Any]) -> Measurement:
     """Return the measurement that :func:`measurement_document` wrote."""
+    outside = _read_case(document, "")
+    return Measurement(
+        ending=Ending(document["ending"]),
+        metrics=outside.metrics,
+        levels=outside.levels,
+        cases=tuple(_read_case(case, case["name"]) for case in document.get("cases", ())),
+        notes=tuple(document.get("notes", ())),
+        disturbances=tuple(document.get("disturbances", ())),
+        reason=document.get("reason", ""),
+        estimate=document.get("estimate"),
+        duration=document.get("duration"),
+    )
+
+
+def _read_case(document: Mapping[str, Any], name: str) -> Case:
     columns: Mapping[str, Sequence[float | str | None]] = document.get("level_metrics", {})
     levels = document.get("levels", ())
     failures = document.get("level_failures") or [""] * len(levels)
-    return Measurement(
-        ending=Ending(document["ending"]),
+    return Case(
+        name=name,
         metrics={name: float(value) for name, value in document.get("metrics", {}).items()},
         levels=tuple(
             Level(
@@ -120,11 +150,7 @@ def read_measurement(document: Mapping[str, Any]) -> Measurement:
             )
             for at, level in enumerate(levels)
         ),
-        notes=tuple(document.get("notes", ())),
-        disturbances=tuple(document.get("disturbances", ())),
-        reason=document.get("reason", ""),
-        estimate=document.get("estimate"),
-        duration=document.get("duration"),
+        missing=tuple(document.get("missing", ())),
     )
 
 

@@ -15,7 +15,7 @@ from pytest_autotune.text.values import parameters
 def trial_line(record: TrialRecord) -> str:
     """Return the live line of a finished trial: number, parameters, score."""
     what = {
-        Outcome.FEASIBLE: f"{record.metric} {quantity(record.metric, record.value)}",
+        Outcome.FEASIBLE: record.judgement.answer,
         Outcome.INFEASIBLE: broken_bounds(record),
         Outcome.FAILED: f"failed: {first_line(record.reason)}",
         Outcome.PRUNED: f"pruned: {first_line(record.reason)}",
@@ -39,12 +39,13 @@ def broken_bounds(record: TrialRecord) -> str:
     if not broken:
         return "infeasible"
     result = max(broken, key=lambda result: result.ratio)
-    failed = failed_requests(record.levels, mostly=not _counts_failures(result))
+    failed = failed_requests(record.measurement.every_level, mostly=not _counts_failures(result))
     if result.actual is None:
         what = unjudged(result, None if failed else record.metrics)
     else:
         actual = quantity(result.bound.metrics[0], result.actual)
-        what = f"{result.bound.label} {actual}, limit {limits(result.bound)}"
+        where = "" if result.case is None else f" in case {result.case}"
+        what = f"{result.bound.label} {actual}{where}, limit {limits(result.bound)}"
     return f"infeasible: {failed}; {what}" if failed else f"infeasible: {what}"
 
 

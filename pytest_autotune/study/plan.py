@@ -58,7 +58,8 @@ class Plan:
         name = search.study_name or spec.name
         label = nodeid if nodeid.endswith(name) else f"{nodeid} ({name})"
         infeasible = settings.infeasible or search.infeasible or "fail"
-        question = Question(slo=spec.slo, objective=Objective.parse(search.objective))
+        objective = Objective.parse(search.objective)
+        question = Question(slo=spec.slo, objective=objective, cases=search.cases)
         return cls(
             label=f"{label}{source.suffix}",
             spec=spec,
@@ -78,7 +79,18 @@ class Plan:
     @property
     def question(self) -> Question:
         """The question that its measurements answer."""
-        return Question(slo=self.spec.slo, objective=self.objective)
+        return Question(
+            slo=self.spec.slo,
+            objective=self.objective,
+            cases=self.spec.optimization.cases,
+            others=self.spec.gate.metrics,
+        )
+
+    @property
+    def aim(self) -> str:
+        """The objective in words, with how its cases combine: ``minimize:cost, worst of cases``."""
+        rule = self.spec.optimization.cases
+        return self.objective.name if rule is None else f"{self.objective.name}, {rule} of cases"
 
     @property
     def context(self) -> StrategyContext:
@@ -102,7 +114,7 @@ class Plan:
         """Return the identity of comparable trials; a change in it starts a new study."""
         return {
             "space": self.spec.space.document(),
-            "objective": self.objective.name,
+            "objective": self.aim,
             "slo": self.spec.raw.get("slo", {}),
             **self.source.key(self.spec),
         }

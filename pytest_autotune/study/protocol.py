@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from pytest_autotune.scoring.judgement import Question
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.looks import Look
@@ -65,6 +66,10 @@ class Study(Protocol):
 
     def records(self) -> Sequence[TrialRecord]:
         """Return all trials by number, re-runs included."""
+
+    def question(self, record: TrialRecord) -> Question:  # noqa: ARG002 - most need nothing
+        """Return the question for a trial that was just measured."""
+        return self.plan.question
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``."""

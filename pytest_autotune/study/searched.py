@@ -21,10 +21,12 @@ from pytest_autotune.scoring.judgement import (
     Ending,
     Measurement,
     Outcome,
+    Question,
     judge,
     stored_value,
 )
 from pytest_autotune.scoring.records import Owner, TrialRecord, effective
+from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.catalogue import HINTS, find_or_create, open_store, storage_errors
@@ -113,7 +115,17 @@ class SearchedStudy(Study):
                 if record.finished:
                     self._finished[trial_id] = record
             records.append(record)
+        records = settled(records, self.plan.question)
+        self._finished |= {r.stored: r for r in records if r.finished and r.stored is not None}
         return records
+
+    def question(self, record: TrialRecord) -> Question:
+        """Return the question for a trial that was just measured, which may be the first."""
+        question = self.plan.question
+        if question.cases is None:
+            return question
+        others = [other for other in self.records() if other.number != record.number]
+        return referenced(question, [*others, record])
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``: an orphan, its own point, or a new proposal."""

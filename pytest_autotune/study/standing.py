@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.text.numbers import quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +22,7 @@ class Best:
         """Return the place of the incumbent, None where there is none."""
         if record is None or record.score is None:
             return None
-        text = quantity(record.metric, record.value)
-        return cls(number=record.number, score=record.score, text=text)
+        return cls(number=record.number, score=record.score, text=record.judgement.amount)
 
     def document(self) -> Mapping[str, Any]:
         """Return it as plain types, for another process."""

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
-from pytest_autotune.scoring.judgement import Ending, Measurement, broken_so_far
+from pytest_autotune.scoring.compliance import broken_so_far
+from pytest_autotune.scoring.judgement import Ending, Measurement, ambiguity
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.study.plan import Plan
 
 #: What a report has besides metrics.
@@ -30,8 +32,7 @@ class Trial:
         self._plan = plan
         self._seed = plan.seed if seed is None else seed
         self._reports = 0
-        self._metrics: dict[str, float] = {}
-        self._levels: dict[tuple[str | int | float | None, ...], Level] = {}
+        self._reported = CaseReports()
         self._notes: list[str] = []
         self._disturbances: list[str] = []
 
@@ -64,21 +65,27 @@ class Trial:
         return self._reports
 
     @property
+    def cases(self) -> CaseReports:
+        """The reports by case: the other parameters of the tests that made them."""
+        return self._reported
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         """The spec document as written, as plain JSON types."""
         return self._plan.spec.raw
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The metrics reported so far, under flat names such as ``p99_e2e_latency``."""
-        return dict(self._metrics)
+        """The metrics reported so far, under flat names such as ``p99_e2e_latency``.
+
+        In a test with other parameters: those of the same case, and those outside of cases.
+        """
+        return self._reported.metrics
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The load levels reported so far, lightest first."""
-        return tuple(
-            sorted(self._levels.values(), key=lambda level: (level.load, level.scenario or ""))
-        )
+        """The load levels reported so far, lightest first, of the same case as :attr:`metrics`."""
+        return self._reported.levels
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -92,7 +99,8 @@ class Trial:
         (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
         mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), ``notes`` a list of
         sentences for the summary, and ``disturbances`` one of reasons not to believe it. May be
-        called more than once: later values replace earlier ones of the same name.
+        called more than once: later values replace earlier ones of the same name. A test with
+        other parameters, such as a shape, reports in a case of its own.
 
         Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
         nobody reported fails at the end of the trial. Raises
@@ -112,18 +120,17 @@ class Trial:
         invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
         if invalid:
             raise InvalidMeasurementError("; ".join(invalid))
-        self._metrics |= flatten(own)
-        self._assert_slo(broken_so_far(self._metrics, self._plan.spec.slo))
-        self._assert_levels()
+        self._reported.add(flatten(own))
+        self._assert_reported()
 
     def report_measurement(self, measurement: Measurement) -> None:
         """Report a measurement of another time, which has flat names already."""
-        levels = [
-            {**level.metrics, **level.document(), "failure": level.failure}
-            for level in measurement.levels
-        ]
+        self._reports += 1
         self.disturbed(measurement.disturbances)
-        self.report({**measurement.metrics, **({"levels": levels} if levels else {})})
+        self._reported.take(measurement)
+        for case in ("", *(case.name for case in measurement.cases)):
+            self._reported.enter(case)
+            self._assert_reported()
 
     def report_level(self, concurrency: int, metrics: Mapping[str, Any]) -> None:
         """Report the metrics of one load level, in the same shapes as :meth:`report`.
@@ -133,7 +140,7 @@ class Trial:
         """
         self._reports += 1
         self._add_level(concurrency, None, None, metrics)
-        self._assert_levels()
+        self._assert_reported()
 
     def note(self, text: str) -> None:
         """Add a sentence on how this trial was measured, for the summary."""
@@ -157,10 +164,12 @@ class Trial:
         self, ending: Ending, *, reason: str = "", estimate: float | None = None
     ) -> Measurement:
         """Return everything reported so far as a measurement."""
+        outside = self._reported.outside
         return Measurement(
             ending=ending,
-            metrics=dict(self._metrics),
-            levels=self.levels,
+            metrics=outside.metrics,
+            levels=outside.levels,
+            cases=self._reported.cases,
             notes=self.notes,
             disturbances=tuple(self._disturbances),
             reason=reason,
@@ -185,13 +194,21 @@ class Trial:
             concurrency=concurrency, request_rate=request_rate, scenario=scenario,
             metrics=flatten(metrics), failure=failure,
         )  # fmt: skip
-        self._levels[level.identity] = level
+        self._reported.add_level(level)
 
-    def _assert_levels(self) -> None:
-        slo = self._plan.spec.slo
+    def _assert_reported(self) -> None:
+        """Fail at once for a bound that the present case breaks.
+
+        Where nothing says how cases combine, that is what the trial fails for, at its end.
+        """
+        slo, found = self._plan.spec.slo, self._reported.present
+        if ambiguity(self._reported.outside, self._reported.cases, self._plan.question):
+            return
+        case = None if self._plan.spec.optimization.cases is None else found.name or None
+        self._assert_slo(broken_so_far(found.metrics, slo, case=case))
         if slo.levels == "all":
-            for level in self.levels:
-                self._assert_slo(broken_so_far(level.metrics, slo, level.label))
+            for level in found.levels:
+                self._assert_slo(broken_so_far(level.metrics, slo, level.label, case))
 
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:

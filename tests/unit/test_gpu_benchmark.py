@@ -18,10 +18,12 @@ from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.bench.timing import Timing
 from pytest_autotune.errors import BenchmarkError, TrialPruned
-from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.cases import Case
+from pytest_autotune.scoring.judgement import Measurement, Outcome, Question, judge
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, penalized
+from pytest_autotune.study.case_reports import CaseReports
 
 MEASURED = Timing(
     metric="e2e_latency",
@@ -202,9 +204,35 @@ def test_the_best_of_the_feasible_is_what_to_beat(calls: Calls) -> None:
 
 def test_what_a_rerun_replaced_is_not_to_be_beaten(calls: Calls) -> None:
     old = best("mean_e2e_latency", 0.01)
-    new = make_record(1, metric="mean_e2e_latency", value=0.02, score=0.02, retry_of=0)
+    new = make_record(0, metric="mean_e2e_latency", value=0.02, score=0.02, retry_of=0)
     benchmark_of("minimize_latency", old, new)(nothing)
     assert calls.limit == pytest.approx(0.021)
+
+
+def test_a_case_is_raced_against_the_best_trials_cases(calls: Calls) -> None:
+    metric = "mean_e2e_latency"
+    cases = tuple(
+        Case(name=name, metrics={metric: value}) for name, value in (("m0", 0.01), ("m1", 1.0))
+    )
+    question = Question(
+        slo=make_slo(), objective=Objective.parse("minimize_latency"), cases="geomean"
+    )
+    measurement = Measurement(cases=cases)
+    judgement = judge(measurement, question)
+    record = replace(best(metric, 1.0), measurement=measurement, judgement=judgement)
+    reports = CaseReports()
+    bench = GpuBenchmark(question.objective, question.slo, lambda: [record], reports=reports)
+    reports.enter("m0")
+    bench(nothing)
+    assert calls.race is None  # the other case may make good for anything
+    reports.add({metric: 0.02})
+    reports.enter("m1")
+    bench(nothing)
+    assert calls.limit == pytest.approx(0.5 * 1.05**2)
+    calls.result = replace(MEASURED, ending="race")
+    with pytest.raises(TrialPruned) as caught:
+        bench(nothing)
+    assert caught.value.estimate is None  # its median is of one case only
 
 
 def test_the_records_are_read_at_each_call(calls: Calls) -> None:

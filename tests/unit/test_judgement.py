@@ -11,11 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import MissingMetricError
-from pytest_autotune.scoring.judgement import (
-    MAX_LEVEL,
-    Question,
-    broken_so_far,
-)
+from pytest_autotune.scoring.compliance import broken_so_far
+from pytest_autotune.scoring.judgement import MAX_LEVEL, Question
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound, LevelPolicy, Severity

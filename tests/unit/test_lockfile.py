@@ -743,6 +743,7 @@ def fits(
     plan = SimpleNamespace(
         spec=SimpleNamespace(name=name, space=space),
         objective=SimpleNamespace(name=objective),
+        aim=objective,
         key=lambda: key,
     )
     return check_fits(held, cast("Plan", plan))

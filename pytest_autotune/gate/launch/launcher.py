@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import pytest_autotune
 from pytest_autotune.errors import AutotuneError, OutOfTime
 from pytest_autotune.gate.revision.imports import strays
+from pytest_autotune.scoring.cases import CaseRule
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 
@@ -95,7 +96,8 @@ class Launcher:
     They run in ``folder``; ``root`` is pytest's rootdir. ``options`` are pytest's parsed options,
     ``arguments`` the first words of its command line. ``log`` is the file with the output of the
     latest launch. ``import_path`` goes before the rest of the import path. If ``lenient``, a broken
-    SLO does not end a launch, so that all metrics are reported.
+    SLO does not end a launch, so that all metrics are reported. ``rule`` is how cases combine,
+    whatever the revision's spec says, empty for what it says.
 
     An old revision, checked out at ``top``, must import nothing from ``not_from``, the working
     tree, nor from ``copies``, installed copies of its packages. For the working tree itself, the
@@ -113,6 +115,7 @@ class Launcher:
     not_from: Path | None = None
     copies: Sequence[Path] = ()
     lenient: bool = True
+    rule: Mapping[str, CaseRule | None] = field(default_factory=dict)
     _layout: random.Random = field(default_factory=random.Random)
 
     def launch(
@@ -133,6 +136,7 @@ class Launcher:
                 # Not as a path, which would drop parts of a parameter's id such as "//".
                 "args": [*self.arguments, *(f"{self.root}/{nodeid}" for nodeid in nodeids)],
                 "lenient": self.lenient,
+                "rule": self.rule,
                 "params": self.params,
                 "seed": seed,
                 "result": str(result),

@@ -24,7 +24,7 @@ def check_fits(entry: LockEntry, plan: Plan) -> tuple[str, ...]:
     Returns a sentence for every harmless change since then.
     """
     origin = Origin(file=LOCK_NAME, pointer=json_pointer("studies", entry.study))
-    name, objective, digests = plan.spec.name, plan.objective.name, digests_of(plan.key())
+    name, objective, digests = plan.spec.name, plan.aim, digests_of(plan.key())
     problems = []
     if entry.spec != name:
         problems.append(f"{origin.at('spec')}: locked for the spec {entry.spec!r}, not {name!r}")

@@ -255,7 +255,7 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
     return LockEntry(
         study=label,
         spec=plan.spec.name,
-        objective=plan.objective.name,
+        objective=plan.aim,
         metric=compared.name,
         maximize=plan.objective.maximize,
         parameters=dict(winner.params),
@@ -282,4 +282,6 @@ def _tightest(launches: Sequence[LaunchResult]) -> list[LockedBound]:
 
 def _shown(entry: LockEntry) -> str:
     figure = quantity(entry.metric, entry.median)
-    return f"{parameters(entry.parameters)}, {entry.metric} {figure}"
+    _, _, cases = entry.objective.partition(", ")
+    which = f" ({cases})" if cases else ""
+    return f"{parameters(entry.parameters)}, {entry.metric} {figure}{which}"

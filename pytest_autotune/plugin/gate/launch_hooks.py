@@ -35,7 +35,13 @@ class LaunchPins:
         self._job = job
 
     def find(self, nodeid: str, plan: Plan) -> Pin:  # noqa: ARG002 - any study's
-        """Return the pin of the job. If it is lenient, every bound of the SLO is soft."""
+        """Return the pin of the job. If it is lenient, every bound of the SLO is soft.
+
+        The job may say how cases combine.
+        """
+        rule = self._job["rule"]
+        optimization = replace(plan.spec.optimization, **rule)
+        plan = replace(plan, spec=replace(plan.spec, optimization=optimization))
         slo = plan.spec.slo
         if self._job["lenient"] and slo.levels == "all":
             soft = tuple(replace(bound, hard=False) for bound in slo.bounds)
