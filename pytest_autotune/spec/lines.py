@@ -13,6 +13,8 @@ from pytest_autotune.system.toml import parse_toml
 from pytest_autotune.text.places import Place, Places, SyntaxProblem, json_pointer
 
 _SPACE: Final = re.compile(r"\s*")
+#: One of them is in the last line of a TOML statement of several lines.
+_ENDS: Final = ("]", "}", '"""', "'''")
 _DECODER: Final = JSONDecoder()
 
 
@@ -80,32 +82,35 @@ def toml_places(text: str) -> Places:
     places: dict[str, Place] = {}
     tables: Counter[str] = Counter()
     current = ""
-    for line, statement in _statements(text):
-        content = parse_toml(statement)
-        if statement.lstrip().startswith("["):
+    for line, content, is_header in _statements(text):
+        if is_header:
             current = _header(content, tables)
-            content = {}
             parts = current.split("/")
             for end in range(2, len(parts) + 1):
                 places.setdefault("/".join(parts[:end]), Place(line))
+            continue
         for pointer in _pointers(content, current):
             places.setdefault(pointer, Place(line))
     return places
 
 
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every statement."""
+def _statements(text: str) -> Iterator[tuple[int, Mapping[str, Any], bool]]:
+    """Yield line and content of every statement, and whether it is the header of a table."""
     begun, first = "", 1
     for number, line in enumerate(text.split("\n"), start=1):
         if not begun:
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
             first = number
+        goes_on = bool(begun)
         begun += f"{line}\n"
+        if goes_on and not any(end in line for end in _ENDS):
+            continue
         try:
             content = parse_toml(begun)
         except ValueError:
             continue
-        if content:
-            yield first, begun
+        yield first, content, begun.lstrip().startswith("[")
         begun = ""
 
 
