@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from builders import TASK_FILE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_autotune.spec.lines import json_places, toml_places
 from pytest_autotune.spec.loading import load_file
@@ -135,6 +137,23 @@ def test_every_value_of_a_json_file_has_its_line_and_column() -> None:
         "": "1:1", "/a": "1:2", "/a/0": "2:3", "/a/1": "2:6", "/a/1/b~1c": "2:7",
         "/a/1/b~1c/0": "2:15", "/a/1/b~1c/1": "2:21", "/a/1/d": "2:30", "/e": "3:2", "/f": "3:15",
     }  # fmt: skip
+
+
+texts = st.text('ab /~"\\é:#-', max_size=4)
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-1, 1).map(float) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(document=documents, indent=st.sampled_from([None, 2]))
+def test_json_is_yaml_with_the_same_values_in_the_same_places(
+    document: Any, indent: int | None
+) -> None:
+    text = json.dumps(document, indent=indent)
+    assert parse_yaml(text) == (document, json_places(text))
 
 
 def test_every_value_of_a_toml_file_has_the_line_of_its_statement() -> None:
