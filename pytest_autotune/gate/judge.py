@@ -29,6 +29,7 @@ from pytest_autotune.gate.revision.worktree import worktree
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.environment import environment_changes, fingerprint
+from pytest_autotune.study.lines import broken_bounds
 from pytest_autotune.study.plan import Plan
 
 #: The number of latest sessions whose differences count.
@@ -97,6 +98,9 @@ class Judge:
             "parameters": case.entry.parameters,
             "tolerance": plan.spec.gate.tolerance,
         }
+        if record is not None and record.outcome is Outcome.INFEASIBLE:
+            reason = f"SLO broken: {broken_bounds(record).removeprefix('infeasible: ')}"
+            return GateOutcome(judgement="failed", mode="none", reason=reason, **known)
         if record is None or record.outcome is not Outcome.FEASIBLE:
             why = "" if record is None else f" ({record.reason or record.outcome.value})"
             reason = f"its own tests did not pass{why}, so there is nothing to compare"

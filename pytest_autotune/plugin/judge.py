@@ -21,6 +21,7 @@ from pytest_autotune.errors import (
     UserError,
 )
 from pytest_autotune.plugin.active import ActiveTrial
+from pytest_autotune.plugin.failing import STATUS, mark_infeasible
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach, attach_look
 from pytest_autotune.plugin.mistakes import not_run
@@ -158,8 +159,7 @@ class TrialJudge:
             if study.plan.xfail:
                 _mark(report, Outcome.INFEASIBLE, text)
             else:
-                report.outcome = "failed"
-                report.longrepr = text
+                mark_infeasible(report, active.slot.study, record, text)
         try:
             active.store(record)
         except TrialLostError as error:
@@ -244,7 +244,7 @@ def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:
     report.outcome = "skipped"
     report.wasxfail = reason
     report.longrepr = reason
-    report.autotune_status = outcome.value  # type: ignore[attr-defined]
+    vars(report)[STATUS] = outcome.value
 
 
 def _is_optunas_pruned(error: BaseException | None) -> bool:

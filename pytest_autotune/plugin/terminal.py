@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_autotune.errors import UserError
+from pytest_autotune.plugin.failing import (
+    STATUS,
+    VERDICT,
+    InfeasibleReports,
+    TestStatus,
+    log_verdict,
+    status_of,
+)
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import line_of
 from pytest_autotune.report.render import render
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
 #: Layout of the values under ``autotune/`` in pytest's cache.
 SCHEMA_VERSION = 1
 _INTERRUPTED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
-_STATUS: Mapping[str, tuple[str, str, tuple[str, Mapping[str, bool]]]] = {
+_STATUS: Mapping[str, TestStatus] = {
     "infeasible": ("infeasible", "i", ("INFEASIBLE", {"yellow": True})),
     "pruned": ("pruned", "p", ("PRUNED", {"yellow": True})),
 }
@@ -60,7 +68,12 @@ class StudyReporter:
         self._context = context
         self._studies: list[StudyOutline] = []
         self._findings = Findings()
-        self._summaries: list[Summary] = []
+        #: By node id of the study, once the tests have ended.
+        self._summaries: dict[str, Summary] = {}
+        self._infeasible = InfeasibleReports()
+        self._failed_tests: list[str] = []
+        self._tests_ended = False
+        self._is_giving_verdicts = False
         self._recorded = ""
         self._standings = Standings()
 
@@ -110,9 +123,21 @@ class StudyReporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
-    ) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
+    ) -> TestStatus | None:
         """Give infeasible and pruned trials a status of their own."""
-        return _STATUS.get(getattr(report, "autotune_status", ""))
+        status = getattr(report, STATUS, "")
+        if status == VERDICT and self._is_giving_verdicts:
+            # It belongs to no file whose tests are counted.
+            return "failed", "", ""
+        # While tests run, a line on the trial follows.
+        return status_of(report, with_reason=self._tests_ended) or _STATUS.get(status)
+
+    @pytest.hookimpl(specname="pytest_runtest_logreport", tryfirst=True)
+    def pytest_prepare_report(self, report: pytest.TestReport) -> None:
+        """Shorten the failures of infeasible trials, and remember which tests failed."""
+        self._infeasible.prepare(report)
+        if report.failed:
+            self._failed_tests.append(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -122,16 +147,35 @@ class StudyReporter:
         if line is not None and terminal is not None and self._config.get_verbosity() > 0:
             terminal.write_line(f"  {line}", cyan=True)
 
+    @pytest.hookimpl(specname="pytest_sessionfinish", tryfirst=True)
+    def pytest_give_verdict(self, session: pytest.Session) -> None:
+        """Report a study that failed, before files of reports are written.
+
+        The hooks of the runner come before this one, as they were registered later.
+        """
+        self._tests_ended = True
+        if session.exitstatus not in _INTERRUPTED:
+            self._summarize_all()
+        if self._findings.errors:
+            return
+        self._is_giving_verdicts = True
+        for nodeid, summary in self._summaries.items():
+            if summary.failed and not self._has_failure(nodeid):
+                log_verdict(self._config, nodeid, summary)
+        self._is_giving_verdicts = False
+
+    def _has_failure(self, study: str) -> bool:
+        """Return whether a test of a study failed, so that it is red already."""
+        return any(test.startswith((f"{study}::", f"{study}[")) for test in self._failed_tests)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Give the verdict and keep it in the cache."""
+        """Pin what was asked for, and keep the verdict in the cache."""
         if self._config.option.collectonly:
             return
-        for study in self._studies:
-            try:
-                self._summaries.append(self._summarize(study))
-            except UserError as error:
-                self._findings.add_error(str(error))
+        if not self._summaries:
+            # The workers of an interrupted run have ended by now.
+            self._summarize_all()
         if session.exitstatus not in _INTERRUPTED and self._lock():
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         self._record()
@@ -147,7 +191,7 @@ class StudyReporter:
     @property
     def _failed(self) -> bool:
         """The verdict on all studies, and on pinning them where that was asked for."""
-        return any(summary.failed for summary in self._summaries) or any(
+        return any(summary.failed for summary in self._summaries.values()) or any(
             locking.failed for locking in self._locked.values()
         )
 
@@ -161,7 +205,8 @@ class StudyReporter:
         interrupts = self._config.pluginmanager.getplugin("autotune-interrupts")
         try:
             with interrupts.clean_up.suspended():
-                self._locked = {found.study: found for found in self._locker.lock(self._summaries)}
+                found = self._locker.lock(list(self._summaries.values()))
+            self._locked = {locking.study: locking for locking in found}
         except UserError as error:
             self._findings.add_error(str(error))
         except KeyboardInterrupt:
@@ -169,7 +214,7 @@ class StudyReporter:
 
             self._locked = {
                 summary.label: Locking(study=summary.label, text="not pinned: interrupted")
-                for summary in self._summaries
+                for summary in self._summaries.values()
             }
             return True
         return False
@@ -183,12 +228,19 @@ class StudyReporter:
         from pytest_autotune.replay.recorder import record
 
         try:
-            self._recorded = record(self._summaries[0], target)
+            self._recorded = record(next(iter(self._summaries.values())), target)
         except UserError as error:
             self._findings.add_error(str(error))
 
     def _records(self, plan: Plan) -> Sequence[TrialRecord]:
         return read_records(plan, self._context.state_directory)
+
+    def _summarize_all(self) -> None:
+        for study in () if self._config.option.collectonly else self._studies:
+            try:
+                self._summaries[study.nodeid] = self._summarize(study)
+            except UserError as error:
+                self._findings.add_error(str(error))
 
     def _summarize(self, study: StudyOutline) -> Summary:
         records = self._records(study.plan)
@@ -217,14 +269,23 @@ class StudyReporter:
         cache.set("autotune/schema", SCHEMA_VERSION)
         for name in ("incumbent", "verdict", "slots"):
             known = cache.get(f"autotune/{name}", {})
-            latest = {summary.label: summary.document()[name] for summary in self._summaries}
+            summaries = self._summaries.values()
+            latest = {summary.label: summary.document()[name] for summary in summaries}
             cache.set(f"autotune/{name}", {**known, **latest})
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show each study's result."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Show each study's result, below everything else."""
+        result = yield
+        self._show(terminalreporter)
+        return result
+
+    def _show(self, terminalreporter: pytest.TerminalReporter) -> None:
         for error in self._findings.errors:
             terminalreporter.write_line(f"autotune: {error}", red=True)
-        for summary in self._summaries:
+        for summary in self._summaries.values():
             terminalreporter.write_sep("=", f"autotune: {summary.label}")
             for line in render(summary):
                 terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])

@@ -118,6 +118,5 @@ def gate_lines(outcome: GateOutcome) -> Iterator[Line]:
 
 
 def _answer(outcome: GateOutcome) -> str:
-    if outcome.results:
-        return outcome.judgement.upper() if outcome.fails else outcome.judgement
-    return f"{outcome.judgement}: {outcome.reason}"
+    answer = outcome.judgement.upper() if outcome.fails else outcome.judgement
+    return answer if outcome.results else f"{answer}: {outcome.reason}"

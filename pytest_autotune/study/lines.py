@@ -49,6 +49,22 @@ def broken_bounds(record: TrialRecord) -> str:
     return f"infeasible: {failed}; {what}" if failed else f"infeasible: {what}"
 
 
+def shortfall(record: TrialRecord) -> str:
+    """Return the bound that was broken by most in a few words: ``ttft p99 312 ms > 200 ms``."""
+    broken = [result for result in record.bounds if result.infeasible]
+    if not broken:
+        return ""
+    result = max(broken, key=lambda result: result.ratio)
+    failed = failed_requests(record.levels, mostly=not _counts_failures(result))
+    if failed:
+        return failed
+    if result.actual is None:
+        return unjudged(result)
+    bound, name = result.bound, result.bound.metrics[0]
+    sign = ">" if bound.upper else "<"
+    return f"{bound.label} {quantity(name, result.actual)} {sign} {quantity(name, bound.threshold)}"
+
+
 def _counts_failures(result: BoundResult) -> bool:
     return result.bound.metrics[0] in {"error_rate", "success_rate", "goodput_ratio"}
 

@@ -291,7 +291,7 @@ def test_a_new_revision_that_does_not_run_when_launched_fails(gated: Gated) -> N
     # Launches have seeds of their own, and this seed is the study's.
     commit_cost(gated, "1 / (seed == 0)")
     text = gated.compare(status=1)
-    assert "gate     failed: a launch of the working tree failed: " in text
+    assert "gate     FAILED: a launch of the working tree failed: " in text
     assert "ZeroDivisionError" in text
 
 
@@ -455,12 +455,20 @@ def test_a_pinned_configuration_that_breaks_its_slo_fails(gated: Gated, hard: st
     commit_cost(gated, "1.1")
     text = gated.compare("HEAD~", "-v", status=1)
     assert "trial 0 is infeasible: cost 1.1, limit ≤ 1.05" in text
-    reason = "its own tests did not pass (infeasible), so there is nothing to compare"
-    assert f"gate     skipped: {reason}" in text
-    assert "1 failed, 1 skipped" in text
+    assert "gate     FAILED: SLO broken: cost 1.1, limit ≤ 1.05" in text
+    assert "2 failed" in text
     stopped = gated.compare("HEAD~", "-v", "-x", status=1)
     assert "stopping after 1 failures" in stopped
     assert "autotune gate: " not in stopped
+
+
+def test_a_broken_slo_is_red_although_infeasible_trials_need_not_be(gated: Gated) -> None:
+    gated.spec(slo=[{"metric": "cost", "max": 0.5}])
+    gated.lock_file.unlink()
+    gated.pin()
+    text = gated.gate("--autotune-infeasible", "xfail", status=1)
+    assert "gate     FAILED: SLO broken: cost 1, limit ≤ 0.5" in text
+    assert "2 failed" in text.splitlines()[-1]
 
 
 def test_a_study_whose_tests_are_skipped_is_not_compared(gated: Gated) -> None:

@@ -215,7 +215,7 @@ def test_a_metric_that_nobody_reports_fails(gated: Gated) -> None:
     text = gated.gate("-v", status=1)
     column = (gated.root / "autotune.json").read_text().index('"minimize:costs"') + 1
     assert (
-        f"gate     failed: autotune.json:1:{column}: /kernel/gate/metrics/0: 'minimize:costs' is "
+        f"gate     FAILED: autotune.json:1:{column}: /kernel/gate/metrics/0: 'minimize:costs' is "
         "not among what the tests reported: cost"
     ) in text
     assert "1 failed, 1 passed" in text

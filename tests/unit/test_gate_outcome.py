@@ -268,7 +268,7 @@ def test_what_failed_shows_what_was_said() -> None:
     found = outcome("failed", pairs=0, reason="its process ended with signal 9",
                     details="first\nsecond")  # fmt: skip
     assert lines(found) == [
-        ("gate", "failed: its process ended with signal 9"),
+        ("gate", "FAILED: its process ended with signal 9"),
         ("pinned", "tile=8 kernel=a"),
         ("against", 'main = 1a2b3c "Faster"'),
         ("said", "first"),

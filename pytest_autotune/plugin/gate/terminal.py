@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -147,8 +147,16 @@ class GateReporter:
         }
         cache.set("autotune/gate", {**known, **latest})
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show each study's result."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Show each study's result, below everything else."""
+        result = yield
+        self._show(terminalreporter)
+        return result
+
+    def _show(self, terminalreporter: pytest.TerminalReporter) -> None:
         for error in self._findings.errors:
             terminalreporter.write_line(f"autotune: {error}", red=True)
         notices = {

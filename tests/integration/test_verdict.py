@@ -1,0 +1,90 @@
+"""A study without a feasible configuration is red everywhere, and 100 trials are readable."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from project import Project
+
+MODULE = """
+def test_right(trial):
+    pass
+
+
+def test_fast(trial):
+    a = trial.params["a"]
+    trial.report({"cost": 1.0, "ttft": {"p99": 0.3 if a else 0.1}})
+"""
+
+
+def spec(trials: int, first: int = 1) -> dict[str, object]:
+    return {
+        "parameters": {"a": list(range(first, first + trials))},
+        "optimization": {"objective": "minimize:cost", "max_iterations": trials},
+        "slo": [{"metric": "ttft", "statistic": "p99", "max": "200ms"}],
+    }
+
+
+def xml(path: Path) -> ET.Element:
+    suite = ET.parse(path).getroot().find("testsuite")
+    assert suite is not None
+    return suite
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_study_without_a_feasible_trial_is_red_under_xfail(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.write(MODULE, spec(4))
+    report = project.path / "junit.xml"
+    text = project.run(
+        *workers, "--autotune-infeasible", "xfail", "--junitxml", str(report), status=1
+    )
+    assert re.search(r"= 1 failed, 4 passed, 4 infeasible in ", text.splitlines()[-1])
+    line = "FAILED test_study.py - no trial was feasible"
+    lines = text.splitlines()
+    assert line in lines
+    # The study's own summary comes after it, and nothing but pytest's last line after that.
+    assert lines.index(line) < next(n for n, each in enumerate(lines) if "= autotune: " in each)
+    assert lines[-2].startswith(("again ", "         pytest "))
+    suite = xml(report)
+    assert suite.get("failures") == "1"
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == "no trial was feasible"
+    assert "ttft p99 ≤ 200 ms: the best of 4 trials reached 300 ms" in (failure.text or "")
+    # Nothing is remembered as a test to repeat.
+    failed = project.path / ".pytest_cache" / "v" / "cache" / "lastfailed"
+    assert not failed.exists() or json.loads(failed.read_text()) == {}
+    # It stays red when nothing is left to run.
+    again = project.run("--autotune-infeasible", "xfail", "-q", status=1)
+    assert line in again
+    assert re.search(r"^1 failed in ", again.splitlines()[-1])
+
+
+def test_a_red_study_is_not_counted_twice(project: Project) -> None:
+    project.write(MODULE, spec(4))
+    text = project.run("-q", status=1)
+    assert re.search(r"^4 failed, 4 passed in ", text.splitlines()[-1])
+    assert "FAILED test_study.py -" not in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("-v",), ("-n", "2"), ("-q",)])
+def test_infeasible_trials_take_a_line_each(project: Project, arguments: tuple[str, ...]) -> None:
+    project.write(MODULE, spec(30, first=0))
+    text = project.run(*arguments, "--autotune-strategy", "random", COLUMNS="80", status=1)
+    lines = text.splitlines()
+    short = [line for line in lines if line.startswith("INFEASIBLE")]
+    assert len(short) == 29
+    known = re.compile(
+        r"INFEASIBLE ttft p99 300 ms > 200 ms test_study\.py::test_fast\[trial-0\d\d\]"
+    )
+    assert all(known.fullmatch(line) for line in short)
+    assert sum(line.startswith("SLO ") for line in lines) == 3
+    assert len([line for line in lines if "___ test_fast" in line]) == 3
+    summary = next(n for n, line in enumerate(lines) if "= autotune: " in line)
+    assert lines.index(short[-1]) < summary
+    assert "29 failed, 31 passed" in lines[-1]
