@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
@@ -40,17 +41,26 @@ class Selection:
                 node.ihook.pytest_make_collect_report(collector=node)
 
     def left_out(self, slot: Slot, items: Iterable[pytest.Item]) -> Sequence[str]:
-        """Return the names of the tests of ``slot`` that are not among ``items``."""
+        """Return the names of the tests of ``slot`` that are not among ``items``.
+
+        Of a test with other parameters some cases may be left out.
+        """
         chosen = list(items)
         same = {id(item) for item in chosen}
         # Another plugin may have put a test in the place of one.
         named = {item.nodeid for item in chosen}
-        found = [
-            getattr(item, "originalname", None) or item.name
-            for item in self._generated.get(slot, ())
-            if id(item) not in same and item.nodeid not in named
-        ]
-        return tuple(dict.fromkeys(found))
+        every = self._generated.get(slot, ())
+        missing = [item for item in every if id(item) not in same and item.nodeid not in named]
+        cases = Counter(map(_function, every))
+        left_out = Counter(map(_function, missing))
+        return tuple(
+            name if count == cases[name] else f"{count} of {cases[name]} cases of {name}"
+            for name, count in left_out.items()
+        )
+
+
+def _function(item: pytest.Item) -> str:
+    return getattr(item, "originalname", None) or item.name
 
 
 def slot_param(item: pytest.Item) -> Slot | None:

@@ -109,7 +109,8 @@ class Trial:
         """
         self._reports += 1
         own = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
-        self._notes += metrics.get("notes", ())
+        for text in metrics.get("notes", ()):
+            self.note(text)
         self.disturbed(metrics.get("disturbances", ()))
         for entry in metrics.get("levels", ()):
             rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
@@ -143,8 +144,12 @@ class Trial:
         self._assert_reported()
 
     def note(self, text: str) -> None:
-        """Add a sentence on how this trial was measured, for the summary."""
-        self._notes.append(text)
+        """Add a sentence on how this trial was measured, for the summary.
+
+        In a test with other parameters it is about their case, and says so.
+        """
+        case = self._reported.present.name
+        self._notes.append(f"{case}: {text}" if case else text)
 
     def disturbed(self, reasons: Iterable[str]) -> None:
         """Add reasons not to believe what was measured; each counts once."""

@@ -84,8 +84,11 @@ def test_shapes_combine_by_the_rule_whoever_runs_them(project: Project) -> None:
     }  # fmt: skip
     assert records[3].measurement.metrics == {"load_time": 0.5}
 
+    look = project.run("-k", "small or right", status=0)
+    assert "4 looks at trials 0-3, not stored: the run left out 2 of 3 cases of test_fast" in look
+    assert len(project.completed()) == 16
     assert shown(project.run(status=0)) == GEOMEAN  # nothing was measured again
-    assert len(project.completed()) == 12
+    assert len(project.completed()) == 16
     assert shown(project.run("--autotune-replay", "out.csv", status=0)) == GEOMEAN
     assert shown(project.run("--autotune-fresh", "-n", "2", status=0)) == GEOMEAN
 

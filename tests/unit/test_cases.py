@@ -445,6 +445,9 @@ def test_reports_of_cases_are_kept_apart_and_later_ones_win_within_a_case() -> N
         trial.report({"cost": 9})
         trial.report({"cost": 2 if case == "m0" else 4})
         trial.report_level(4, {"x": 1})
+        trial.report({"notes": ["warm"]})
+        trial.note("slow")
+    assert trial.notes == ("m0: warm", "m0: slow", "m1: warm", "m1: slow")
     assert dict(trial.metrics) == {"temp": 40.0, "cost": 4.0}
     assert [level.concurrency for level in trial.levels] == [4]
     found = trial.measurement(Ending.COMPLETE)
