@@ -107,7 +107,15 @@ def schema_lines(error: ValidationError, origin: Origin) -> Iterator[str]:
     for key in instance:
         if not _is_known(key, schema):
             where = origin.at(*error.absolute_path, key)
-            yield f"{where}: unknown key {key!r}{nearest(key, known)}"
+            hint = _block_of(key, schema) or nearest(key, known)
+            yield f"{where}: unknown key {key!r}{hint}"
+
+
+def _block_of(key: str, schema: Mapping[str, Any]) -> str:
+    """Return a hint where a key belongs into a block beside it, empty if it does not."""
+    blocks = schema.get("properties", {})
+    found = [name for name, block in blocks.items() if key in block.get("properties", ())]
+    return f"; did you mean the {key!r} of {found[0]!r}?" if len(found) == 1 else ""
 
 
 def _describe(error: ValidationError, origin: Origin) -> str:

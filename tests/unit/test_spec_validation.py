@@ -56,6 +56,13 @@ def refused_parameter(parameter: Any, *constraints: str) -> str:
         ): {"optimization": {"infeasible": "xfial"}},
         "/slo/levels: \"any\" is not one of 'all', 'filter', 'max'": {"slo": {"levels": "any"}},
         '/task_name: "" is empty': {"task_name": ""},
+        "/cases: unknown key 'cases'; did you mean the 'cases' of 'optimization'?": {
+            "cases": "mean"
+        },
+        (
+            "/optimization/cases: \"median\" is not one of 'geomean', 'mean', 'worst' (did you mean "
+            "'mean'?)"
+        ): {"optimization": {"cases": "median"}},
         "/slo/ttft: {} lacks 'threshold'": {"slo": {"ttft": {}}},
         "/slo/latency/p99: {\"weight\": 1} lacks 'threshold'": {
             "slo": {"latency": {"p99": {"weight": 1}}}
