@@ -60,8 +60,8 @@ def refused_parameter(parameter: Any, *constraints: str) -> str:
             "cases": "mean"
         },
         (
-            "/optimization/cases: \"median\" is not one of 'geomean', 'mean', 'worst' (did you mean "
-            "'mean'?)"
+            "/optimization/cases: \"median\" is not one of 'geomean', 'mean', 'worst' (did you "
+            "mean 'mean'?)"
         ): {"optimization": {"cases": "median"}},
         "/slo/ttft: {} lacks 'threshold'": {"slo": {"ttft": {}}},
         "/slo/latency/p99: {\"weight\": 1} lacks 'threshold'": {
