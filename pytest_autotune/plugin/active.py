@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_autotune.errors import TooFewGpusError
 from pytest_autotune.gpu.leases import Lease
+from pytest_autotune.plugin.attempts import Attempts
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.scoring.records import TrialRecord
@@ -31,8 +33,8 @@ class ActiveTrial:
     """A trial from the moment it is drawn until its last test has ended.
 
     ``last`` is its last test. ``look`` is set where it is run to be seen only. ``deadline`` is on
-    the monotonic clock, None without a limit. ``refusal`` is why it cannot have its GPUs. Only its
-    own methods change it.
+    the monotonic clock, None without a limit. ``refusal`` is why it cannot have its GPUs.
+    ``skip_reason`` is that of a mark that skips one of its tests.
     """
 
     slot: Slot
@@ -44,8 +46,34 @@ class ActiveTrial:
     look: Look | None = None
     deadline: float | None = None
     refusal: TooFewGpusError | None = None
+    attempts: Attempts = field(init=False)
     _is_complete: bool = False
+    skip_reason: str = ""
+    _decider: pytest.Item | None = None
     _finish: Callable[[], object] = lambda: None
+
+    def __post_init__(self) -> None:
+        """Begin without an attempt at any test."""
+        self.attempts = Attempts(self.trial)
+
+    def begin(self, item: pytest.Item) -> None:
+        """Begin a test, or another attempt at it: then what an earlier one decided is open again.
+
+        Raises :class:`UserError` where the storage fails.
+        """
+        if not self.attempts.begin(item):
+            return
+        self._is_complete = False
+        if not self.concluded or item is not self._decider:
+            return
+        self.record = self.record.anew() if self.look else self.study.again(self.record)
+        self.trial.begin_again(self.record)
+        if self.deadline is not None:
+            self.deadline = time.monotonic() + self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return self.study.plan.spec.optimization.timeout_per_iteration or 0.0
 
     @property
     def concluded(self) -> bool:
@@ -55,9 +83,8 @@ class ActiveTrial:
     @property
     def limit(self) -> str:
         """The message where the trial runs past its deadline."""
-        seconds = self.study.plan.spec.optimization.timeout_per_iteration or 0.0
-        number = self.record.number
-        return f"trial {number} ran longer than {duration(seconds)} (timeout_per_iteration)"
+        number, seconds = self.record.number, duration(self._seconds)
+        return f"trial {number} ran longer than {seconds} (timeout_per_iteration)"
 
     def complete(self) -> Judgement:
         """Return the judgement on the trial now that all its tests ran.
@@ -87,15 +114,15 @@ class ActiveTrial:
         """Return the trials that it must be able to beat: none if it is run to be seen."""
         return () if self.look is not None else self.study.records()
 
-    def store(self, record: TrialRecord) -> None:
-        """Store the trial as it ended, unless it is a look.
+    def store(self, record: TrialRecord, item: pytest.Item) -> None:
+        """Store the trial as it ended in the test ``item``, unless it is a look.
 
         Raises :class:`TrialLostError` where another process took it over, :class:`UserError`
         where the storage fails.
         """
         if self.look is None:
             self.study.finish(record)
-        self.record = record
+        self.record, self._decider = record, item
 
     def give_back(self) -> None:
         """Leave the trial to a later session, unless its outcome is stored."""

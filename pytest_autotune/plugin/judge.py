@@ -23,11 +23,11 @@ from pytest_autotune.errors import (
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.failing import STATUS, mark_infeasible
 from pytest_autotune.plugin.findings import Findings
-from pytest_autotune.plugin.live import LINE, attach, attach_look
+from pytest_autotune.plugin.live import LINE, attach, attach_look, detach
 from pytest_autotune.plugin.mistakes import not_run
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.report.failure import infeasible_report
-from pytest_autotune.scoring.judgement import Ending, Outcome
+from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.system.masking import Masker
@@ -62,27 +62,36 @@ class TrialJudge:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
     def pytest_mask_report(
-        self,
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Keep secrets out of a report, whatever plugin put them there.
 
-        Outside all others, which the wrapper that judges trials must not be.
+        Outside all others, which the wrapper that judges trials must not be. A plugin between
+        the two may have made further attempts at the test, of which this is the only report.
         """
         report = yield
+        active = self._runner.active_for(item)
+        if active is not None and call.when == "call" and active.attempts.unjudged:
+            active.attempts.judge()
+            detach(report)
+            if not active.concluded:
+                self._judge_report(active, item, report, active.attempts.error)
         _mask_report(report, self._masker)
         return report
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge the trial at the end of its last test, where that test can still fail."""
-        result = yield
         active = self._runner.active_for(item)
-        if active is not None and item is active.last:
-            judgement = active.complete()
-            if judgement.outcome is Outcome.FAILED:
-                raise MissingMetricError(judgement.reason)
-            if judgement.outcome is Outcome.INFEASIBLE:
-                raise SLOViolation(slo_table(judgement.compliance.results))
+        if active is None:
+            return (yield)
+        try:
+            result = yield
+            if item is active.last:
+                _check(active.complete())
+        except BaseException as error:
+            active.attempts.error = error
+            raise
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -92,15 +101,21 @@ class TrialJudge:
         """Conclude the trial where this report decides it."""
         active = self._runner.active_for(item)
         report = yield
-        if active is None or active.concluded:
+        if active is None:
+            return report
+        if call.when != "teardown":
+            active.attempts.judge()
+        if active.concluded:
             return report
         error = None if call.excinfo is None else call.excinfo.value
         if call.when != "teardown":
             self._judge_report(active, item, report, error)
         elif item is active.last:
-            # The last test did not run to its end (it was skipped, say).
-            active.complete()
-            self._conclude(active, item, report, Ending.COMPLETE)
+            # The last test did not run to its end: a mark skips it.
+            if active.complete().outcome is Outcome.FAILED and active.skip_reason:
+                self._conclude(active, item, report, Ending.SKIPPED, reason=active.skip_reason)
+            else:
+                self._conclude(active, item, report, Ending.COMPLETE)
         return report
 
     def _judge_report(
@@ -122,22 +137,39 @@ class TrialJudge:
             self._conclude(active, item, report, Ending.PRUNED, reason=reason, estimate=estimate)
             _mark(report, Outcome.PRUNED, reason)
         elif report.failed:
-            self._add_server_log(active, report)
-            command = self._runner.resources.server_command(active)
-            if isinstance(error, _PLAIN_ERRORS):
-                report.longrepr = f"trial {active.record.number}: {error}"
-                if command:
-                    report.longrepr += f"\nserver command: {command}"
-            elif command:
-                report.sections.append(("inference server command", command))
-            if isinstance(error, MissingMetricError) and not self._has_died(active):
-                # It only has no answer to this question, and may have one to another.
-                self._conclude(active, item, report, Ending.COMPLETE)
-                return
-            reason = self._reason(active, error)
-            self._conclude(active, item, report, Ending.FAILED, reason=reason)
+            self._fail(active, item, report, error)
+        elif report.skipped:
+            reason = self._masker(_skip_reason(report, error))
+            if active.attempts.is_skipped_by_mark:
+                # The test takes no part in any trial: the others decide.
+                active.skip_reason = reason
+            else:
+                self._conclude(active, item, report, Ending.SKIPPED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:
             self._conclude(active, item, report, Ending.COMPLETE)
+
+    def _fail(
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        error: BaseException | None,
+    ) -> None:
+        """Conclude a trial whose test failed, and show what explains it."""
+        self._add_server_log(active, report)
+        command = self._runner.resources.server_command(active)
+        if isinstance(error, _PLAIN_ERRORS):
+            report.longrepr = f"trial {active.record.number}: {error}"
+            if command:
+                report.longrepr += f"\nserver command: {command}"
+        elif command:
+            report.sections.append(("inference server command", command))
+        if isinstance(error, MissingMetricError) and not self._has_died(active):
+            # It only has no answer to this question, and may have one to another.
+            self._conclude(active, item, report, Ending.COMPLETE)
+            return
+        reason = self._reason(active, error)
+        self._conclude(active, item, report, Ending.FAILED, reason=reason)
 
     def _conclude(  # noqa: PLR0913 - all that is known of its end
         self,
@@ -156,12 +188,14 @@ class TrialJudge:
             # Before it is stored, as the report says so even if the storage fails.
             command = self._runner.resources.server_command(active)
             text = infeasible_report(record, table, command)
-            if study.plan.xfail:
+            if report.skipped:
+                pass  # A mark says that the test is expected to fail.
+            elif study.plan.xfail:
                 _mark(report, Outcome.INFEASIBLE, text)
             else:
                 mark_infeasible(report, active.slot.study, record, text)
         try:
-            active.store(record)
+            active.store(record, item)
         except TrialLostError as error:
             self._findings.add_notices(active.slot.study, [str(error)])
             self._runner.forget()
@@ -214,6 +248,24 @@ class TrialJudge:
 
     def _server_of(self, active: ActiveTrial) -> InferenceServer | None:
         return self._runner.resources.server_of(active.record.number)
+
+
+def _check(judgement: Judgement) -> None:
+    """Fail the last test of a trial that is no candidate."""
+    if judgement.outcome is Outcome.FAILED:
+        raise MissingMetricError(judgement.reason)
+    if judgement.outcome is Outcome.INFEASIBLE:
+        raise SLOViolation(slo_table(judgement.compliance.results))
+
+
+def _skip_reason(report: pytest.TestReport, error: BaseException | None) -> str:
+    """Return in a line why a test was skipped, or expected to fail."""
+    expected = getattr(report, "wasxfail", None)
+    if expected is None:
+        text = str(error)
+    else:
+        text = f"expected to fail: {expected.removeprefix('reason: ')}".removesuffix(": ")
+    return (text.strip().splitlines() or ["no reason given"])[0]
 
 
 def _mask_report(report: pytest.TestReport, mask: Masker) -> None:

@@ -34,6 +34,11 @@ def attach(
     )
 
 
+def detach(report: pytest.TestReport) -> None:
+    """Remove the line of an earlier attempt that had the same report."""
+    vars(report).pop(LINE, None)
+
+
 def attach_look(report: pytest.TestReport, record: TrialRecord) -> None:
     """Attach the line of a look."""
     text = trial_line(record)

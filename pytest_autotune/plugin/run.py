@@ -143,7 +143,14 @@ class TrialRunner:
         active = self.active_for(item)
         if active is None:
             pytest.skip("no trial was drawn for this slot")
+        active.begin(item)
         record = active.record
+        # An earlier attempt at the test left its own.
+        item.user_properties[:] = [
+            each
+            for each in item.user_properties
+            if not each[0].startswith("autotune_") or each[0] == "autotune_replayed"
+        ]
         item.user_properties += [
             ("autotune_trial", record.number),
             *((f"autotune_param_{name}", value) for name, value in record.params.items()),
@@ -160,7 +167,16 @@ class TrialRunner:
         if active.refusal is not None and not active.concluded:
             raise active.refusal
         with self._watched(active, item):
-            return (yield)
+            result = yield
+        active.attempts.set_up()
+        return result
+
+    @pytest.hookimpl(specname="pytest_runtest_setup")
+    def pytest_allow_setup(self, item: pytest.Item) -> None:
+        """Note that marks let a test run: otherwise it would have been skipped before this."""
+        active = self.active_for(item)
+        if active is not None:
+            active.attempts.allow()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:

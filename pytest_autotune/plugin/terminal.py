@@ -25,6 +25,7 @@ from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.catalogue import read_records
 from pytest_autotune.study.looks import look_notes
 from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
 from pytest_autotune.study.summary import Summary
@@ -247,6 +248,7 @@ class StudyReporter:
         notices = [
             *study.plan.spec.notices,
             *self._findings.notices.get(study.nodeid, ()),
+            *skip_notes(effective(records)),
             *look_notes(self._findings.looks.get(study.nodeid, ())),
             *magnitude_notes(effective(records)),
         ]

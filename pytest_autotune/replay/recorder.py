@@ -51,12 +51,14 @@ def check_target(target: GivenFile) -> None:
 def record(summary: Summary, target: GivenFile) -> str:
     """Write the finished trials of a study to ``target`` and return a sentence on it.
 
-    Pruned trials are left out, as their final results are unknown. Raises
+    Pruned and skipped trials are left out, as their final results are unknown. Raises
     :class:`RecordingError`.
     """
-    kept = [r for r in summary.finished if r.outcome is not Outcome.PRUNED]
-    pruned = len(summary.finished) - len(kept)
-    left_out = f" ({pruned} pruned {_trials(pruned)} left out)" if pruned else ""
+    unknown = (Outcome.PRUNED, Outcome.SKIPPED)
+    kept = [r for r in summary.finished if r.outcome not in unknown]
+    counts = {outcome.value: summary.count(outcome) for outcome in unknown}
+    others = [f"{count} {name} {_trials(count)}" for name, count in counts.items() if count]
+    left_out = f" ({', '.join(others)} left out)" if others else ""
     if not kept:
         return f"nothing in {target.written}: no trial was finished{left_out}"
     content = table(kept, summary.plan).encode()

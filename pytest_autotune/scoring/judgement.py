@@ -43,6 +43,7 @@ class Ending(str, enum.Enum):
     CUT_SHORT = "cut short"
     FAILED = "failed"
     PRUNED = "pruned"
+    SKIPPED = "skipped"
 
 
 class Outcome(str, enum.Enum):
@@ -53,6 +54,7 @@ class Outcome(str, enum.Enum):
     INFEASIBLE = "infeasible"
     FAILED = "failed"
     PRUNED = "pruned"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,8 @@ def judge(measurement: Measurement, question: Question) -> Judgement:
         return Judgement(outcome=Outcome.FAILED, reason=measurement.reason)
     if measurement.ending is Ending.PRUNED:
         return Judgement(outcome=Outcome.PRUNED, reason=measurement.reason)
+    if measurement.ending is Ending.SKIPPED:
+        return Judgement(outcome=Outcome.SKIPPED, reason=measurement.reason)
     clash = ambiguity(measurement.outside, measurement.cases, question)
     if clash:
         return Judgement(outcome=Outcome.FAILED, reason=clash)

@@ -56,6 +56,10 @@ class TrialRecord:
         """Identity of the parameters."""
         return point_key(self.params)
 
+    def anew(self) -> TrialRecord:
+        """Return the trial as it was before it ran."""
+        return TrialRecord(number=self.number, params=self.params, owner=self.owner)
+
     @property
     def outcome(self) -> Outcome:
         """The judgement in a word, or that the trial still runs."""

@@ -54,7 +54,8 @@ class Observations:
         explained = np.zeros(len(finished), dtype=bool)
         for signal in signals:
             explained |= signal > 0
-        failed = _having(finished, Outcome.FAILED)
+        # Where tests skip a point, there is as little to gain as where they fail.
+        failed = _having(finished, Outcome.FAILED) | _having(finished, Outcome.SKIPPED)
         return cls(
             records=finished,
             pending=[record for record in records if not record.finished],

@@ -19,6 +19,7 @@ def trial_line(record: TrialRecord) -> str:
         Outcome.INFEASIBLE: broken_bounds(record),
         Outcome.FAILED: f"failed: {first_line(record.reason)}",
         Outcome.PRUNED: f"pruned: {first_line(record.reason)}",
+        Outcome.SKIPPED: f"skipped: {first_line(record.reason)}",
     }.get(record.outcome, record.outcome.value)
     if record.outcome is Outcome.FEASIBLE and record.penalty > 0:
         what += f" ({penalized_by(record.penalty, record.bounds)})"

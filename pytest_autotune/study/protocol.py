@@ -84,6 +84,10 @@ class Study(Protocol):
         Raises :class:`TrialLostError` where another process took it over meanwhile.
         """
 
+    def again(self, record: TrialRecord) -> TrialRecord:
+        """Begin a finished trial anew, as another attempt at one of its tests is made."""
+        return record.anew()
+
     def give_back(self, record: TrialRecord) -> None:  # noqa: ARG002 - most need nothing
         """Leave an unfinished trial to a later session, where the study has one."""
         return

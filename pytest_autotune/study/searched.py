@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 #: A trial that takes its process down this often is not tried again.
 MAX_ATTEMPTS: Final = 3
 #: Ends without a measurement: such a trial is run again where that is asked for.
-_UNMEASURED: Final = (Outcome.FAILED,)
+_UNMEASURED: Final = (Outcome.FAILED, Outcome.SKIPPED)
 
 
 class SearchedStudy(Study):
@@ -226,6 +226,15 @@ class SearchedStudy(Study):
             self._finished[trial_id] = record
             self._mine.pop(trial_id, None)
 
+    def again(self, record: TrialRecord) -> TrialRecord:
+        """Begin a finished trial anew, as another attempt at one of its tests is made.
+
+        The earlier result stands until this one is finished.
+        """
+        with self._store.coordinator.mutex(), storage_errors(self.plan):
+            owner = replace(record.owner, retry_of=record.number, started=time.time())
+            return self._add(record.number, record.params, owner)
+
     def give_back(self, record: TrialRecord) -> None:
         """Leave an unfinished trial to a later session, without counting this attempt.
 
@@ -359,6 +368,9 @@ class SearchedStudy(Study):
         self, slot: SlotRequest, number: int, point: Point, *, is_retry: bool = False
     ) -> TrialRecord:
         owner = self._owner(slot, number, point, retry_of=number if is_retry else None)
+        return self._add(number, point, owner)
+
+    def _add(self, number: int, point: Point, owner: Owner) -> TrialRecord:
         template = new_trial(self.plan, number, point, owner)
         trial_id = self._storage.create_new_trial(self._id, template_trial=template)
         return self._taken(TrialRecord(number=number, params=point, owner=owner, stored=trial_id))
@@ -374,7 +386,7 @@ def _since_improvement(finished: Sequence[TrialRecord]) -> int:
     best: tuple[int, float] = (2, float("inf"))
     since = 0
     for record in finished:
-        since += 1
+        since += record.outcome is not Outcome.SKIPPED
         if record.rank < best:
             best, since = record.rank, 0
     return since

@@ -75,8 +75,12 @@ class Summary:
 
     @property
     def failed(self) -> bool:
-        """The verdict: a study that ended without a feasible configuration fails the run."""
-        return self.ended and self.best is None
+        """The verdict: a study that ended without a feasible configuration fails the run.
+
+        Unless its tests skipped every trial, as they do where they cannot run at all.
+        """
+        skipped = bool(self.finished) and self.count(Outcome.SKIPPED) == len(self.finished)
+        return self.ended and self.best is None and not skipped
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of trials that ended so."""
@@ -85,12 +89,17 @@ class Summary:
     def counts(self) -> str:
         """Return the numbers of trials by outcome, in words."""
         soft = sum(1 for r in self.trials if r.outcome is Outcome.FEASIBLE and r.penalty > 0)
-        here = sum(r.owner.session == self.session and r.finished for r in self.records)
+        here = sum(r.owner.session == self.session for r in self.finished)
         parts = [
             f"{self.count(Outcome.FEASIBLE)} feasible" + (f" ({soft} penalized)" if soft else ""),
             *(
                 f"{self.count(outcome)} {outcome.value}"
-                for outcome in (Outcome.INFEASIBLE, Outcome.FAILED, Outcome.PRUNED)
+                for outcome in (
+                    Outcome.INFEASIBLE,
+                    Outcome.FAILED,
+                    Outcome.PRUNED,
+                    Outcome.SKIPPED,
+                )
                 if self.count(outcome)
             ),
         ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NoReturn
+from copy import deepcopy
+from typing import Any, Final, NoReturn, TypeAlias
 
 from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
 from pytest_autotune.scoring.compliance import broken_so_far
@@ -22,6 +23,12 @@ from pytest_autotune.study.plan import Plan
 _NO_METRICS: Final = frozenset({"levels", "notes", "disturbances"})
 #: What a reported level has besides metrics.
 _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid", "failure"})
+
+
+#: What a trial had reported at some moment.
+Checkpoint: TypeAlias = Mapping[str, Any]
+#: Attributes of a trial that no report changes.
+_FIXED: Final = frozenset({"_record", "_plan", "_seed", "_reported"})
 
 
 class Trial:
@@ -181,6 +188,22 @@ class Trial:
             estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
             duration=round(time.time() - self._record.owner.started, 6),
         )
+
+    def checkpoint(self) -> Checkpoint:
+        """Return everything reported so far, for :meth:`restore`."""
+        own = {name: value for name, value in vars(self).items() if name not in _FIXED}
+        return deepcopy({"own": own, "reported": vars(self._reported)})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Forget what was reported since ``checkpoint``, as it is reported anew."""
+        saved = deepcopy(dict(checkpoint))
+        vars(self).update(saved["own"])
+        # In place, as others hold it.
+        vars(self._reported).update(saved["reported"])
+
+    def begin_again(self, record: TrialRecord) -> None:
+        """Go on as another attempt of the same trial."""
+        self._record = record
 
     def _add_level(
         self,
