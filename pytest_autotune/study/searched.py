@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,7 @@ from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.catalogue import HINTS, find_or_create, open_store, storage_errors
+from pytest_autotune.study.claiming import free_number, since_improvement, trial_of
 from pytest_autotune.study.documents import (
     MEASUREMENT,
     OWNER,
@@ -135,7 +135,7 @@ class SearchedStudy(Study):
             records = self.records()
             if slot.left_out:
                 return self._look(slot, records)
-            previous = _trial_of(slot, effective(records)) if slot.rerun else None
+            previous = trial_of(slot, effective(records)) if slot.rerun else None
             if previous is not None and previous.finished:
                 if previous.outcome in _UNMEASURED:
                     return self._create(slot, previous.number, previous.params, is_retry=True)
@@ -152,7 +152,7 @@ class SearchedStudy(Study):
 
     def _look(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
         """Return a look at the trial of ``slot``, or at one that might become it."""
-        found = _trial_of(slot, effective(records))
+        found = trial_of(slot, effective(records))
         if found is None and slot.point is None and slot.ordinal is None:
             return Stop.DONE_BEFORE  # A spare slot stands for no trial.
         point, proposed = slot.point, False
@@ -189,7 +189,7 @@ class SearchedStudy(Study):
             return orphan
         if len(current) >= self.plan.budget:
             return self._wait_or(Stop.BUDGET, current)
-        if slot.exact and (slot.ordinal is None or _trial_of(slot, current) is not None):
+        if slot.exact and (slot.ordinal is None or trial_of(slot, current) is not None):
             return self._wait_or(Stop.DONE_BEFORE, current)
         point = slot.point
         if point is None:
@@ -198,7 +198,7 @@ class SearchedStudy(Study):
         if point is None:
             return self._wait_or(Stop.EXHAUSTED, current)
         place = slot.names.place(point)
-        number = _free_number(slot.ordinal if place is None else place, records)
+        number = free_number(slot.ordinal if place is None else place, records)
         return self._create(slot, number, point)
 
     def finish(self, record: TrialRecord) -> None:
@@ -287,7 +287,7 @@ class SearchedStudy(Study):
             return Stop.BUDGET
         if plan.timeout is not None and time.time() - self._started >= plan.timeout:
             return Stop.TIMEOUT
-        if plan.patience is not None and _since_improvement(finished) >= plan.patience:
+        if plan.patience is not None and since_improvement(finished) >= plan.patience:
             return Stop.PATIENCE
         return None
 
@@ -313,7 +313,7 @@ class SearchedStudy(Study):
     def _reclaim(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> TrialRecord | None:
         """Take over a trial whose process died: the slot's own one, if it is among them."""
         orphans = [record for record in current if self._is_orphan(record)]
-        found = _trial_of(slot, orphans)
+        found = trial_of(slot, orphans)
         if slot.exact:
             # Any other only if it was begun in this run, as then it was selected, too.
             orphans = [record for record in orphans if record.owner.session == self._session]
@@ -379,33 +379,6 @@ class SearchedStudy(Study):
         """Remember a trial that this process has to finish or to give back."""
         self._mine[_stored(record)] = record
         return record
-
-
-def _since_improvement(finished: Sequence[TrialRecord]) -> int:
-    """Count the trials after the one that last improved on all before it."""
-    best: tuple[int, float] = (2, float("inf"))
-    since = 0
-    for record in finished:
-        since += record.outcome is not Outcome.SKIPPED
-        if record.rank < best:
-            best, since = record.rank, 0
-    return since
-
-
-def _trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the trial that a slot stands for: with its point, or else with its number."""
-    if slot.point is not None:
-        key = point_key(slot.point)
-        return next((record for record in records if record.key == key), None)
-    return next((record for record in records if record.number == slot.ordinal), None)
-
-
-def _free_number(wanted: int | None, records: Sequence[TrialRecord]) -> int:
-    """Return ``wanted`` if it is no trial's number yet, else the lowest that is none's."""
-    taken = {record.number for record in records}
-    if wanted is not None and wanted not in taken:
-        return wanted
-    return next(number for number in count() if number not in taken)
 
 
 def _stored(record: TrialRecord) -> int:

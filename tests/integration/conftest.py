@@ -14,6 +14,7 @@ import pytest
 import ruamel.yaml  # noqa: F401
 import sqlalchemy.dialects.postgresql  # noqa: F401
 from gated import Gated
+from inner import FEW_PLUGINS
 from project import Project
 from serving import Serving
 
@@ -21,9 +22,12 @@ import pytest_autotune.gpu.nvml  # noqa: F401 - two of it would not know each ot
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pytest finds tox around it, it keeps the cache of all runs in tox's folder."""
+def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inner runs in this process, too, have their own cache and load few plugins."""
+    # Where pytest finds tox around it, it keeps the cache of all runs in tox's folder.
     monkeypatch.delenv("TOX_ENV_DIR", raising=False)
+    for name, value in FEW_PLUGINS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -22,13 +22,6 @@ def test_fast(trial):
     CRASH
     trial.report({"cost": -trial.number, "mem": trial.params["a"] * 5})
 """
-#: Shuffles tests, as pytest-randomly does.
-SHUFFLE = """
-import random
-
-def pytest_collection_modifyitems(items):
-    random.Random(SEED).shuffle(items)
-"""
 
 
 def _tests(junit: Path) -> Iterator[tuple[str, str]]:
@@ -66,12 +59,12 @@ def test_numbers_agree_with_workers_shuffled_tests_a_crash_and_when_resumed(
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)"""
     project.write(MODULE.replace("CRASH", crash))
-    (project.path / "conftest.py").write_text(SHUFFLE.replace("SEED", str(seed)))
-    first = project.run("-n", "2", "-v", "--junitxml=out.xml", "--autotune-trials", "6")
+    shuffled = ("-p", "pytest_randomly", f"--randomly-seed={seed}", "-v", "--junitxml=out.xml")
+    first = project.run("-n", "2", *shuffled, "--autotune-trials", "6")
     assert "6 of 6" in first
     assert "crashed while running 'test_study.py::test_fast[trial-003]'" in first
     _check(project, first)
-    second = project.run("-v", "--junitxml=out.xml", status=(0, 1))
+    second = project.run(*shuffled, status=(0, 1))
     assert "12 of 12" in second
     _check(project, second)
     # Nothing ran in another order than that of the numbers.

@@ -23,8 +23,10 @@ FEW_PLUGINS: Final[Mapping[str, str]] = {
 #: Variables with which pytest loads what is installed, as it does for users.
 INSTALLED_PLUGINS: Final[Mapping[str, Any]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "",
-    # It warns under xdist, and warnings are errors in many inner runs.
-    "PYTEST_ADDOPTS": "-p no:benchmark",
+    # The first warns under xdist, and warnings are errors in many inner runs; the others change
+    # what runs, and are loaded by their own tests.
+    "PYTEST_ADDOPTS": "-p no:benchmark -p no:flaky -p no:pytest-retry -p no:randomly -p no:repeat "
+    "-p no:rerunfailures",
 }
 #: The exit status that a run must have, or one of several; none for any.
 Status: TypeAlias = int | tuple[int, ...] | None

@@ -1,0 +1,41 @@
+"""Which trial a slot stands for, and which number a new one gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.parameters import point_key
+from pytest_autotune.study.protocol import SlotRequest
+
+
+def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the trial that a slot stands for: with its point, or else with its number."""
+    if slot.point is not None:
+        key = point_key(slot.point)
+        return next((record for record in records if record.key == key), None)
+    return next((record for record in records if record.number == slot.ordinal), None)
+
+
+def free_number(wanted: int | None, records: Sequence[TrialRecord]) -> int:
+    """Return ``wanted`` if it is no trial's number yet, else the lowest that is none's."""
+    taken = {record.number for record in records}
+    if wanted is not None and wanted not in taken:
+        return wanted
+    return next(number for number in count() if number not in taken)
+
+
+def since_improvement(finished: Sequence[TrialRecord]) -> int:
+    """Count the trials after the one that last improved on all before it.
+
+    Trials that their tests skipped do not count.
+    """
+    best: tuple[int, float] = (2, float("inf"))
+    since = 0
+    for record in finished:
+        since += record.outcome is not Outcome.SKIPPED
+        if record.rank < best:
+            best, since = record.rank, 0
+    return since
