@@ -35,8 +35,9 @@ def attach(
 
 
 def detach(report: pytest.TestReport) -> None:
-    """Remove the line of an earlier attempt that had the same report."""
-    vars(report).pop(LINE, None)
+    """Remove all that an earlier attempt with the same report had attached."""
+    for name in [name for name in vars(report) if name.startswith("autotune_")]:
+        delattr(report, name)
 
 
 def attach_look(report: pytest.TestReport, record: TrialRecord) -> None:

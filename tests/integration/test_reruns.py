@@ -71,7 +71,7 @@ def test_the_last_attempt_decides_and_a_wrong_answer_is_red(project: Project, pl
     assert set(once_broken.metrics) == {"load_time", "cost", "attempt_2", "mem"}
     assert set(broken.metrics) == {"load_time", "cost", "attempt_3", "mem"}
     assert "FAILED test_study.py::test_right[a:2]" in result
-    assert "FAILED test_study.py::test_fast[a:4]" in result
+    assert "INFEASIBLE mem 99 > 20 test_study.py::test_fast[a:4]" in result
     assert "2 failed" in result
     assert "trials   5 of 5: 3 feasible, 1 infeasible, 1 failed" in result
     assert "best     trial 0: a=1" in result

@@ -31,11 +31,11 @@ def test_a_skipped_trial_is_a_point_that_is_not_tried(study: Run, where: str) ->
     result.stdout.fnmatch_lines(
         [
             "  trial 3 ?a=4? skipped: needs more memory; best so far 1 (trial 0)",
+            "SKIPPED *needs more memory",
             "best     trial 0: a=1",
             "trials   4 of 4: 2 feasible, 2 skipped",
             "note     2 trials were skipped by the tests: needs more memory (*)",
             "recorded 2 trials in out.csv (2 skipped trials left out)",
-            "SKIPPED *needs more memory",
         ]
     )
     again = study(body)
