@@ -213,6 +213,9 @@ class TrialJudge:
         )
         if record.value is not None:
             item.user_properties.append((f"autotune_{record.metric}", record.value))
+        if record.judgement.cases is not None:
+            # What the value is a ratio to, and of how many cases.
+            item.user_properties.append(("autotune_cases", record.judgement.answer))
         if self._config.get_verbosity() > 0:
             best = incumbent(effective(study.records()))
             attach(report, study.plan.label, record, best)

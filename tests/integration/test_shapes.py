@@ -73,10 +73,13 @@ GEOMEAN = [
 def test_shapes_combine_by_the_rule_whoever_runs_them(project: Project) -> None:
     chosen = spec("geomean")
     project.write(MODULE, chosen)
-    printed = project.run("-v", "--autotune-record", "out.csv", status=0)
+    printed = project.run("-v", "--autotune-record", "out.csv", "--junitxml=out.xml", status=0)
     assert shown(printed) == GEOMEAN
     assert "trial 0 [a=1] cost, geomean of 3 cases: 1 × trial 0; best so far\n" in printed
     assert "load_time ≤ 100 s, measured 500 ms" in printed
+    junit = (project.path / "out.xml").read_text()
+    assert 'name="autotune_cases" value="cost, geomean of 3 cases: 0.6247 × trial 0"' in junit
+    assert 'name="autotune_cost_ratio" value="0.62466' in junit
     records = project.records(chosen)
     assert [record.outcome for record in records] == [Outcome.FEASIBLE] * 4
     assert {name: m["cost"] for name, m in by_case(records[3]).items()} == {
