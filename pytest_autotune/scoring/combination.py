@@ -159,7 +159,8 @@ class Combination:
 
     def _against_reference(self, name: str, inside: Sequence[str]) -> str:
         if self.reference is None:
-            return ""
+            # Nothing says which cases had no chance to be reported.
+            return "" if self.complete else "the trial was cut short, maybe before its last case"
         first, known = self.reference.trial, self.reference.values
         for case in known:
             if case not in inside:

@@ -212,6 +212,9 @@ def _combined(measurement: Measurement, question: Question) -> Combined:
     reported = {name: value for case in every for name, value in case.metrics.items()}
     whole = checked(reported, measurement.every_level, slo)
     measured = question.target.measure(whole.metrics)
+    if measurement.cases and not complete:
+        # Other cases may have had no chance to report the same.
+        measured = None
     if measured is None or not whole.shows(question.target):
         # Of some levels alone it would not be the objective.
         metric, value, missing = None, None, _missing(question, whole)

@@ -327,6 +327,21 @@ def test_a_trial_that_was_cut_short_lacks_nothing_that_it_could_not_report() -> 
     assert found.value is None
 
 
+@pytest.mark.parametrize(
+    ("rule", "reference", "value"),
+    [("mean", None, None), ("mean", first(1.0, 1.0), 1.5), ("mean", first(1, 1, 1), None),
+     (None, None, None)],
+)  # fmt: skip
+def test_a_trial_that_was_cut_short_has_a_value_only_if_it_had_got_through_all_cases(
+    rule: CaseRule | None, reference: Reference | None, value: float | None
+) -> None:
+    costs = [1.0, 2.0] if rule else [1.0]
+    slo = make_slo(make_bound("temp", 1.0, hard=True))
+    cut = in_cases(costs, outside={"temp": 9.0}, ending=Ending.CUT_SHORT)
+    found = judge(cut, asked(rule, slo=slo, reference=reference))
+    assert (found.outcome, found.value) == (Outcome.INFEASIBLE, value)
+
+
 def test_a_soft_violation_in_a_case_costs_as_much_whatever_the_unit() -> None:
     slo = make_slo(make_bound("mem", 10.0))
     cases = tuple(Case(name=f"m{n}", metrics={"cost": 4.0, "mem": 11.0}) for n in range(2))
