@@ -258,13 +258,21 @@ class StudyCollector:
                 for slot_items in groups[own.study].values():
                     ordered += slot_items
         items[:] = ordered
-        for nodeid, slots in groups.items():
-            self._tests |= slots
-            slot, found = next(iter(slots.items()))
-            tests = tuple(_around(item.nodeid, slot.id) for item in found)
-            self._studies[nodeid] = replace(self._studies[nodeid], tests=tests)
         # Studies in the order they run in, and only those that do.
-        self._studies = {nodeid: self._studies[nodeid] for nodeid in groups}
+        self._studies = {
+            nodeid: self._with_tests(self._studies[nodeid], slots)
+            for nodeid, slots in groups.items()
+        }
+
+    def _with_tests(
+        self, study: CollectedStudy, slots: Mapping[Slot, list[pytest.Item]]
+    ) -> CollectedStudy:
+        """Return a study that knows its tests."""
+        self._tests |= slots
+        slot, items = next(iter(slots.items()))
+        # Whoever repeats the best trial wants it whole, whatever this run selects.
+        whole = self._selection.tests(slot) if study.narrowed else [item.nodeid for item in items]
+        return replace(study, tests=tuple(_around(nodeid, slot.id) for nodeid in whole))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

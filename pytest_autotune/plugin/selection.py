@@ -40,6 +40,11 @@ class Selection:
             if node.nodeid not in self._opened and node.nodeid.startswith(f"{study}::"):
                 node.ihook.pytest_make_collect_report(collector=node)
 
+    def tests(self, slot: Slot) -> Sequence[str]:
+        """Return the node ids of all tests that were generated for ``slot``, as written."""
+        items = sorted(self._generated.get(slot, ()), key=lambda item: item.location[1] or 0)
+        return [item.nodeid for item in items]
+
     def left_out(self, slot: Slot, items: Iterable[pytest.Item]) -> Sequence[str]:
         """Return the names of the tests of ``slot`` that are not among ``items``.
 

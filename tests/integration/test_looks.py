@@ -68,6 +68,7 @@ def test_last_failed_tests_are_looked_at_and_spend_no_budget(study: Run) -> None
             "best     trial 0: a=1",
             "trials   3 of 4: 2 feasible, 1 infeasible; 3 of them in earlier runs",
             "note     a look at trial 2, not stored: the run left out test_right",
+            "         pytest --autotune '*::test_right?a:1?' '*::test_fast?a:1?'",
             "recorded 3 trials in out.csv",
         ]
     )
