@@ -1,0 +1,134 @@
+"""The code that a study's results were measured with, and what of it has changed since.
+
+Python is compared by its meaning: comments, docstrings and layout do not count. Other files are
+compared byte by byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_autotune.study.digests import digest_of, shown
+from pytest_autotune.study.parts import PART_PREFIXES, part_now
+
+#: No more files than this are named in a message.
+_NAMED: Final = 3
+#: Folders that hold no sources of the user, whatever a glob says.
+_SKIPPED: Final = frozenset({".git", "__pycache__", "node_modules", ".tox", ".venv"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code of a study: digests by path below ``root``, which is pytest's rootdir.
+
+    ``files`` are those that were imported, ``sources`` those that ``globs`` of the spec named.
+    ``parts`` are digests or versions of what the server is made of, by a name for people.
+    """
+
+    root: Path
+    globs: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, root: Path, files: Iterable[Path], globs: tuple[str, ...] = ()) -> Code:
+        """Read the code of a study that begins, whose test module is among ``files``."""
+        read = {shown(root, path): digest_of(path) for path in files}
+        return cls(root=root, globs=globs, files=read, sources=_sources(root, globs))
+
+    @classmethod
+    def from_document(cls, root: Path, document: Mapping[str, Any]) -> Code:
+        """Return the code that :meth:`document` wrote."""
+        return cls(root=root, **{**document, "globs": tuple(document["globs"])})
+
+    def document(self) -> dict[str, Any]:
+        """Return plain JSON types, without the root."""
+        return {
+            "globs": list(self.globs),
+            "files": dict(sorted(self.files.items())),
+            "sources": dict(sorted(self.sources.items())),
+            "parts": dict(sorted(self.parts.items())),
+        }
+
+    def digests_now(self) -> Mapping[str, str]:
+        """Return the digest or version of everything as it is now, by name."""
+        files = {name: digest_of(self.root / name) for name in (*self.files, *self.sources)}
+        parts = {name: part_now(name) or known for name, known in self.parts.items()}
+        return {name: now for name, now in {**files, **parts}.items() if now}
+
+    def has(self, files: Mapping[str, str], parts: Mapping[str, str]) -> bool:
+        """Return whether all of this is known by name."""
+        return files.keys() <= self.files.keys() and parts.keys() <= self.parts.keys()
+
+    def with_more(self, files: Mapping[str, str], parts: Mapping[str, str]) -> Code:
+        """Return the code with what was found later; what is known already stays."""
+        return Code(
+            root=self.root,
+            globs=self.globs,
+            files={**files, **self.files},
+            sources=self.sources,
+            parts={**parts, **self.parts},
+        )
+
+    def changes(self, now: Code) -> list[str]:
+        """Return what differs now, by name: a changed, a new or a missing file.
+
+        The files are read again, and the server's parts are looked up. ``now`` has the sources.
+        """
+        files = {name: digest_of(self.root / name) for name in self.files}
+        old, new = self.sources, now.sources
+        if self.globs != now.globs:
+            # A glob that was added says nothing of a change.
+            old = {name: old[name] for name in old if name in new}
+            new = {name: new[name] for name in old}
+        parts = {name: part_now(name) or known for name, known in self.parts.items()}
+        return [*_changed(self.files, files), *_changed(old, new), *_replaced(self.parts, parts)]
+
+
+def changed_since(digests: Mapping[str, str], root: Path) -> list[str]:
+    """Return what changed since :meth:`Code.digests_now`, by name."""
+    found: list[str] = []
+    for name, known in digests.items():
+        if name.startswith(PART_PREFIXES):
+            found += _replaced({name: known}, {name: part_now(name) or known})
+        else:
+            found += _changed({name: known}, {name: digest_of(root / name)})
+    return found
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted({**old, **new}):
+        if old.get(name) == new.get(name):
+            continue
+        if not new.get(name):
+            yield f"{name} (gone)"
+        elif not old.get(name):
+            yield f"{name} (new)"
+        else:
+            yield name
+
+
+def _replaced(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    for name, known in old.items():
+        if new[name] != known:
+            yield f"{name} ({known} → {new[name]})"
+
+
+def _sources(root: Path, globs: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pattern in globs:
+        for path in root.glob(pattern):
+            inside = path.relative_to(root)
+            if path.is_file() and not _SKIPPED.intersection(inside.parts):
+                found[inside.as_posix()] = digest_of(path)
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return some of ``names`` for a message, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,143 @@
+"""The user's own files that this process has imported, and those of them that a study uses."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from pytest_autotune.study.digests import digest, parsed, shown
+
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+#: Names by which code imports what its import statements do not show.
+_DYNAMIC: Final = frozenset({"__import__", "exec", "import_module", "importlib", "runpy"})
+_OWN: Final = Path(__file__).resolve().parents[1]
+
+
+class ImportedFiles:
+    """The first-party files that this process has imported, each read soon after its import.
+
+    So a file that is edited while the run goes on counts as it was when it was imported.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._contents: dict[Path, bytes] = {}
+        self._modules: dict[str, Path] = {}
+        self._seen: set[str] = set()
+
+    def look(self) -> bool:
+        """Read the files of modules that are new since the last look; return whether any are."""
+        before = len(self._contents)
+        for name in sys.modules.keys() - self._seen:
+            self._seen.add(name)
+            path = self._own_file(sys.modules[name])
+            if path is not None:
+                self._modules[name] = path
+                if path not in self._contents:
+                    self._contents[path] = _content(path)
+        return len(self._contents) > before
+
+    def used_by(self, module: Path, others: Collection[Path]) -> Mapping[str, str]:
+        """Return the digests of the files that the study in ``module`` may use, by path.
+
+        These are all that were imported, except ``others``, the test modules of other tests, and
+        what only they import. If the study's own files import by name, everything counts.
+        """
+        roots = {module.resolve(), *(p for p in self._contents if p.name == "conftest.py")}
+        own = self._reachable(roots)
+        foreign = self._reachable(path.resolve() for path in others if path.resolve() not in roots)
+        if any(_is_dynamic(self._contents[path]) for path in own):
+            foreign = set()
+        return {
+            shown(self._root, path): digest(path.name, content)
+            for path, content in self._contents.items()
+            if path in own or path not in foreign
+        }
+
+    def _own_file(self, module: ModuleType) -> Path | None:
+        """Return the file of a module of the user's, None for one of the environment."""
+        found = getattr(module, "__file__", None)
+        if not isinstance(found, str):
+            return None
+        path = Path(os.path.realpath(found))
+        if not path.is_relative_to(self._root) or path.is_relative_to(_OWN):
+            return None
+        inside = path.relative_to(self._root)
+        if _INSTALLED.intersection(inside.parts) or _is_of_environment(path, self._root):
+            return None
+        return path
+
+    def _reachable(self, roots: Iterable[Path]) -> set[Path]:
+        """Return the files that import statements lead to from ``roots``, these included."""
+        names = {path: name for name, path in self._modules.items()}
+        found: set[Path] = set()
+        waiting = [path for path in roots if path in self._contents]
+        while waiting:
+            path = waiting.pop()
+            if path in found:
+                continue
+            found.add(path)
+            imported = _imports(self._contents[path], names.get(path, ""), path)
+            waiting += [self._modules[name] for name in imported if name in self._modules]
+        return found
+
+
+@cache
+def _environment() -> tuple[Path, ...]:
+    """Return the folders of the interpreter and its libraries."""
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return tuple(Path(os.path.realpath(path)) for path in paths if path)
+
+
+def _is_of_environment(path: Path, root: Path) -> bool:
+    return any(
+        path.is_relative_to(folder) for folder in _environment() if not root.is_relative_to(folder)
+    )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _is_dynamic(content: bytes) -> bool:
+    tree = parsed(content)
+    return tree is None or any(
+        (isinstance(node, ast.Name) and node.id in _DYNAMIC)
+        or (isinstance(node, ast.Attribute) and node.attr in _DYNAMIC)
+        or (isinstance(node, ast.alias) and node.name.partition(".")[0] in _DYNAMIC)
+        for node in ast.walk(tree)
+    )
+
+
+def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
+    """Yield the full names that import statements of the module ``name`` may mean."""
+    tree = parsed(content)
+    if tree is None:
+        return
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _with_parents(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from _with_parents(base)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
