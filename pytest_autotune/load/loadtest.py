@@ -117,8 +117,9 @@ class LoadTest:
             if standing is not None and asked is not None and result.lost:
                 raise standing.lose(level, result.metrics, result.requests, asked)
             if self._slo.levels == "all" and not result.compliance.feasible:
-                notes += left_out([level for level, _ in order], len(levels))
-                return LoadResult(lightest_first(levels, declared), notes)
+                left = left_out([level for level, _ in order], len(levels))
+                found = lightest_first(levels, declared)
+                return LoadResult(found, [*notes, *left], partial=bool(left))
             if standing is not None:
                 pruned = standing.add(level, result.metrics, result.requests)
                 if pruned is not None:

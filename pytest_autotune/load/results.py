@@ -75,7 +75,8 @@ class LoadResult(Mapping[str, Any]):
 
     ``levels`` are lightest first. ``metrics`` are their aggregates under the usual names
     (``mean_ttft``, ``p99_e2e_latency``, ``max_output_throughput``, ``…_per_gpu``). ``notes`` are
-    sentences on how it was measured, ``disturbances`` reasons not to believe it.
+    sentences on how it was measured, ``disturbances`` reasons not to believe it. ``partial`` is
+    whether the SLO kept it from measuring all.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class LoadResult(Mapping[str, Any]):
         levels: Sequence[LevelResult],
         notes: Sequence[str] = (),
         extra: Mapping[str, float] | None = None,
+        *,
+        partial: bool = False,
     ) -> None:
         self.levels = tuple(levels)
         self.notes = (*notes, *(note for level in levels for note in _notes_of(level)))
@@ -93,7 +96,7 @@ class LoadResult(Mapping[str, Any]):
         self.disturbances = tuple(
             dict.fromkeys(text for level in levels for text in level.disturbances)
         )
-        self._report = {
+        self._report: dict[str, Any] = {
             **(extra or {}),
             "levels": [
                 {
@@ -108,6 +111,8 @@ class LoadResult(Mapping[str, Any]):
         }
         if self.disturbances:
             self._report["disturbances"] = list(self.disturbances)
+        if partial or any(level.ended_early for level in levels):
+            self._report["partial"] = True
 
     def __getitem__(self, key: str) -> Any:
         """Return a part of the report."""

@@ -36,7 +36,8 @@ def search_levels(
     name = "concurrency" if closed else "request rate"
     if best is None:
         notes = [f"even the lowest {name}, {wanted.low:g}, does not meet the SLO"]
-        return LoadResult([r for r in found if r.level.load == wanted.low], notes, extra)
+        lowest = [r for r in found if r.level.load == wanted.low]
+        return LoadResult(lowest, notes, extra, partial=True)
     if best == wanted.high:
         notes = [f"{name} {best:g} meets the SLO, and higher was not asked for (tried {tried})"]
     else:
@@ -46,6 +47,8 @@ def search_levels(
         [r for load in sorted(measured) if load <= best for r in measured[load] if r.met],
         notes,
         extra,
+        # Another SLO would have led elsewhere.
+        partial=True,
     )
 
 

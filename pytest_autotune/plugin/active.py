@@ -95,10 +95,20 @@ class ActiveTrial:
         return self.ended(Ending.COMPLETE).judgement
 
     def ended(
-        self, ending: Ending, *, reason: str = "", estimate: float | None = None
+        self,
+        ending: Ending,
+        *,
+        reason: str = "",
+        estimate: float | None = None,
+        in_last: bool = True,
     ) -> TrialRecord:
-        """Return the trial, ended so and judged by everything that it reported."""
+        """Return the trial, ended so and judged by everything that it reported.
+
+        ``in_last`` is whether that was in its last test. Otherwise tests were left out.
+        """
         measurement = self.trial.measurement(ending, reason=reason, estimate=estimate)
+        if ending is Ending.CUT_SHORT and not in_last:
+            measurement = replace(measurement, partial=True)
         question = self.study.question(replace(self.record, measurement=measurement))
         if ending is Ending.CUT_SHORT and self._is_complete:
             complete = replace(measurement, ending=Ending.COMPLETE)

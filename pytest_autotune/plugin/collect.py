@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from pytest_autotune.plugin.slots import (
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import ExtensionLookup, make_strategy
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.machine import is_measured
 from pytest_autotune.study.pinned import PINNED, Pins
 from pytest_autotune.study.plan import Plan
@@ -121,7 +121,9 @@ class StudyCollector:
             where = f"{node.nodeid}: autotune marker"
             marked = marked_gpus(mark.kwargs["gpus"], spec, where)
         gpus = marked or layout_gpus(spec)
-        code = hashlib.sha256(node.path.read_bytes()).hexdigest()[:16]
+        code = None
+        if self._pins is None:
+            code = Code.of(self._config.rootpath, [node.path], spec.sources)
         plan = make_plan(node.nodeid, spec, self._settings, gpus=gpus, code=code)
         self._learn_secrets(spec)
         study = CollectedStudy(

@@ -8,6 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -134,11 +135,19 @@ def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
 
 
 def _state_directory(cache: pytest.Cache) -> Path:
+    """Return the folder of the studies: in pytest's cache, where ``--cache-clear`` keeps it."""
     try:
-        return Path(cache.mkdir("autotune"))
+        made = Path(cache.mkdir("autotune"))
     except OSError:
         # pytest before 8.3 fails where a second run makes the cache folder at the same moment.
-        return Path(cache.mkdir("autotune"))
+        made = Path(cache.mkdir("autotune"))
+    state = made.parents[1] / "autotune"
+    with suppress(OSError):
+        if not state.exists():
+            # Where earlier versions kept them.
+            made.rename(state)
+    state.mkdir(exist_ok=True)
+    return state
 
 
 def is_distributed(config: pytest.Config) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
@@ -20,6 +21,7 @@ from pytest_autotune.plugin.planning import make_plan, prepare
 from pytest_autotune.plugin.slots import CollectedStudy, StudyOutline
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.text.places import Origin
@@ -73,7 +75,8 @@ def publish_collection(
                 "file": study.plan.spec.origin.file,
                 "pointer": study.plan.spec.origin.pointer,
                 "folder": study.plan.spec.origin.folder,
-                "code": study.plan.code,
+                "code": None if study.plan.code is None else study.plan.code.document(),
+                "root": None if study.plan.code is None else str(study.plan.code.root),
                 "capacity": study.outline.capacity,
                 "gpus": study.gpus,
                 "tests": study.tests,
@@ -216,9 +219,12 @@ def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
     """Rebuild what a worker collected."""
     origin = Origin(file=study["file"], pointer=study["pointer"], folder=study["folder"])
     spec = prepare(build_spec(study["name"], study["raw"], origin), settings)
+    code = None
+    if study["code"] is not None:
+        code = Code.from_document(Path(study["root"]), study["code"])
     return StudyOutline(
         nodeid=study["nodeid"],
-        plan=make_plan(study["nodeid"], spec, settings, gpus=study["gpus"], code=study["code"]),
+        plan=make_plan(study["nodeid"], spec, settings, gpus=study["gpus"], code=code),
         capacity=study["capacity"],
         tests=[(before, after) for before, after in study["tests"]],
         chosen=study["chosen"],

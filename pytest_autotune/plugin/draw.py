@@ -59,7 +59,7 @@ class OpenStudies:
             # The slot's first tests ran in a worker that crashed. A trial that skips its
             # first tests would be no trial, so the crashed one goes to another slot.
             return None
-        study = self._study(slot.study)
+        study = self._study(slot)
         self._check(slot, study, item)
         request = self._request(slot, study, tests)
         claim = study.claim(request)
@@ -119,20 +119,23 @@ class OpenStudies:
                 study.give_back(record)
             raise
 
-    def _study(self, nodeid: str) -> Study:
+    def _study(self, slot: Slot) -> Study:
+        nodeid = slot.study
         if nodeid not in self._studies:
             collected = self._collector.studies[nodeid]
             study: Study
             if collected.pin is not None:
                 study = PinnedStudy(collected.pin, self._context.session)
             else:
-                study = SearchedStudy(
+                study = searched = SearchedStudy(
                     collected.plan,
                     self._context.state_directory,
                     session=self._context.session,
                     started=self._context.started,
                     extension=self._extension,
+                    names=slot.names,
                 )
+                self._findings.add_opened(nodeid, searched.id)
             self._studies[nodeid] = study
             self._findings.add_notices(nodeid, study.notices)
         return self._studies[nodeid]

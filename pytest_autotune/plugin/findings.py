@@ -9,13 +9,23 @@ from pytest_autotune.study.protocol import Stop
 
 
 class Findings:
-    """Errors that end a run, why studies stopped, and sentences for their summaries."""
+    """Errors that end a run, which studies were opened, why they stopped, and sentences on them."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []
         self._stops: dict[str, Stop] = {}
         self._notices: dict[str, list[str]] = {}
         self._looks: dict[str, list[Mapping[str, Any]]] = {}
+        self._opened: dict[str, int] = {}
+
+    @property
+    def opened(self) -> Mapping[str, int]:
+        """The ids in storage of the studies that were opened, by node id."""
+        return self._opened
+
+    def add_opened(self, study: str, study_id: int) -> None:
+        """Note which study in storage the run works on."""
+        self._opened[study] = study_id
 
     @property
     def errors(self) -> Sequence[str]:
@@ -63,6 +73,7 @@ class Findings:
         self._errors.extend(other.errors)
         for study, stop in other.stops.items():
             self._stops.setdefault(study, stop)
+        self._opened.update(other.opened)
         for study, texts in other.notices.items():
             self.add_notices(study, texts)
         for study, looks in other.looks.items():
@@ -75,6 +86,7 @@ class Findings:
             "stops": {study: stop.value for study, stop in self._stops.items()},
             "notices": self._notices,
             "looks": self._looks,
+            "opened": self._opened,
         }
 
     @classmethod
@@ -85,4 +97,5 @@ class Findings:
         found._stops = {study: Stop(stop) for study, stop in document["stops"].items()}
         found._notices = {study: list(texts) for study, texts in document["notices"].items()}
         found._looks = {study: list(looks) for study, looks in document["looks"].items()}
+        found._opened = dict(document["opened"])
         return found

@@ -21,6 +21,7 @@ from pytest_autotune.errors import (
     UserError,
 )
 from pytest_autotune.plugin.active import ActiveTrial
+from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.failing import STATUS, mark_infeasible
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach, attach_look, detach
@@ -53,12 +54,18 @@ class TrialJudge:
     """Hooks that turn what happened to tests into what happened to their trial."""
 
     def __init__(
-        self, config: pytest.Config, runner: TrialRunner, findings: Findings, masker: Masker
+        self,
+        config: pytest.Config,
+        runner: TrialRunner,
+        findings: Findings,
+        masker: Masker,
+        code: CodeWatcher,
     ) -> None:
         self._config = config
         self._runner = runner
         self._findings = findings
         self._masker = masker
+        self._code = code
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_makereport")
     def pytest_mask_report(
@@ -183,7 +190,8 @@ class TrialJudge:
         table: str = "",
     ) -> None:
         """Store how the trial ended, tell other plugins, and send a line along with the report."""
-        record, study = active.ended(ending, reason=reason, estimate=estimate), active.study
+        record = active.ended(ending, reason=reason, estimate=estimate, in_last=item is active.last)
+        study = active.study
         if record.outcome is Outcome.INFEASIBLE:
             # Before it is stored, as the report says so even if the storage fails.
             command = self._runner.resources.server_command(active)
@@ -195,6 +203,7 @@ class TrialJudge:
             else:
                 mark_infeasible(report, active.slot.study, record, text)
         try:
+            self._code.note(active, item.path, self._server_of(active))
             active.store(record, item)
         except TrialLostError as error:
             self._findings.add_notices(active.slot.study, [str(error)])

@@ -110,6 +110,11 @@ OPTIONS: Final = (
     ),
     Option(name="fresh", flag=True, help="start studies anew instead of resuming them"),
     Option(
+        name="keep",
+        flag=True,
+        help="go on with trials that were measured before the code changed, and mark them",
+    ),
+    Option(
         name="gpu_timeout",
         metavar="DURATION",
         value="time",
@@ -157,6 +162,7 @@ def read_settings(config: pytest.Config) -> Settings:
     record = _file(config, "autotune_record") if tune else None
     replay = _file(config, "autotune_replay") if tune or gate else None
     _refuse_replay(replay, gate=gate, lock=lock, record=record)
+    _refuse_fresh_and_keep(config)
     return Settings(
         enabled=tune,
         gate=gate,
@@ -170,11 +176,20 @@ def read_settings(config: pytest.Config) -> Settings:
         seed=_whole_number(config, "autotune_seed", minimum=0),
         storage=_text(config, "autotune_storage"),
         fresh=_flag(config, "autotune_fresh"),
+        keep=_flag(config, "autotune_keep"),
         gpu_timeout=_duration(config, "autotune_gpu_timeout") or DEFAULT_GPU_TIMEOUT,
         infeasible=_infeasible(config),
         record=record,
         replay=replay,
     )
+
+
+def _refuse_fresh_and_keep(config: pytest.Config) -> None:
+    if _flag(config, "autotune_fresh") and _flag(config, "autotune_keep"):
+        where = [_raw(config, f"autotune_{name}")[0] for name in ("fresh", "keep")]
+        raise OptionError(
+            f"{where[0]} starts anew, {where[1]} goes on with earlier trials: give one of them"
+        )
 
 
 def _raw(config: pytest.Config, dest: str) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.machine import fit_to_machine, is_measured, on_this_machine
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
@@ -15,12 +16,17 @@ def prepare(spec: Spec, settings: Settings) -> Spec:
 
 
 def make_plan(
-    nodeid: str, spec: Spec, settings: Settings, *, gpus: str | None = None, code: str = ""
+    nodeid: str,
+    spec: Spec,
+    settings: Settings,
+    *,
+    gpus: str | None = None,
+    code: Code | None = None,
 ) -> Plan:
     """Return the plan of a study, whose ``spec`` is prepared.
 
-    ``gpus`` is how many its tests need, as an expression over parameters; ``code`` a digest of
-    its test module. Raises :class:`UserError` where nothing of the spec's space is left.
+    ``gpus`` is how many its tests need, as an expression over parameters; ``code`` is what is
+    known of its code. Raises :class:`UserError` where nothing of the spec's space is left.
     """
     source = MEASURED
     if is_measured(spec, settings):

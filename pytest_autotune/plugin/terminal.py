@@ -22,9 +22,9 @@ from pytest_autotune.plugin.live import line_of
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.magnitudes import magnitude_notes
 from pytest_autotune.scoring.records import TrialRecord, effective
-from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.looks import look_notes
-from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.opening import read_study
 from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
@@ -90,7 +90,7 @@ class StudyReporter:
         for study in self._studies:
             sizes = [n for unit, n in per_unit.items() if unit.startswith(f"{study.nodeid}::")]
             try:
-                known = [] if study.plan.fresh else self._records(study.plan)
+                known = [] if study.plan.fresh else self._read(study)[0]
             except UserError:
                 known = []  # reported at the end; this is about a percentage
             finished = sum(
@@ -115,6 +115,8 @@ class StudyReporter:
             if state.is_relative_to(self._config.rootpath):
                 state = state.relative_to(self._config.rootpath)
             place = f"studies in {state}"
+            if self._config.getoption("cacheclear", default=False):
+                place += ", which --cache-clear keeps (--autotune-fresh starts anew)"
         else:
             place = "studies are not kept, as pytest's cache is off"
         if replay is not None:
@@ -233,8 +235,9 @@ class StudyReporter:
         except UserError as error:
             self._findings.add_error(str(error))
 
-    def _records(self, plan: Plan) -> Sequence[TrialRecord]:
-        return read_records(plan, self._context.state_directory)
+    def _read(self, study: StudyOutline) -> tuple[Sequence[TrialRecord], Code | None]:
+        opened = self._findings.opened.get(study.nodeid)
+        return read_study(study.plan, self._context.state_directory, opened)
 
     def _summarize_all(self) -> None:
         for study in () if self._config.option.collectonly else self._studies:
@@ -244,7 +247,7 @@ class StudyReporter:
                 self._findings.add_error(str(error))
 
     def _summarize(self, study: StudyOutline) -> Summary:
-        records = self._records(study.plan)
+        records, code = self._read(study)
         notices = [
             *study.plan.spec.notices,
             *self._findings.notices.get(study.nodeid, ()),
@@ -258,6 +261,7 @@ class StudyReporter:
             stop=self._findings.stops.get(study.nodeid),
             session=self._context.session,
             capacity=study.capacity,
+            code=code,
             tests=study.tests,
             notices=list(dict.fromkeys(notices)),
         )

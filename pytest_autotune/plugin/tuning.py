@@ -11,6 +11,7 @@ import pytest
 from pytest_autotune.errors import UserError
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.cases import CaseHooks
+from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import Reporter, register_controller
@@ -74,7 +75,9 @@ class Tuning:
             on_wait=lambda text: announce(config, f"autotune: {text}", yellow=True),
         )
         runner = TrialRunner(config, context, collector, findings, resources, extension, reporter)
-        judge = TrialJudge(config, runner, findings, masker)
+        code = CodeWatcher(config.rootpath)
+        judge = TrialJudge(config, runner, findings, masker, code)
+        config.pluginmanager.register(code, "autotune-code")
         config.pluginmanager.register(InterruptHooks(), "autotune-interrupts")
         config.pluginmanager.register(collector, "autotune-collector")
         config.pluginmanager.register(runner, "autotune-runner")

@@ -101,7 +101,8 @@ def _server(summary: Summary, record: TrialRecord) -> Iterator[Line]:
 
 
 def _best(summary: Summary, best: TrialRecord) -> Iterator[Line]:
-    yield Line("best", f"trial {best.number}: {parameters(best.params)}", "good")
+    earlier = " (measured with earlier code)" if best.earlier_code else ""
+    yield Line("best", f"trial {best.number}: {parameters(best.params)}{earlier}", "good")
     penalty = f", penalized ×{number(1 + best.penalty)}" if best.penalty else ""
     yield Line("", f"{best.judgement.answer} ({summary.plan.objective.name}{penalty})")
     if best.judgement.cases is not None:

@@ -36,7 +36,7 @@ class Ending(str, enum.Enum):
     """The end of a trial's tests.
 
     ``CUT_SHORT`` is a trial whose tests ended at a broken bound, before all had run: what it had
-    no chance to report is not missing.
+    no chance to report is not missing. If it reported all that a question asks for, it answers it.
     """
 
     COMPLETE = "complete"
@@ -65,7 +65,9 @@ class Measurement:
     levels, lightest first. ``cases`` are what tests with other parameters reported. ``notes`` are
     sentences on how it was measured, ``disturbances`` reasons not to believe it (other processes,
     a hot GPU), ``reason`` says why it failed or was pruned. ``estimate`` is what is known of the
-    objective of a trial that was pruned, with the user's sign. ``duration`` is in seconds.
+    objective of a trial that was pruned, with the user's sign. ``partial`` is whether tests or
+    load levels were left out, or levels ended early, because of the question. ``duration`` is in
+    seconds.
     """
 
     ending: Ending = Ending.COMPLETE
@@ -76,6 +78,7 @@ class Measurement:
     disturbances: tuple[str, ...] = ()
     reason: str = ""
     estimate: float | None = None
+    partial: bool = False
     duration: float | None = None
 
     @property
@@ -179,6 +182,9 @@ def judge(measurement: Measurement, question: Question) -> Judgement:
         return Judgement(outcome=Outcome.FAILED, reason=clash)
     found = _combined(measurement, question)
     compliance, complete = found.compliance, measurement.ending is Ending.COMPLETE
+    if not complete and not measurement.partial and found.value is not None:
+        # It was cut short by a question, but had reported all that this one asks for.
+        complete = reported_slo(measurement, question.slo) == question.slo
     if found.value is None and compliance.feasible and complete:
         failed = failed_requests(measurement.every_level, mostly=True)
         reason = "; ".join(filter(None, (failed, found.problem)))
@@ -240,6 +246,25 @@ def ambiguity(outside: Case, cases: Sequence[Case], question: Question) -> str:
     asked += tuple(name for bound in question.slo.bounds for name in bound.metrics)
     name = next((name for name in asked if name in found), None)
     return "" if name is None else clash_reason(name, found[name])
+
+
+def decides(measurement: Measurement, question: Question) -> bool:
+    """Return whether ``measurement`` answers ``question``, which it was not made for.
+
+    A trial that another question cut short answers if it broke a bound of this one all the same,
+    or if it had reported everything that this one asks for.
+    """
+    if measurement.ending is Ending.PRUNED:
+        return False
+    if measurement.ending in {Ending.FAILED, Ending.SKIPPED}:
+        return True
+    if measurement.partial and measurement.every_level and question.slo.levels != "all":
+        return False
+    judgement = judge(measurement, question)
+    if measurement.ending is Ending.COMPLETE and not measurement.partial:
+        return True
+    whole = judgement.outcome is Outcome.FEASIBLE and not measurement.partial
+    return whole or not judgement.compliance.feasible
 
 
 def stored_value(judgement: Judgement, objective: Objective) -> float:

@@ -42,6 +42,7 @@ class TrialRecord:
     ``number`` counts the trials of a study from 0, and is part of its tests' ids; a trial that
     is measured again keeps it. A trial that still runs has neither a measurement nor a
     judgement. ``stored`` is its id in the storage, None where it is not in there.
+    ``earlier_code`` is whether the code changed since, and the trial was kept all the same.
     """
 
     number: int
@@ -50,6 +51,7 @@ class TrialRecord:
     measurement: Measurement = _UNMEASURED
     judgement: Judgement = _RUNNING
     stored: int | None = field(default=None, compare=False, repr=False)
+    earlier_code: bool = False
 
     @cached_property
     def key(self) -> str:

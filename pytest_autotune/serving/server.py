@@ -88,6 +88,12 @@ class InferenceServer:
         return list(map(self._mask, self._backend.argv))
 
     @property
+    def folder(self) -> Path:
+        """The folder that its command is relative to."""
+        spec = self.launch.spec
+        return (spec.folder / Path(spec.working_directory).expanduser()).resolve()
+
+    @property
     def log_file(self) -> Path | None:
         """The file of its masked output; None for a server that somebody else runs."""
         return None if self._log is None else self._log.path

@@ -68,7 +68,7 @@ class AutoStrategy(Strategy):
         if hint is not None:
             return hint
         rng = np.random.default_rng(seed)
-        observed = self._read(history.records)
+        observed = self._read([*history.estimates, *history.records])
         enough = len(observed.records) >= min(self._initial, _LEAST)
         if len(history.records) < self._initial or not enough or not self._encoding.size:
             return self._first(history, rng)

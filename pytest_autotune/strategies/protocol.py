@@ -30,9 +30,14 @@ from pytest_autotune.spec.model import Optimization
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All trials of a study so far, in the order of their numbers, running ones included."""
+    """All trials of a study so far, in the order of their numbers, running ones included.
+
+    ``estimates`` are trials of an earlier question that were cut short. They say something about
+    their points, which may be proposed again.
+    """
 
     records: Sequence[TrialRecord] = ()
+    estimates: Sequence[TrialRecord] = ()
 
     @cached_property
     def seen(self) -> frozenset[str]:

@@ -1,21 +1,23 @@
-"""Studies in storage: the one that a plan goes on with, and hints from others."""
+"""Studies in storage: the one that a plan goes on with, and those whose trials it can use.
+
+A study is stored under its *identity*, the workload and the environment that its trials were
+measured with, and its *question*, the space, the objective and the SLO. The code is a part of the
+identity, too; it is compared by the files of an earlier study, as they are now.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import StorageError
-from pytest_autotune.scoring.judgement import Question, judge, reported_slo
-from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.scoring.references import referenced, settled
-from pytest_autotune.space.parameters import Point
-from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.storage import (
     Store,
@@ -30,39 +32,52 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 #: Version of what is stored; trials of another one are left alone, and never misread.
-_FORMAT: Final = 2
-_KEY: Final = "autotune:key"
+_FORMAT: Final = 3
+_IDENTITY: Final = "autotune:key"
+_QUESTION: Final = "autotune:question"
 _SESSION: Final = "autotune:session"
+_FRESH: Final = "autotune:fresh"
 _CODE: Final = "autotune:code"
-HINTS: Final = "autotune:hints"
-#: Strategies that try hints first, as plugins need not.
-_GUIDED: Final = ("auto", "bayesian")
-_STALE: Final = (
-    "the test module changed since this study began, and earlier trials were kept; "
-    "if they no longer hold, start anew with --autotune-fresh"
-)
+_USED: Final = "autotune:used"
 
 
-def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
-    """Return the trials of ``plan``'s latest study by number, re-runs included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    """One study in storage.
 
-    Without making one or taking part in it.
+    ``code`` is None where it was not recorded, and ``changes`` are what differs in it now.
+    ``fresh`` is whether it was begun by ``--autotune-fresh``. ``used`` is when a run last opened
+    it, in seconds since the epoch.
     """
-    if not plan.storage and not journal_exists(directory, slug(plan.label)):
-        return []
-    store = open_store(plan, directory)
-    try:
-        with store.coordinator.mutex(), storage_errors(plan):
-            wanted = _key_of(plan)
-            existing = [
-                study_id for study_id, key in _studies(store.storage, plan) if key == wanted
-            ]
-            trials = store.storage.get_all_trials(existing[-1], deepcopy=False) if existing else []
-            found = [read_trial(trial, plan) for trial in trials]
-            found = settled(found, plan.question)
-            return sorted(found, key=lambda record: record.number)
-    finally:
-        store.close()
+
+    id: int
+    session: str
+    identity: Mapping[str, Any]
+    question: Mapping[str, Any]
+    code: Code | None = None
+    changes: Sequence[str] = ()
+    fresh: bool = False
+    used: float = 0.0
+
+    @property
+    def is_readable(self) -> bool:
+        """True if its trials are stored as this version stores them."""
+        return self.identity.get("format") == _FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The studies of a plan's label, oldest first.
+
+    ``own`` is the one that the plan goes on with, None where there is none yet. ``related`` have
+    the plan's identity, whatever their code, the one that was used last at the end; ``usable`` are
+    those of them whose trials hold.
+    """
+
+    all: Sequence[StoredStudy]
+    related: Sequence[StoredStudy]
+    usable: Sequence[StoredStudy]
+    own: StoredStudy | None
 
 
 def open_store(plan: Plan, directory: Path) -> Store:
@@ -72,97 +87,94 @@ def open_store(plan: Plan, directory: Path) -> Store:
     return open_journal(directory, slug(plan.label))
 
 
-def find_or_create(storage: BaseStorage, plan: Plan, session: str) -> tuple[int, Sequence[str]]:
-    """Return the id of the plan's study and, where it is new, notices on that."""
-    key = _key_of(plan)
-    base = f"{plan.label} #{_digest(key)}"
-    mine = _studies(storage, plan)
-    same = [study_id for study_id, known in mine if known == key]
-    if same:
-        attributes = storage.get_study_user_attrs(same[-1])
-        if not plan.fresh or attributes.get(_SESSION) == session:
-            return same[-1], () if attributes.get(_CODE) == plan.code else (_STALE,)
+def is_stored(plan: Plan, directory: Path) -> bool:
+    """Return whether there may be trials of ``plan``, without making a storage for them."""
+    return bool(plan.storage) or journal_exists(directory, slug(plan.label))
+
+
+def find(storage: BaseStorage, plan: Plan, session: str) -> Found:
+    """Return the studies of ``plan``, as the pytest run ``session`` may use them."""
+    identity, question = _identity(plan), _plain(plan.asked())
+    stored = _stored(storage, plan)
+    related = [study for study in stored if study.identity == identity]
+    anew = [at for at, study in enumerate(related) if study.fresh]
+    related = related[anew[-1] :] if anew else related
+    if plan.fresh:
+        related = [study for study in related if study.session == session]
+    related = sorted(related, key=lambda study: (study.used, study.id))
+    usable = [study for study in related if plan.keep or not study.changes]
+    own = [study for study in usable if study.question == question and not study.changes]
+    return Found(all=stored, related=related, usable=usable, own=own[-1] if own else None)
+
+
+def create(storage: BaseStorage, plan: Plan, session: str) -> StoredStudy:
+    """Make a new study for ``plan``."""
     from optuna.study import StudyDirection
 
+    identity, question, code = _identity(plan), _plain(plan.asked()), plan.code
+    text = json.dumps([identity, question], sort_keys=True)
+    name = f"{plan.label} #{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    known = [study.study_name for study in storage.get_all_studies()]
+    same = sum(other == name or other.startswith(f"{name}.") for other in known)
+    name = f"{name}.{same + 1}" if same else name
     direction = StudyDirection.MAXIMIZE if plan.objective.maximize else StudyDirection.MINIMIZE
-    name = f"{base}.{len(same) + 1}" if same else base
     study_id = storage.create_new_study([direction], name)
-    storage.set_study_user_attr(study_id, _KEY, key)
-    storage.set_study_user_attr(study_id, _SESSION, session)
-    storage.set_study_user_attr(study_id, _CODE, plan.code)
-    notices = []
-    if mine and not same:
-        changes = ", ".join(_changes(mine[-1][1], key))
-        notices.append(f"a new study was started, because this changed: {changes}")
-    # What was best under another objective says little of this one.
-    wanted = (key["objective"], _FORMAT)
-    alike = [study for study, old in mine if (old["objective"], old.get("format")) == wanted]
-    found = _hints(storage, plan, alike)
-    if found:
-        storage.set_study_user_attr(study_id, HINTS, [dict(point) for point in found])
-        count = "a configuration" if len(found) == 1 else f"{len(found)} configurations"
-        if plan.strategy in _GUIDED:
-            notices.append(f"warm start: {count} that did well before came first")
-    return study_id, notices
+    for key, value in (
+        (_QUESTION, question),
+        (_SESSION, session),
+        (_FRESH, plan.fresh),
+        (_CODE, None if code is None else code.document()),
+        # Last, as it makes the study one that is found.
+        (_IDENTITY, identity),
+    ):
+        storage.set_study_user_attr(study_id, key, value)
+    return StoredStudy(
+        id=study_id, session=session, identity=identity, question=question, code=code,
+        fresh=plan.fresh,
+    )  # fmt: skip
 
 
-def _hints(storage: BaseStorage, plan: Plan, earlier: Sequence[int]) -> Sequence[Point]:
-    """Return points that a new study may try first; none where it is to start anew."""
-    if not plan.begins_warm:
-        return ()
-    # Here, as it loads NumPy, and a launch of the gate searches nothing.
-    from pytest_autotune.study.warm_start import hints
-
-    return hints(plan.spec.space, plan.pinned, _trials_of(storage, plan, reversed(earlier)))
+def code_of(storage: BaseStorage, study_id: int, root: Path) -> Code | None:
+    """Return the code of a study as it is recorded, None where it is not."""
+    document = storage.get_study_user_attrs(study_id).get(_CODE)
+    return None if document is None else Code.from_document(root, document)
 
 
-def _trials_of(
-    storage: BaseStorage, plan: Plan, studies: Iterable[int]
-) -> Iterator[Sequence[TrialRecord]]:
-    """Read the trials of other studies, as far as they are asked for."""
-    for study_id in studies:
-        try:
-            found = storage.get_all_trials(study_id, deepcopy=False)
-            records = [read_trial(trial, plan) for trial in found]
-            question = referenced(plan.question, records)
-            yield [_by_what_it_measured(record, question) for record in records]
-        except StorageError:
-            continue  # It was only a help.
+def mark_used(storage: BaseStorage, study_id: int) -> None:
+    """Record that a run opens the study now."""
+    storage.set_study_user_attr(study_id, _USED, time.time())
 
 
-def _by_what_it_measured(record: TrialRecord, question: Question) -> TrialRecord:
-    """Return a trial judged by those bounds only that an earlier study could know of."""
-    measurement = record.measurement
-    slo = reported_slo(measurement, question.slo)
-    judgement = judge(measurement, replace(question, slo=slo))
-    return replace(record, judgement=judgement) if record.finished else record
+def record_code(storage: BaseStorage, study_id: int, code: Code) -> None:
+    """Record the code of a study."""
+    storage.set_study_user_attr(study_id, _CODE, code.document())
 
 
-def _studies(storage: BaseStorage, plan: Plan) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return id and key of every study under the plan's label, oldest first."""
-    return sorted(
-        (
-            (study._study_id, study.user_attrs[_KEY])  # noqa: SLF001
-            for study in storage.get_all_studies()
-            if study.study_name.startswith(f"{plan.label} #") and _KEY in study.user_attrs
-        ),
-        key=lambda entry: entry[0],
-    )
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return the names of parts that differ between two keys, with their entries."""
-    changed: list[str] = []
-    for part in after:
-        old, new = before.get(part), after[part]
-        if old == new:
+def _stored(storage: BaseStorage, plan: Plan) -> list[StoredStudy]:
+    """Return every study under the plan's label, oldest first."""
+    found = []
+    for study in storage.get_all_studies():
+        attributes = study.user_attrs
+        if not study.study_name.startswith(f"{plan.label} #") or _IDENTITY not in attributes:
             continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            inner = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-            changed.append(f"{part} ({', '.join(inner)})")
-        else:
-            changed.append(part)
-    return changed
+        code: Code | None = None
+        changes: Sequence[str] = ()
+        if plan.code is not None and attributes.get(_CODE) is not None:
+            code = Code.from_document(plan.code.root, attributes[_CODE])
+            changes = tuple(code.changes(plan.code))
+        found.append(
+            StoredStudy(
+                id=study._study_id,  # noqa: SLF001
+                session=attributes.get(_SESSION, ""),
+                identity=attributes[_IDENTITY],
+                question=attributes.get(_QUESTION, {}),
+                code=code,
+                changes=changes,
+                fresh=bool(attributes.get(_FRESH)),
+                used=attributes.get(_USED, 0.0),
+            )
+        )
+    return sorted(found, key=lambda study: study.id)
 
 
 @contextmanager
@@ -177,9 +189,11 @@ def storage_errors(plan: Plan) -> Iterator[None]:
         raise StorageError(f"{where} cannot be read or written: {error}") from None
 
 
-def _key_of(plan: Plan) -> Mapping[str, Any]:
-    return {**plan.key(), "format": _FORMAT}
+def _identity(plan: Plan) -> Mapping[str, Any]:
+    return _plain({**plan.identity(), "format": _FORMAT})
 
 
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+def _plain(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document as JSON gives it back, to be compared with what was stored."""
+    found: Mapping[str, Any] = json.loads(json.dumps(document))
+    return found

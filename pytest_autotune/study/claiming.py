@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 
 from pytest_autotune.scoring.judgement import Outcome
@@ -21,7 +21,11 @@ def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord |
 
 def free_number(wanted: int | None, records: Sequence[TrialRecord]) -> int:
     """Return ``wanted`` if it is no trial's number yet, else the lowest that is none's."""
-    taken = {record.number for record in records}
+    return lowest_free(wanted, {record.number for record in records})
+
+
+def lowest_free(wanted: int | None, taken: Collection[int]) -> int:
+    """Return ``wanted`` if it is not taken, else the lowest number that is not."""
     if wanted is not None and wanted not in taken:
         return wanted
     return next(number for number in count() if number not in taken)

@@ -89,6 +89,7 @@ def measurement_document(measurement: Measurement) -> dict[str, Any]:
         "disturbances": list(measurement.disturbances),
         "reason": measurement.reason,
         "estimate": measurement.estimate,
+        "partial": measurement.partial or None,
         "duration": measurement.duration,
     }
     return _filled(found)
@@ -127,6 +128,7 @@ def read_measurement(document: Mapping[str, Any]) -> Measurement:
         disturbances=tuple(document.get("disturbances", ())),
         reason=document.get("reason", ""),
         estimate=document.get("estimate"),
+        partial=document.get("partial", False),
         duration=document.get("duration"),
     )
 

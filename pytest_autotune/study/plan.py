@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pytest_autotune.scoring.judgement import Question
@@ -11,6 +11,7 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies.protocol import StrategyContext
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.source import MEASURED, Source
 
@@ -23,9 +24,9 @@ class Plan:
     """A study before anything ran: the spec, with the options of this run applied.
 
     ``label`` names the study for people and across runs (node id and spec name);
-    ``budget`` is in finished trials, times are in seconds. ``code`` is a digest of the test
-    module, to notice that it changed between runs. ``pinned`` are configurations of the lock
-    file, which a new study may try first.
+    ``budget`` is in finished trials, times are in seconds. ``code`` is the code as a new study
+    would begin with it, None where it does not matter. With ``keep`` trials of other code count.
+    ``pinned`` are configurations of the lock file, which a new study may try first.
     """
 
     label: str
@@ -40,7 +41,8 @@ class Plan:
     storage: str | None = None
     fresh: bool = False
     source: Source = MEASURED
-    code: str = ""
+    keep: bool = False
+    code: Code | None = None
     pinned: Sequence[Point] = ()
 
     @classmethod
@@ -51,7 +53,7 @@ class Plan:
         settings: Settings,
         *,
         source: Source = MEASURED,
-        code: str = "",
+        code: Code | None = None,
     ) -> Plan:
         """Return the plan of ``spec`` under ``settings``; the command line wins over the spec."""
         search = spec.optimization
@@ -73,7 +75,8 @@ class Plan:
             storage=settings.storage or search.storage,
             fresh=settings.fresh,
             source=source,
-            code=code if source.measures else "",
+            keep=settings.keep,
+            code=code if source.measures else None,
         )
 
     @property
@@ -110,11 +113,19 @@ class Plan:
         wanted = self.spec.optimization.warm_start and self.source.measures
         return wanted and not self.fresh and self.strategy not in _UNGUIDED
 
-    def key(self) -> Mapping[str, Any]:
-        """Return the identity of comparable trials; a change in it starts a new study."""
+    def identity(self) -> Mapping[str, Any]:
+        """Return all that a measurement depends on besides its parameters and the code."""
+        return self.source.key(self.spec)
+
+    def asked(self) -> Mapping[str, Any]:
+        """Return the question as plain types. Another one needs no new measurements."""
+        slo = self.spec.slo
         return {
             "space": self.spec.space.document(),
             "objective": self.aim,
-            "slo": self.spec.raw.get("slo", {}),
-            **self.source.key(self.spec),
+            "slo": {**asdict(slo), "bounds": [asdict(bound) for bound in slo.bounds]},
         }
+
+    def key(self) -> Mapping[str, Any]:
+        """Return identity and question, for the digests of the lock file."""
+        return {**self.asked(), "slo": self.spec.raw.get("slo", {}), **self.identity()}

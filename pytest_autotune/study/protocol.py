@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -87,6 +87,10 @@ class Study(Protocol):
     def again(self, record: TrialRecord) -> TrialRecord:
         """Begin a finished trial anew, as another attempt at one of its tests is made."""
         return record.anew()
+
+    def note_code(self, files: Mapping[str, str], parts: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Record the code that a trial is measured with, where the study goes on later."""
+        return
 
     def give_back(self, record: TrialRecord) -> None:  # noqa: ARG002 - most need nothing
         """Leave an unfinished trial to a later session, where the study has one."""

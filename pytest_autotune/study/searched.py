@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +28,8 @@ from pytest_autotune.scoring.records import Owner, TrialRecord, effective
 from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
-from pytest_autotune.study.catalogue import HINTS, find_or_create, open_store, storage_errors
+from pytest_autotune.study.adoption import KeptTrials, fits
+from pytest_autotune.study.catalogue import code_of, open_store, record_code, storage_errors
 from pytest_autotune.study.claiming import free_number, since_improvement, trial_of
 from pytest_autotune.study.documents import (
     MEASUREMENT,
@@ -39,6 +40,8 @@ from pytest_autotune.study.documents import (
     read_trial,
 )
 from pytest_autotune.study.looks import Look
+from pytest_autotune.study.names import TrialNames
+from pytest_autotune.study.opening import all_records, open_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
 from pytest_autotune.study.repeated import repeated_failure
@@ -53,10 +56,13 @@ MAX_ATTEMPTS: Final = 3
 _UNMEASURED: Final = (Outcome.FAILED, Outcome.SKIPPED)
 
 
+_NAMES: Final = TrialNames()
+
+
 class SearchedStudy(Study):
     """One study in storage, as one process works on it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made by OpenStudies
         self,
         plan: Plan,
         directory: Path,
@@ -64,24 +70,30 @@ class SearchedStudy(Study):
         session: str,
         started: float,
         extension: ExtensionLookup | None = None,
+        names: TrialNames = _NAMES,
     ) -> None:
         """Open the study of ``plan``, making it where there is none.
 
         ``directory`` holds the journals; ``session`` is one id for all processes of a pytest
-        run that began at ``started`` (seconds since the epoch). Raises :class:`StorageError`.
+        run that began at ``started`` (seconds since the epoch). ``names`` are those of trials.
+        Raises :class:`StorageError`.
         """
         self._store = open_store(plan, directory)
         self._storage: BaseStorage = self._store.storage
         with self._store.coordinator.mutex(), storage_errors(plan):
-            self._id, reasons = find_or_create(self._storage, plan, session)
-            hints = self._storage.get_study_user_attrs(self._id).get(HINTS, ())
+            opened = open_study(self._storage, plan, session, names)
+        self.id = opened.id
         self.plan = plan
         self.seed = plan.seed
-        self.notices = (*self._store.notices, *reasons)
+        self.notices = (*self._store.notices, *opened.notices)
+        self._kept = opened.kept
+        self._code = opened.code
+        self._estimates = opened.estimates
+        self._earlier_id = opened.earlier
         self._session = session
         self._started = started
         self._process = uuid.uuid4().hex
-        context = replace(plan.context, hints=hints)
+        context = replace(plan.context, hints=opened.hints)
         self._strategy = make_strategy(plan.strategy, context, extension)
         self._finished: dict[int, TrialRecord] = {}
         #: Trials that this process took and has neither finished nor given back, as stored.
@@ -101,13 +113,13 @@ class SearchedStudy(Study):
         self._store.close()
 
     def records(self) -> list[TrialRecord]:
-        """Return all trials in the order they began, re-runs included."""
+        """Return all trials in the order they began, re-runs included; kept ones come first."""
         with uninterrupted():
             return self._read()
 
     def _read(self) -> list[TrialRecord]:
-        records: list[TrialRecord] = []
-        for trial in self._storage.get_all_trials(self._id, deepcopy=False):
+        records = list(self._kept.records())
+        for trial in self._storage.get_all_trials(self.id, deepcopy=False):
             trial_id = trial._trial_id  # noqa: SLF001
             record = self._finished.get(trial_id)
             if record is None:
@@ -142,7 +154,26 @@ class SearchedStudy(Study):
                 return self._look(slot, records)
             if self._bury(effective(records)):
                 records = self.records()
+            if slot.rerun or slot.exact:
+                return self._claim_again(slot, records)
             return self._claim_next(slot, records)
+
+    def _claim_again(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+        """Take the parameters that this slot had before the code changed, if they are new here."""
+        earlier = trial_of(slot, self._earlier())
+        taken = any(r.number == slot.ordinal for r in records)
+        if earlier is None or taken or any(record.key == earlier.key for record in records):
+            return self._claim_next(slot, records)
+        return self._create(slot, free_number(earlier.number, records), earlier.params)
+
+    def _earlier(self) -> Sequence[TrialRecord]:
+        """Return the trials that were measured before the code changed, in the study's space."""
+        if self._earlier_id is None:
+            return ()
+        found = all_records(
+            self._storage, self.plan, KeptTrials(self._storage, self.plan, self._earlier_id)
+        )
+        return [record for record in effective(found) if fits(self.plan.spec.space, record.params)]
 
     def is_done(self, slot: SlotRequest) -> bool:
         """Return whether the trial of ``slot`` was finished by an earlier session."""
@@ -152,7 +183,7 @@ class SearchedStudy(Study):
 
     def _look(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
         """Return a look at the trial of ``slot``, or at one that might become it."""
-        found = trial_of(slot, effective(records))
+        found = trial_of(slot, effective(records)) or trial_of(slot, self._earlier())
         if found is None and slot.point is None and slot.ordinal is None:
             return Stop.DONE_BEFORE  # A spare slot stands for no trial.
         point, proposed = slot.point, False
@@ -194,7 +225,8 @@ class SearchedStudy(Study):
         point = slot.point
         if point is None:
             seed = [self.plan.seed, len(records)]
-            point = self._strategy.propose(History(records=current), seed)
+            history = History(records=current, estimates=self._estimates)
+            point = self._strategy.propose(history, seed)
         if point is None:
             return self._wait_or(Stop.EXHAUSTED, current)
         place = slot.names.place(point)
@@ -234,6 +266,19 @@ class SearchedStudy(Study):
         with self._store.coordinator.mutex(), storage_errors(self.plan):
             owner = replace(record.owner, retry_of=record.number, started=time.time())
             return self._add(record.number, record.params, owner)
+
+    def note_code(self, files: Mapping[str, str], parts: Mapping[str, str]) -> None:
+        """Record the code that a trial is measured with, before the trial itself.
+
+        ``files`` are digests of imported files by path, ``parts`` are those of the server.
+        """
+        known = self._code
+        if known is None or known.has(files, parts):
+            return
+        with uninterrupted(), self._store.coordinator.mutex(), storage_errors(self.plan):
+            stored = code_of(self._storage, self.id, known.root) or known
+            self._code = stored.with_more(files, parts)
+            record_code(self._storage, self.id, self._code)
 
     def give_back(self, record: TrialRecord) -> None:
         """Leave an unfinished trial to a later session, without counting this attempt.
@@ -372,7 +417,7 @@ class SearchedStudy(Study):
 
     def _add(self, number: int, point: Point, owner: Owner) -> TrialRecord:
         template = new_trial(self.plan, number, point, owner)
-        trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+        trial_id = self._storage.create_new_trial(self.id, template_trial=template)
         return self._taken(TrialRecord(number=number, params=point, owner=owner, stored=trial_id))
 
     def _taken(self, record: TrialRecord) -> TrialRecord:

@@ -24,7 +24,8 @@ class Settings:
 
     ``enabled`` is for tuning, ``gate`` for comparing pinned configurations, with the revision
     ``against`` or else the stored baseline; never both. ``timeout`` and ``gpu_timeout`` are in
-    seconds. Results are taken from ``replay``, and written to ``record``; never both.
+    seconds. ``keep`` lets trials of other code count. Results are taken from ``replay``, and
+    written to ``record``; never both.
     """
 
     enabled: bool = False
@@ -39,6 +40,7 @@ class Settings:
     seed: int | None = None
     storage: str | None = None
     fresh: bool = False
+    keep: bool = False
     gpu_timeout: float = DEFAULT_GPU_TIMEOUT
     infeasible: Literal["fail", "xfail"] | None = None
     record: GivenFile | None = None

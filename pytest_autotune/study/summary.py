@@ -12,6 +12,7 @@ from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.scoring.wording import limits, unjudged
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.repeated import LIMIT, Failures, failures, repeated_failure
@@ -26,7 +27,7 @@ class Summary:
 
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
     ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
-    ``notices`` are one sentence each.
+    ``notices`` are one sentence each. ``code`` is the code of its trials, where that is known.
     """
 
     plan: Plan
@@ -34,6 +35,7 @@ class Summary:
     stop: Stop | None
     session: str
     capacity: int
+    code: Code | None = None
     tests: Sequence[tuple[str, str]] = ()
     notices: Sequence[str] = ()
 

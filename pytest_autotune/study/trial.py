@@ -20,7 +20,7 @@ from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.study.plan import Plan
 
 #: What a report has besides metrics.
-_NO_METRICS: Final = frozenset({"levels", "notes", "disturbances"})
+_NO_METRICS: Final = frozenset({"levels", "notes", "disturbances", "partial"})
 #: What a reported level has besides metrics.
 _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid", "failure"})
 
@@ -42,6 +42,7 @@ class Trial:
         self._reported = CaseReports()
         self._notes: list[str] = []
         self._disturbances: list[str] = []
+        self._partial = False
 
     def __repr__(self) -> str:
         """Show number and parameters, as they appear in a failing test's locals."""
@@ -105,9 +106,10 @@ class Trial:
         Accepts flat names (``{"p99_e2e_latency": 0.2}``) or statistics per metric
         (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
         mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), ``notes`` a list of
-        sentences for the summary, and ``disturbances`` one of reasons not to believe it. May be
-        called more than once: later values replace earlier ones of the same name. A test with
-        other parameters, such as a shape, reports in a case of its own.
+        sentences for the summary, and ``disturbances`` one of reasons not to believe it.
+        ``partial`` says that the SLO kept it from measuring all. May be called more than once:
+        later values replace earlier ones of the same name. A test with other parameters, such as
+        a shape, reports in a case of its own.
 
         Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
         nobody reported fails at the end of the trial. Raises
@@ -116,6 +118,7 @@ class Trial:
         """
         self._reports += 1
         own = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
+        self._partial |= bool(metrics.get("partial"))
         for text in metrics.get("notes", ()):
             self.note(text)
         self.disturbed(metrics.get("disturbances", ()))
@@ -135,6 +138,7 @@ class Trial:
         """Report a measurement of another time, which has flat names already."""
         self._reports += 1
         self.disturbed(measurement.disturbances)
+        self._partial |= measurement.partial
         self._reported.take(measurement)
         for case in ("", *(case.name for case in measurement.cases)):
             self._reported.enter(case)
@@ -148,7 +152,12 @@ class Trial:
         """
         self._reports += 1
         self._add_level(concurrency, None, None, metrics)
-        self._assert_reported()
+        try:
+            self._assert_reported()
+        except SLOViolation:
+            # The levels that would follow are left out.
+            self._partial = True
+            raise
 
     def note(self, text: str) -> None:
         """Add a sentence on how this trial was measured, for the summary.
@@ -186,6 +195,7 @@ class Trial:
             disturbances=tuple(self._disturbances),
             reason=reason,
             estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
+            partial=self._partial,
             duration=round(time.time() - self._record.owner.started, 6),
         )
 

@@ -12,7 +12,7 @@ from inner import Runs
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.study.catalogue import read_records
+from pytest_autotune.study.opening import read_records
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
 
@@ -57,7 +57,7 @@ class Study(Runs):
 
     def records_of(self, nodeid: str, spec: Spec, storage: str | None = None) -> list[TrialRecord]:
         plan = Plan.make(nodeid, spec, Settings(storage=storage))
-        return read_records(plan, self.path / ".pytest_cache" / "d" / "autotune")
+        return read_records(plan, self.path / ".pytest_cache" / "autotune")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Serving(Study):
 
     def logs(self) -> str:
         """Return the logs of all servers."""
-        folder = self.path / ".pytest_cache" / "d" / "autotune" / "logs"
+        folder = self.path / ".pytest_cache" / "autotune" / "logs"
         return "\n".join(path.read_text() for path in sorted(folder.rglob("server.log")))
 
 

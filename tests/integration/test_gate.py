@@ -500,7 +500,7 @@ def remember(gated: Gated, *costs: float) -> None:
             ratios={"cost": 1.0},
             launches=5,
         )
-        history.append(gated.root / ".pytest_cache" / "d" / "autotune", result)
+        history.append(gated.root / ".pytest_cache" / "autotune", result)
 
 
 def test_a_regression_from_the_baseline_is_called_once_the_machine_is_known(gated: Gated) -> None:

@@ -136,25 +136,30 @@ def test_a_finished_study_is_not_run_again_until_asked_for(finished: Project) ->
     assert len(finished.completed()) > BUDGET
 
 
-def test_a_changed_space_starts_a_new_study_and_says_why(finished: Project) -> None:
+def test_a_changed_question_says_what_was_kept(finished: Project) -> None:
     parameters = {**SPEC["parameters"], "c": ["x", "y", "z"]}
     changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}
     finished.write(spec=changed)
     result = finished.run()
-    assert "a new study was started, because this changed: space (parameters), slo" in result
+    said = 'judged by the new SLO and space: mem ≤ 20 → ≤ 25; parameter c: "z" added'
+    assert f"12 trials kept, {said}" in result
     assert "12 of 12" in result
     assert len(finished.records(changed)) == BUDGET
 
 
-def test_a_changed_test_module_is_pointed_out(finished: Project) -> None:
+def test_a_changed_test_module_starts_a_new_study(finished: Project) -> None:
     text = (finished.path / "test_study.py").read_text()
     (finished.path / "test_study.py").write_text(text + "# changed\n")
-    result = finished.run()
-    assert "the test module changed since this study began" in result
+    assert "no tests ran" in finished.run()
+    (finished.path / "test_study.py").write_text(text + "CHANGED = True\n")
+    kept = finished.run("--autotune-keep")
+    assert "no tests ran" in kept
+    said = "12 trials of earlier code kept by --autotune-keep (test_study.py changed since)"
+    assert said in kept
 
 
 def test_a_damaged_log_keeps_everything_before_the_damage(finished: Project) -> None:
-    (journal,) = finished.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+    (journal,) = finished.path.glob(".pytest_cache/autotune/*/trials.journal")
     lines = journal.read_bytes().splitlines(keepends=True)
     middle = len(lines) // 2
     journal.write_bytes(b"".join([*lines[:middle], b'{"op_code": 5, gar\n', *lines[middle:]]))
@@ -168,7 +173,7 @@ def test_a_damaged_log_keeps_everything_before_the_damage(finished: Project) -> 
 
 
 def test_a_log_cut_off_in_mid_line_is_mended(finished: Project) -> None:
-    (journal,) = finished.path.glob(".pytest_cache/d/autotune/*/trials.journal")
+    (journal,) = finished.path.glob(".pytest_cache/autotune/*/trials.journal")
     journal.write_bytes(journal.read_bytes()[:-7])
     result = finished.run()
     assert "of the trial log was damaged" in result

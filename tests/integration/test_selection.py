@@ -21,7 +21,7 @@ def test_collecting_lists_slots_and_leaves_no_state(study: Run, pytester: pytest
     result.stdout.fnmatch_lines(
         ["test_study.py::test_it?trial-000?", "test_study.py::test_it?trial-003?"]
     )
-    assert not list(pytester.path.glob(".pytest_cache/d/autotune/*"))
+    assert not list(pytester.path.glob(".pytest_cache/autotune/*"))
 
 
 def test_a_grid_is_selected_by_parameter(study: Run) -> None:
@@ -76,9 +76,16 @@ def test_last_failed_measures_the_same_parameters_again(study: Run, strategy: st
     optimization = {**ADAPTIVE, "strategy": strategy}
     first = study(MODULE, "-v", optimization=optimization)
     first.assert_outcomes(passed=3, failed=1)
-    again = study(MODULE.replace("!= 2", "> 0"), "--lf", "-v", optimization=optimization)
+    again = study(
+        MODULE.replace("!= 2", "> 0"), "--lf", "--autotune-keep", "-v", optimization=optimization
+    )
     again.assert_outcomes(passed=1)
     again.stdout.fnmatch_lines(["*trial 1 ?a=2? cost 2*", "trials * 4 of 4: 4 feasible*"])
+    # Without --autotune-keep the new code makes a new study, with the same parameters there.
+    name = {"random": "trial-001", "grid_search": "a:2"}[strategy]
+    fixed = study(MODULE.replace("!= 2", ">= 1"), "-k", name, "-v", optimization=optimization)
+    fixed.assert_outcomes(passed=1)
+    fixed.stdout.fnmatch_lines(["*trial 1 ?a=2? cost 2*", "trials * 1 of 4: 1 feasible*"])
 
 
 @pytest.mark.parametrize("option", ["--lf", "--ff"])

@@ -180,8 +180,13 @@ def test_every_option_has_an_ini_twin_that_the_command_line_overrides(read: Read
     gate = {"autotune_gate": True, "autotune_against": "main", "autotune_strict": True}
     assert read(gate) == Settings(gate=True, against="main", strict=True)
     assert read(gate, autotune_against="HEAD~1").against == "HEAD~1"
-    files = {"autotune_record", "autotune_replay"}
-    assert {option.dest for option in OPTIONS} == {*ini, *gate, *files}
+    assert read({"autotune_keep": True}).keep
+    with pytest.raises(
+        OptionError, match=r"autotune_fresh \(pytest.ini\) starts anew, --autotune-keep"
+    ):
+        read({"autotune_fresh": True}, autotune_keep=True)
+    others = {"autotune_record", "autotune_replay", "autotune_keep"}
+    assert {option.dest for option in OPTIONS} == {*ini, *gate, *others}
 
 
 @pytest.mark.parametrize("name", ["record", "replay"])
@@ -400,6 +405,7 @@ def test_the_options_are_spelt_as_documented() -> None:
         "--autotune-seed",
         "--autotune-storage",
         "--autotune-fresh",
+        "--autotune-keep",
         "--autotune-gpu-timeout",
         "--autotune-infeasible",
         "--autotune-record",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def entry_for(plan: Plan, *bounds: LockedBound, **changes: Any) -> LockEntry:
 
 
 def pins_of(*entries: LockEntry) -> LockPins:
-    return LockPins({entry.study: entry for entry in entries})
+    return LockPins({entry.study: entry for entry in entries}, Path.cwd())
 
 
 def locked(

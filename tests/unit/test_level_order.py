@@ -86,6 +86,6 @@ def test_the_usual_time_counts() -> None:
 def test_what_a_rerun_replaced_or_what_still_runs_does_not_count() -> None:
     records: list[Any] = broken_at_16(3)
     running = make_record(9, outcome=Outcome.RUNNING, levels=records[0].levels)
-    rerun = make_record(3, outcome=Outcome.FEASIBLE, retry_of=0)
+    rerun = make_record(0, outcome=Outcome.FEASIBLE, retry_of=0)
     assert chosen([*records, running]) == 16
     assert chosen([*records, rerun]) is None

@@ -464,7 +464,8 @@ def test_the_schema_is_one_and_says_what_things_are() -> None:
         document["$defs"]["entry"]["properties"]["parameters"]
     ]
     fields = document["$defs"]["entry"]
-    assert sorted(fields["required"]) == sorted(fields["properties"])
+    # Lock files of earlier versions have no code.
+    assert sorted([*fields["required"], "code"]) == sorted(fields["properties"])
     assert {*fields["properties"], "study"} == set(LockEntry.__dataclass_fields__)
     for name, cls in (("metric", LockedMetric), ("bound", LockedBound)):
         of = document["$defs"][name]
@@ -581,7 +582,7 @@ def test_marks_in_a_text_are_no_conflict() -> None:
     [
         (lambda e: e.pop("spec"), r"/studies/s: {.*… lacks 'spec'"),
         (lambda e: e.update(comit="x"), (r"/studies/s/comit: unknown key 'comit' \(did you mean "
-         r"'commit'\?\); known: by, commit, .*")),
+         r"'commit'\?\); known: by, code, commit, .*")),
         (lambda e: e.update(maximize=1), r"/studies/s/maximize: 1 is not true or false"),
         (lambda e: e.update(parameters=[]), r"/studies/s/parameters: \[\] is not a mapping"),
         (lambda e: e.update(spec=""), r'/studies/s/spec: "" is empty'),

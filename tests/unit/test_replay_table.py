@@ -24,6 +24,7 @@ from pytest_autotune.space.ranges import Integer, Listed
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import History
+from pytest_autotune.study.code import Code
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import GivenFile, Settings
 
@@ -383,10 +384,10 @@ def test_a_plan_of_recorded_results_has_a_name_and_a_key_of_its_own(tmp_path: Pa
         replay = {"file": file, **({} if where is None else {"where": where})}
         document = {"parameters": {"a": [1, 2, 3, 4]}, "replay": replay}
         spec = load_inline("s", document, "x", tmp_path)
-        return plan_of("test_it.py", spec, Settings(), code="digest")
+        return plan_of("test_it.py", spec, Settings(), code=Code(root=tmp_path))
 
     first = plan("r.csv")
-    assert (first.label, first.code) == ("test_it.py (s), replayed", "")
+    assert (first.label, first.code) == ("test_it.py (s), replayed", None)
     assert "environment" not in first.key()
     assert first.key() == plan("r.csv").key()
     assert first.key() != plan("s.csv").key()

@@ -22,8 +22,8 @@ from pytest_autotune.errors import StorageError, TrialLostError
 from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
-from pytest_autotune.study.catalogue import read_records
 from pytest_autotune.study.looks import Look
+from pytest_autotune.study.opening import read_records
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
 from pytest_autotune.study.searched import SearchedStudy
@@ -55,7 +55,7 @@ def make_plan() -> MakePlan:
     def make(storage: str | None = None, nodeid: str = "test_x.py", **changes: Any) -> Plan:
         settings = Settings(storage=storage, fresh=changes.pop("fresh", False))
         spec = {**SPEC, **changes}
-        return Plan.make(nodeid, load_inline("x", spec, "test"), settings, code="s")
+        return Plan.make(nodeid, load_inline("x", spec, "test"), settings)
 
     return make
 
@@ -277,9 +277,11 @@ def test_two_tasks_never_share_a_study(
 def test_a_new_study_says_what_changed(
     storage: str | None, make_plan: MakePlan, open_study: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert open_study(make_plan(storage)).notices == ()
+    first = open_study(make_plan(storage))
+    assert first.notices == ()
+    _finish(first, _claim(first), cost=1.0)
     more = open_study(make_plan(storage, slo=[{"metric": "mem", "max": 4}]))
-    assert more.notices == ("a new study was started, because this changed: slo",)
+    assert more.notices == ("1 trial kept, judged by the new SLO: mem ≤ 3 → ≤ 4",)
     monkeypatch.setattr("pytest_autotune.study.source.fingerprint", lambda: {"gpus": "another"})
     moved = open_study(make_plan(storage))
     (notice,) = moved.notices
@@ -378,7 +380,7 @@ from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest
 from pytest_autotune.study.searched import SearchedStudy
 spec, storage, directory = eval(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
-plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage), code="s")
+plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage))
 study = SearchedStudy(plan, directory, session="killed", started=time.time())
 print(study.claim(SlotRequest(id="trial-000")).number, flush=True)
 time.sleep(60)

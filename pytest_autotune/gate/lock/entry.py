@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pytest_autotune.errors import UserError
@@ -100,7 +100,8 @@ class LockEntry:
 
     ``study`` is the study's label. ``metric`` is that of the objective, and one of ``metrics``.
     ``parameters`` are exact and in the order of the space. ``digests`` are of the spec's parts (see
-    :func:`digests_of`), ``locked`` is a day in UTC, ``commit`` is empty without git.
+    :func:`digests_of`), ``locked`` is a day in UTC, ``commit`` is empty without git. ``code`` has a
+    digest or version of each file and of the server, empty in lock files of earlier versions.
     """
 
     study: str
@@ -116,6 +117,7 @@ class LockEntry:
     commit: str
     locked: str
     by: str
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -134,6 +136,7 @@ class LockEntry:
             "slo": [bound.document() for bound in self.slo],
             "fingerprint": dict(sorted(self.fingerprint.items())),
             "digests": dict(sorted(self.digests.items())),
+            **({"code": dict(sorted(self.code.items()))} if self.code else {}),
             "commit": self.commit,
             "locked": self.locked,
             "by": self.by,
@@ -195,6 +198,7 @@ def unchanged(old: LockEntry, new: LockEntry, tolerance: float) -> bool:
         point_key(old.parameters) == point_key(new.parameters)
         and old.spec == new.spec
         and old.digests == new.digests
+        and old.code == new.code
         and _measure_the_same(old, new)
         and not environment_changes(old.fingerprint, new.fingerprint)
         and abs(_worse_by(old, new)) <= tolerance

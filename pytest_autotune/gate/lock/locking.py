@@ -131,7 +131,7 @@ class Pinning:
         if old is not None and not self.force:
             winner = _worth_it(winner, holding, old, plan.spec.gate.tolerance)
         try:
-            entry = _entry(plan, label, winner, self.commit)
+            entry = _entry(summary, winner, self.commit)
         except UserError as error:
             # The other studies are pinned all the same.
             return Locking(study=label, text=f"not pinned: {error}", failed=True, notes=notes)
@@ -238,7 +238,8 @@ def _trouble(contender: _Contender) -> str:
     return f"{contender.origin} ({parameters(contender.params)}) did not hold: {why}"
 
 
-def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry:
+def _entry(summary: Summary, winner: _Contender, commit: str) -> LockEntry:
+    plan, code = summary.plan, summary.code
     launches = [launched for launched in winner.launches if launched.outcome is Outcome.FEASIBLE]
     common = set.intersection(*(set(launched.metrics) for launched in launches))
     reported = {name: launches[0].metrics[name] for name in common}
@@ -253,7 +254,7 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
             median=median(values), low=min(values), high=max(values), launches=len(values)
         )
     return LockEntry(
-        study=label,
+        study=summary.label,
         spec=plan.spec.name,
         objective=plan.aim,
         metric=compared.name,
@@ -266,6 +267,7 @@ def _entry(plan: Plan, label: str, winner: _Contender, commit: str) -> LockEntry
         commit=commit,
         locked=dt.datetime.now(dt.timezone.utc).date().isoformat(),
         by=f"pytest-autotune {pytest_autotune.__version__}",
+        code={} if code is None else code.digests_now(),
     )
 
 

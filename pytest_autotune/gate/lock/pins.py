@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from pytest_autotune.errors import SpecError
@@ -12,6 +13,8 @@ from pytest_autotune.gate.lock.entry import LockEntry
 from pytest_autotune.gate.lock.fits import check_fits
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.study.code import changed_since, listed
+from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.plan import Plan
 
@@ -24,8 +27,9 @@ class LockPins:
     brief = False
     missing = f"not pinned in {LOCK_NAME}: {_COMMAND} pins it"
 
-    def __init__(self, entries: Mapping[str, LockEntry]) -> None:
+    def __init__(self, entries: Mapping[str, LockEntry], root: Path) -> None:
         self.entries = entries
+        self._root = root
         self.found: dict[str, LockEntry] = {}
         self.unpinned: list[str] = []
 
@@ -40,12 +44,22 @@ class LockPins:
             self.unpinned.append(plan.label)
             return None
         _check_rule(plan)
-        notes = check_fits(entry, plan)
+        notes = [*check_fits(entry, plan), *_code_notes(entry, self._root)]
         slo, excused = hardened(plan.spec.slo, entry, plan.spec.gate.tolerance)
         self.found[nodeid] = entry
         # A pinned configuration that breaks its SLO fails, even if a search only marks it.
         plan = replace(plan, spec=replace(plan.spec, slo=slo), xfail=False)
         return Pin(params=entry.parameters, plan=plan, notes=(*notes, *excused))
+
+
+def _code_notes(entry: LockEntry, root: Path) -> Iterator[str]:
+    """Yield a sentence on what changed in the code since the entry was locked."""
+    if entry.fingerprint.get("python") != fingerprint()["python"]:
+        # Another Python reads the same file in another way.
+        return
+    changes = changed_since(entry.code, root)
+    if changes:
+        yield f"the code changed since this was locked: {listed(changes)}"
 
 
 def _check_rule(plan: Plan) -> None:

@@ -44,7 +44,7 @@ def register(config: pytest.Config, settings: Settings) -> None:
         reporter = GateReporter(config, settings, context, lock)
         config.pluginmanager.register(reporter, "autotune-report")
         register_controller(config, settings, context, reporter)
-    pins = LockPins(lock)
+    pins = LockPins(lock, config.rootpath)
     tuning = Tuning.register(config, settings, context, reporter, pins)
     gate = GateHooks(config, settings, context, tuning, pins)
     config.pluginmanager.register(gate, "autotune-gate")

@@ -1,0 +1,51 @@
+"""The code that studies are measured with: the user's files that this process has imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_autotune.study.imports import ImportedFiles
+
+if TYPE_CHECKING:
+    from pytest_autotune.plugin.active import ActiveTrial
+    from pytest_autotune.serving.server import InferenceServer
+
+
+class CodeWatcher:
+    """Hooks that learn which files the tests of a study use."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._imported = ImportedFiles(root)
+        self._test_modules: set[Path] = set()
+        self._used: dict[Path, Mapping[str, str]] = {}
+
+    def pytest_pycollect_makemodule(self, module_path: Path) -> None:
+        """Remember a test module: other studies do not use it."""
+        self._test_modules.add(module_path)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self) -> None:
+        """Read what was imported so far, before anybody edits it."""
+        self._imported.look()
+
+    def note(self, active: ActiveTrial, module: Path, server: InferenceServer | None) -> None:
+        """Tell the study of a trial, whose tests are in ``module``, about its code."""
+        if active.study.plan.code is None:
+            return
+        if self._imported.look():
+            self._used.clear()
+        if module not in self._used:
+            self._used[module] = self._imported.used_by(module, self._test_modules - {module})
+        files = self._used[module]
+        parts: Mapping[str, str] = {}
+        if server is not None and server.launch.backend != "url":
+            from pytest_autotune.study.parts import parts_of, scripts_in
+
+            files = {**files, **scripts_in(self._root, server.folder, server.command)}
+            parts = parts_of(server.launch.image, server.command)
+        active.study.note_code(files, parts)

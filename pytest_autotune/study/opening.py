@@ -1,0 +1,231 @@
+"""Opening a study: the one in storage that a plan goes on with, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pytest_autotune.errors import StorageError
+from pytest_autotune.scoring.judgement import Question, judge, reported_slo
+from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.references import referenced, settled
+from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.adoption import Adoption, KeptTrials, adopt
+from pytest_autotune.study.catalogue import (
+    Found,
+    StoredStudy,
+    code_of,
+    create,
+    find,
+    is_stored,
+    mark_used,
+    open_store,
+    record_code,
+    storage_errors,
+)
+from pytest_autotune.study.changes import identity_changes, question_changes
+from pytest_autotune.study.code import Code, listed
+from pytest_autotune.study.digests import digest_of
+from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.names import TrialNames
+from pytest_autotune.study.parts import part_now
+from pytest_autotune.study.plan import Plan
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+_HINTS: Final = "autotune:hints"
+#: Strategies that try hints first, as plugins need not.
+_GUIDED: Final = ("auto", "bayesian")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A study that was found or made.
+
+    ``hints`` are points to try first. ``estimates`` are trials that another question cut short.
+    ``earlier`` is the study that was used before the code changed, None where it did not.
+    ``notices`` are sentences on what was kept and what changed.
+    """
+
+    id: int
+    kept: KeptTrials
+    code: Code | None
+    hints: Sequence[Point] = ()
+    estimates: Sequence[TrialRecord] = ()
+    earlier: int | None = None
+    notices: Sequence[str] = ()
+
+
+def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames) -> Opened:
+    """Return the study of ``plan``, which is made where there is none.
+
+    Trials of related studies count in it where they fit. The caller holds the lock.
+    """
+    found = find(storage, plan, session)
+    own = found.own or create(storage, plan, session)
+    mark_used(storage, own.id)
+    adoption = adopt(storage, plan, own, found.usable, names)
+    code = _with_code_of(own.code, [study for study, _, _ in adoption.kept])
+    if code is not None and code != own.code:
+        record_code(storage, own.id, code)
+    kept = KeptTrials(storage, plan, own.id)
+    notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]
+    if found.own is None and (hints := _hints(storage, plan, found, adoption)):
+        storage.set_study_user_attr(own.id, _HINTS, [dict(point) for point in hints])
+        count = "a configuration" if len(hints) == 1 else f"{len(hints)} configurations"
+        if plan.strategy in _GUIDED:
+            notices.append(f"warm start: {count} that did well before came first")
+    return Opened(
+        id=own.id,
+        kept=kept,
+        code=code,
+        hints=storage.get_study_user_attrs(own.id).get(_HINTS, ()),
+        estimates=adoption.estimates,
+        earlier=next((s.id for s in reversed(found.related) if s.changes), None),
+        notices=notices,
+    )
+
+
+def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
+    """Return the trials of the study of ``plan``, none where there is no such study."""
+    return read_study(plan, directory)[0]
+
+
+def read_study(
+    plan: Plan, directory: Path, study_id: int | None = None
+) -> tuple[list[TrialRecord], Code | None]:
+    """Return the trials and the code of a study, without making one or taking part in it.
+
+    ``study_id`` is known where the run has opened it; otherwise it is that of ``plan``.
+    """
+    if not is_stored(plan, directory):
+        return [], None
+    store = open_store(plan, directory)
+    try:
+        with store.coordinator.mutex(), storage_errors(plan):
+            if study_id is None:
+                own = find(store.storage, replace(plan, fresh=False), session="").own
+                if own is None:
+                    return [], None
+                study_id = own.id
+            kept = KeptTrials(store.storage, plan, study_id)
+            code = plan.code and code_of(store.storage, study_id, plan.code.root)
+            return all_records(store.storage, plan, kept), code
+    finally:
+        store.close()
+
+
+def all_records(storage: BaseStorage, plan: Plan, kept: KeptTrials) -> list[TrialRecord]:
+    """Return the trials of a study and those that it keeps, by number."""
+    own = [read_trial(t, plan) for t in storage.get_all_trials(kept.study_id, deepcopy=False)]
+    found = settled([*kept.records(), *own], plan.question)
+    return sorted(found, key=lambda record: record.number)
+
+
+def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | None:
+    """Return the code of a study and, as it is now, that of others whose trials it keeps."""
+    known = {study.id: study.code for study in studies}
+    for other in known.values():
+        if code is not None and other is not None:
+            files = {name: digest_of(code.root / name) for name in other.files}
+            parts = {name: part_now(name) or version for name, version in other.parts.items()}
+            code = code.with_more({n: digest for n, digest in files.items() if digest}, parts)
+    return code
+
+
+def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> Iterator[str]:
+    """Yield sentences on what became of earlier trials, where anything changed."""
+    if found.own is not None:
+        number = sum(not study.changes for study, _, _ in adoption.kept)
+        if number:
+            yield f"{_trials(number)} of another question were kept"
+        return
+    if found.usable:
+        yield from _kept(plan, own, found.usable[-1], adoption)
+    elif found.related:
+        study = found.related[-1]
+        yield (
+            f"a new study was started, because the code changed: {listed(study.changes)}; "
+            "--autotune-keep goes on with the earlier trials"
+        )
+    elif found.all and not plan.fresh:
+        changes = ", ".join(identity_changes(found.all[-1].identity, own.identity))
+        if changes:
+            yield f"a new study was started, because this changed: {changes}"
+
+
+def _kept(plan: Plan, own: StoredStudy, before: StoredStudy, adoption: Adoption) -> Iterator[str]:
+    titles, changes = question_changes(before.question, own.question)
+    kept, rest = len(adoption.kept), []
+    if not titles or not (kept or adoption.misfits or adoption.estimates):
+        return
+    if adoption.misfits:
+        rest.append(f"{_trials(adoption.misfits)} not in the new space")
+    if adoption.estimates:
+        rest.append(f"{_trials(len(adoption.estimates))} cut short, to be measured again if needed")
+    left = f" ({'; '.join(rest)})" if rest else ""
+    yield f"{_trials(kept)} kept, judged by the new {titles}: {changes}{left}"
+    if kept >= plan.budget:
+        yield (
+            f"the kept trials use up the budget of {plan.budget}; "
+            f"to search on, raise it: --autotune-trials {2 * plan.budget}"
+        )
+
+
+def _earlier_code(kept: KeptTrials, found: Found) -> Iterator[str]:
+    """Yield a sentence on trials that were kept although the code changed."""
+    ids = {study_id for study_id, *_, earlier in kept.entries() if earlier}
+    if not ids:
+        return
+    number = sum(earlier for *_, earlier in kept.entries())
+    changes = dict.fromkeys(c for study in found.all if study.id in ids for c in study.changes)
+    what = f" ({listed(tuple(changes))} changed since)" if changes else ""
+    yield f"{_trials(number)} of earlier code kept by --autotune-keep{what}"
+
+
+def _trials(number: int) -> str:
+    return "1 trial" if number == 1 else f"{number} trials"
+
+
+def _hints(storage: BaseStorage, plan: Plan, found: Found, adoption: Adoption) -> Sequence[Point]:
+    """Return points that a new study may try first; none where it is to start anew."""
+    if not plan.begins_warm:
+        return ()
+    # Here, as it loads NumPy, and a launch of the gate searches nothing.
+    from pytest_autotune.study.warm_start import hints
+
+    # What was best under another objective says little of this one, and what is kept is known.
+    usable = {study.id for study in found.usable}
+    alike = [
+        study
+        for study in reversed(found.all)
+        if study.question.get("objective") == plan.aim
+        and study.is_readable
+        and (study.id not in usable or adoption.misfits)
+    ]
+    return hints(plan.spec.space, plan.pinned, _trials_of(storage, plan, alike))
+
+
+def _trials_of(
+    storage: BaseStorage, plan: Plan, studies: Iterable[StoredStudy]
+) -> Iterator[Sequence[TrialRecord]]:
+    """Read the trials of other studies, as far as they are asked for."""
+    for study in studies:
+        try:
+            found = storage.get_all_trials(study.id, deepcopy=False)
+            records = [read_trial(trial, plan) for trial in found]
+            question = referenced(plan.question, records)
+            yield [_by_what_it_measured(record, question) for record in records]
+        except StorageError:
+            continue  # It was only a help.
+
+
+def _by_what_it_measured(record: TrialRecord, question: Question) -> TrialRecord:
+    """Return a trial judged by those bounds only that an earlier study could know of."""
+    measurement = record.measurement
+    slo = reported_slo(measurement, question.slo)
+    judgement = judge(measurement, replace(question, slo=slo))
+    return replace(record, judgement=judgement) if record.finished else record
