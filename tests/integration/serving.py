@@ -47,11 +47,28 @@ def process(*arguments: str, **keys: Any) -> dict[str, Any]:
     return {"command": command, "startup_timeout": 20, **keys}
 
 
+#: Other tests, and other people, use the processors meanwhile. What that does is tested elsewhere.
+QUIET = """
+from pathlib import Path
+from pytest_autotune.bench import machine
+
+machine._STAT = Path("/no/such/file")
+"""
+
+
 @dataclass(frozen=True)
 class Serving(Study):
-    """A folder with a study of servers."""
+    """A folder with a study of servers, on a machine of which ``watched`` tells the other work."""
 
-    def write(self, server: Mapping[str, Any], module: str = MODULE, **keys: Any) -> None:
+    def write(
+        self,
+        server: Mapping[str, Any],
+        module: str = MODULE,
+        *,
+        watched: bool = False,
+        **keys: Any,
+    ) -> None:
+        (self.path / "conftest.py").write_text("" if watched else QUIET)
         spec = {**SPEC, "server": server, **keys}
         (self.path / "autotune.json").write_text(json.dumps({"served": spec}))
         (self.path / "test_served.py").write_text(textwrap.dedent(module))
