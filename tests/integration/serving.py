@@ -58,17 +58,10 @@ machine._STAT = Path("/no/such/file")
 
 @dataclass(frozen=True)
 class Serving(Study):
-    """A folder with a study of servers, on a machine of which ``watched`` tells the other work."""
+    """A folder with a study of servers, on a quiet machine."""
 
-    def write(
-        self,
-        server: Mapping[str, Any],
-        module: str = MODULE,
-        *,
-        watched: bool = False,
-        **keys: Any,
-    ) -> None:
-        (self.path / "conftest.py").write_text("" if watched else QUIET)
+    def write(self, server: Mapping[str, Any], module: str = MODULE, **keys: Any) -> None:
+        (self.path / "conftest.py").write_text(QUIET)
         spec = {**SPEC, "server": server, **keys}
         (self.path / "autotune.json").write_text(json.dumps({"served": spec}))
         (self.path / "test_served.py").write_text(textwrap.dedent(module))
@@ -76,6 +69,10 @@ class Serving(Study):
     def column(self, key: str) -> int:
         """Return where a key stands in the spec file, which is one line."""
         return (self.path / "autotune.json").read_text().index(f'"{key}":') + 1
+
+    def watch(self) -> None:
+        """Let runs see what else uses the processors."""
+        (self.path / "conftest.py").unlink()
 
     def logs(self) -> str:
         """Return the logs of all servers."""

@@ -77,7 +77,8 @@ def test_busy_processes_beside_a_load_level_are_noticed(serving: Serving) -> Non
     benchmark = {
         "traffic_scenarios": ["D(8,4)"], "num_concurrency": [2], "max_time_per_iteration": 1.0,
     }  # fmt: skip
-    serving.write(process(), parameters={"ttft": [0.01]}, benchmark=benchmark, watched=True)
+    serving.write(process(), parameters={"ttft": [0.01]}, benchmark=benchmark)
+    serving.watch()
     with hogs():
         text = serving.run("-v", status=0)
     cpus = os.cpu_count()
