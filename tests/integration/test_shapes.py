@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import pytest
 from gated import Gated
-from project import Project
+from project import HEAD, Project
 
 from pytest_autotune.scoring.judgement import Outcome
 
@@ -101,7 +102,10 @@ def by_case(record: Any) -> dict[str, Mapping[str, float]]:
 
 
 def test_without_a_rule_nothing_is_overwritten_and_nothing_is_lost(project: Project) -> None:
-    project.write(MODULE, spec())
+    module = HEAD.replace("**{spec!r}", '"study"') + MODULE
+    (project.path / "test_study.py").write_text(module)
+    specs = project.path / "autotune.json"
+    specs.write_text(json.dumps({"study": spec()}))
     printed = project.run("--autotune-record", "out.csv", status=1)
     reason = (
         "cost was reported in 3 cases (small, medium, large), and the spec does not say how they "
@@ -109,12 +113,13 @@ def test_without_a_rule_nothing_is_overwritten_and_nothing_is_lost(project: Proj
     )
     assert f"trial 0: {reason}" in printed
     assert "best     none" in printed
-    project.write(MODULE, spec("worst"))
+    specs.write_text(json.dumps({"study": spec("worst")}))
     assert shown(project.run(status=0))[:2] == [
         "best     trial 3: a=4",
         "         cost, worst of 3 cases: 3000 (large) (minimize:cost)",
     ]
-    # Three trials were enough to see that it goes wrong.
+    # Three trials were enough to see that it goes wrong, and are judged anew.
+    assert len(project.completed()) == 12
     assert shown(project.run("--autotune-replay", "out.csv", status=0))[:2] == [
         "best     trial 2: a=3",
         "         cost, worst of 3 cases: 3800 (large) (minimize:cost)",
