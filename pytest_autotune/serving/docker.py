@@ -32,6 +32,7 @@ from pytest_autotune.serving.launch import Launch, container_gpus
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
+from pytest_autotune.system.interrupts import uninterrupted
 from pytest_autotune.system.locks import FileCoordinator
 from pytest_autotune.system.processes import named, own_seconds
 from pytest_autotune.text.values import slug
@@ -171,7 +172,9 @@ class DockerServer:
         self.argv: list[str] = []
         try:
             ensure_image(self._client, launch.image, launch.spec.pull)
-            self.base_url = self._start(launch, identity)
+            with uninterrupted():
+                # A container that is created while nobody waits for it would be left.
+                self.base_url = self._start(launch, identity)
         except APIError as error:
             self.stop()
             raise EngineError(f"cannot start {launch.image!r}: {_short(error)}") from None
@@ -235,7 +238,6 @@ class DockerServer:
         """Stop and remove the container, in whatever state it is."""
         if self._stopped:
             return
-        self._stopped = True
         # By name, as an interrupt may have come between its creation and the assignment.
         with suppress(NotFound, APIError, OSError):
             container = self._container or self._client.containers.get(self._name)
@@ -251,6 +253,8 @@ class DockerServer:
         if self._reservation is not None:
             self._reservation.release()
         self._client.close()
+        # Last, so that an end that was interrupted is repeated.
+        self._stopped = True
 
     def _run(self, target: Any, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)

@@ -121,17 +121,18 @@ class ServerKeeper:
 
     def release(self, server: InferenceServer) -> None:
         """Take a server back from a trial: keep it if it may be reused, else end it."""
-        self._current = None
         if server.launch.spec.reuse and server.exited() is None:
             self._kept = server
         else:
             server.stop()
+        # Last, so that a server whose end was interrupted is ended with the run.
+        self._current = None
 
     def forget(self) -> None:
         """End the server that is kept for a next trial, as there will be none like it."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.stop()
+        if self._kept is not None:
+            self._kept.stop()
+        self._kept = None
 
     def close(self) -> None:
         """End whatever runs."""

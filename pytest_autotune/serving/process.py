@@ -161,7 +161,6 @@ class ProcessServer:
         """Terminate the group, kill it after the grace time."""
         if self._stopped:
             return
-        self._stopped = True
         assert self._supervisor.stdin is not None
         with suppress(OSError):
             self._supervisor.stdin.close()
@@ -181,6 +180,8 @@ class ProcessServer:
         if not self._pump.is_alive():
             self._supervisor.stdout.close()
         self._reservation.release()
+        # Last, so that an end that was interrupted is repeated.
+        self._stopped = True
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader) as reports:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
 import optuna
@@ -19,6 +19,7 @@ from filelock import FileLock
 
 import pytest_autotune
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.serving.keeper import ServerKeeper
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
@@ -26,6 +27,7 @@ from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.interrupts import CleanUp, uninterrupted
 from pytest_autotune.system.locks import FileCoordinator
+from pytest_autotune.system.masking import Masker
 
 SPEC: Final = {
     "parameters": {"a": [1, 2, 3]},
@@ -223,3 +225,29 @@ def test_a_handled_interrupt_of_compiled_text_does_not_kill_the_process(tmp_path
         found = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, check=False)
         status.append(found.returncode)
     assert status == [-signal.SIGINT, 2]
+
+
+@pytest.mark.parametrize("how", ["released", "forgotten"])
+def test_a_server_whose_end_was_interrupted_is_ended_with_the_run(tmp_path: Path, how: str) -> None:
+    ends: list[bool] = []
+
+    class Server:
+        launch = SimpleNamespace(spec=SimpleNamespace(reuse=how == "forgotten"))
+
+        def exited(self) -> None:
+            return None
+
+        def stop(self) -> None:
+            ends.append(True)
+            if len(ends) == 1:
+                raise KeyboardInterrupt
+
+    keeper = ServerKeeper(tmp_path, tmp_path, Masker())
+    server: Any = Server()
+    keeper._current = server
+    if how == "forgotten":
+        keeper.release(server)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.forget() if how == "forgotten" else keeper.release(server)
+    keeper.close()
+    assert len(ends) == 2
