@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -177,8 +178,10 @@ class StudyReporter:
         if self._config.option.collectonly:
             return
         if not self._summaries:
-            # The workers of an interrupted run have ended by now.
-            self._summarize_all()
+            # The workers of an interrupted run have ended by now. NumPy cannot be loaded for the
+            # summary where its loading, by a test, was what was interrupted.
+            with suppress(ImportError):
+                self._summarize_all()
         if session.exitstatus not in _INTERRUPTED and self._lock():
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         self._record()

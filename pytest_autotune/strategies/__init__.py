@@ -8,6 +8,7 @@ from typing import Final
 
 from pytest_autotune.errors import OptionError
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
+from pytest_autotune.system.interrupts import uninterrupted
 from pytest_autotune.text.suggest import did_you_mean
 
 __all__ = [
@@ -44,7 +45,9 @@ def make_strategy(
         return offered
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
-        strategy: Strategy = getattr(import_module(module), attribute)(context)
+        # NumPy cannot be loaded again once that was interrupted.
+        with uninterrupted():
+            strategy: Strategy = getattr(import_module(module), attribute)(context)
         return strategy
     raise OptionError(
         f"unknown strategy {name!r}{did_you_mean(name, BUILT_IN)}; "

@@ -14,6 +14,8 @@ from pytest_autotune.study.lines import broken_bounds, first_line
 
 #: After so many equal failures, and no other end of a trial, a study stops.
 LIMIT: Final = 3
+#: The note of a run that begins anew after one that stopped so.
+IN_VAIN: Final = "the trials of the last run, which all failed in the same way, were run again"
 #: Parts of a message that differ between trials: addresses, paths, numbers, and constants.
 _VARYING: Final = re.compile(
     r"\b0x[0-9a-f]+\b | (?:[\w.~-]+)?(?:/[\w.@~-]+)+/? | \d+(?:\.\d+)?(?:e[+-]?\d+)?"
@@ -57,7 +59,8 @@ def failures(records: Sequence[TrialRecord]) -> list[Failures]:
 
 def repeated_failure(records: Sequence[TrialRecord]) -> Failures | None:
     """Return the failure of the first trials that ended, if it is one and nothing else worked."""
-    finished = sorted((record for record in records if record.finished), key=_end)
+    counted = (r for r in records if r.finished and r.outcome is not Outcome.SKIPPED)
+    finished = sorted(counted, key=_end)
     if len(finished) < LIMIT or not all(map(failure, finished)):
         return None
     first = failures(finished[:LIMIT])
@@ -67,6 +70,15 @@ def repeated_failure(records: Sequence[TrialRecord]) -> Failures | None:
     return next(
         group for group in failures(finished) if _masked(group.reason, group.trials[0]) == same
     )
+
+
+def ended_in_vain(records: Sequence[TrialRecord], session: str) -> bool:
+    """Return whether earlier runs left nothing but one failure, which ``session`` is to repeat.
+
+    A session that took part in it has stopped because of it.
+    """
+    here = any(record.finished and record.owner.session == session for record in records)
+    return not here and repeated_failure(records) is not None
 
 
 def _end(record: TrialRecord) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from pytest_autotune.errors import StorageError
+from pytest_autotune.system.interrupts import uninterrupted
 from pytest_autotune.system.locks import Coordinator, DatabaseCoordinator, FileCoordinator
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Store:
         self.coordinator.release()
 
 
+# NumPy, which it loads, cannot be loaded again once that was interrupted.
+@uninterrupted()
 def open_journal(directory: Path, slug: str) -> Store:
     """Open (or make) the journal ``slug`` under ``directory``.
 
@@ -137,6 +140,7 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, Mapping) and "op_code" in entry and "worker_id" in entry
 
 
+@uninterrupted()
 def open_database(url: str, study: str) -> Store:
     """Open the RDB at ``url``; raise :class:`StorageError` without its password."""
     import sqlalchemy

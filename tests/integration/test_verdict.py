@@ -88,3 +88,42 @@ def test_infeasible_trials_take_a_line_each(project: Project, arguments: tuple[s
     summary = next(n for n, line in enumerate(lines) if "= autotune: " in line)
     assert lines.index(short[-1]) < summary
     assert "29 failed, 31 passed" in lines[-1]
+
+
+BROKEN = """
+def test_fast(trial):
+    if not pathlib.Path("fixed").exists():
+        raise RuntimeError(f"no device {trial.number}")
+    trial.report({"cost": trial.params["a"], "mem": 1})
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_the_same_failure_stops_a_study_and_is_repeated_by_the_next_run(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.write(BROKEN)
+    text = project.run(*workers, status=1)
+    assert "best     none: every trial failed in the same way" in text
+    assert "cause    RuntimeError: no device " in text
+    # One more may have been running.
+    assert len(project.records()) in ({3, 4} if workers else {3})
+    again = project.run(*workers, status=1)
+    assert (
+        "note     the trials of the last run, which all failed in the same way, were run" in again
+    )
+    assert len(project.records()) in ({3, 4} if workers else {3})
+    (project.path / "fixed").touch()
+    fixed = project.run(*workers, status=0)
+    assert "12 of 12: 12 feasible" in fixed
+    assert "earlier runs" not in fixed
+    assert sorted(record.number for record in project.records()) == list(range(12))
+    assert "no tests ran" in project.run(*workers, status=0)
+
+
+def test_a_failure_that_one_trial_does_not_share_does_not_stop_a_study(project: Project) -> None:
+    project.write(BROKEN.replace("if not", "if trial.number != 2 and not"))
+    text = project.run(status=1)
+    assert "trials   12 of 12: 1 feasible, 11 failed" in text
+    assert "failures 11 × RuntimeError: no device 0 (trials 0, 1, 3 and 8 more)" in text
+    assert "no tests ran" in project.run(status=0)

@@ -10,7 +10,7 @@ from builders import ended, make_plan, make_record, make_spec
 
 from pytest_autotune.scoring.judgement import Ending, Measurement, Outcome
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.study.repeated import failure, failures, repeated_failure
+from pytest_autotune.study.repeated import ended_in_vain, failure, failures, repeated_failure
 
 SPEC = make_spec(
     parameters={"a": [1, 2, 3, 4]},
@@ -113,3 +113,19 @@ def test_failures_are_grouped_by_reason() -> None:
         ("bang", [0]),
         ("boom", [4]),
     ]
+
+
+def test_what_a_session_did_not_take_part_in_is_repeated() -> None:
+    earlier = [failed(number, session="earlier") for number in range(3)]
+    assert ended_in_vain(earlier, "now")
+    assert not ended_in_vain(earlier[:2], "now")
+    # A worker that comes late stops like the others.
+    assert not ended_in_vain([*earlier[:2], failed(2, session="now")], "now")
+    running = make_record(3, outcome=Outcome.RUNNING, score=None, session="now")
+    assert ended_in_vain([*earlier, running], "now")
+
+
+def test_a_point_that_the_tests_skip_says_nothing() -> None:
+    skipped = make_record(3, outcome=Outcome.SKIPPED, score=None)
+    assert repeated_failure([skipped, failed(0), failed(1), failed(2)]) is not None
+    assert repeated_failure([skipped, failed(0), failed(1)]) is None
