@@ -29,9 +29,11 @@ from pytest_autotune.study.changes import identity_changes, question_changes
 from pytest_autotune.study.code import Code, listed
 from pytest_autotune.study.digests import digest_of
 from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.in_vain import without_vain
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.parts import part_now
 from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.repeated import IN_VAIN
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -64,7 +66,8 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
 
     Trials of related studies count in it where they fit. The caller holds the lock.
     """
-    found = find(storage, plan, session)
+    there = find(storage, plan, session)
+    found = without_vain(storage, plan, there, session)
     own = found.own or create(storage, plan, session)
     mark_used(storage, own.id)
     adoption = adopt(storage, plan, own, found.usable, names)
@@ -73,6 +76,8 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
         record_code(storage, own.id, code)
     kept = KeptTrials(storage, plan, own.id)
     notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]
+    if found.own is None and found.own is not there.own:
+        notices.append(IN_VAIN)
     if found.own is None and (hints := _hints(storage, plan, found, adoption)):
         storage.set_study_user_attr(own.id, _HINTS, [dict(point) for point in hints])
         count = "a configuration" if len(hints) == 1 else f"{len(hints)} configurations"

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from project import Project
+from project import SPEC, Project
 
 MODULE = """
 def test_right(trial):
@@ -127,3 +127,17 @@ def test_a_failure_that_one_trial_does_not_share_does_not_stop_a_study(project: 
     assert "trials   12 of 12: 1 feasible, 11 failed" in text
     assert "failures 11 × RuntimeError: no device 0 (trials 0, 1, 3 and 8 more)" in text
     assert "no tests ran" in project.run(status=0)
+
+
+def test_trials_that_only_missed_a_misspelled_metric_count_once_it_is_corrected(
+    project: Project,
+) -> None:
+    slo = {"metric": "men", "max": 5}
+    project.write(BROKEN, {**SPEC, "slo": [slo]})
+    (project.path / "fixed").touch()
+    text = project.run(status=1)
+    assert "cause    men was not reported (did you mean 'mem'?); reported: mem, cost" in text
+    project.write(BROKEN, {**SPEC, "slo": [{**slo, "metric": "mem"}]})
+    text = project.run(status=0)
+    assert "note     3 trials kept, judged by the new SLO" in text
+    assert "12 of 12: 12 feasible; 3 of them in earlier runs" in text
