@@ -18,6 +18,7 @@ from pytest_autotune.plugin.announce import announce_replay
 from pytest_autotune.plugin.context import WIRE, RunContext, is_distributed, visible_to
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.planning import make_plan, prepare
+from pytest_autotune.plugin.rename import name_of
 from pytest_autotune.plugin.slots import CollectedStudy, StudyOutline
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
@@ -197,6 +198,13 @@ class Controller:
             scopes = read_collection(self._context)["scopes"]
             unneeded = self._reporter.unneeded_tests(scopes.values())
             session.testscollected = max(session.testscollected - unneeded, 1)
+
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Name a test that crashed after its trial, as it was in the worker."""
+        name = name_of(crashitem, report.node.gateway.id, self._context.scratch)
+        if name != crashitem:
+            report.longrepr = str(report.longrepr).replace(crashitem, name)
+            report.nodeid = name
 
     def pytest_testnodedown(self, node: WorkerController) -> None:
         """Take over what only the worker knew; a crashed one had no time to say."""

@@ -76,8 +76,7 @@ class OpenStudies:
             self._findings.add_look(slot.study, claim.document())
             claim = claim.record
         if claim.owner.slot != slot.id:
-            for test in tests:
-                rename(test, slot.id, claim.owner.slot)
+            rename(tests, slot.id, claim.owner.slot, self._context.scratch)
         trial = Trial(claim, study.plan, study.seed)
         grant, refusal = self._grant(slot, study, claim, trial)
         limit = study.plan.spec.optimization.timeout_per_iteration

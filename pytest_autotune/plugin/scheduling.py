@@ -48,6 +48,15 @@ class SlotScheduling(LoadScopeScheduling):
                 return nodeid.rsplit("@", 1)[-1]
         return nodeid
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a worker more to do, unless it still collects.
+
+        The parent class asks for all workers whenever one of them has collected, and fails where
+        two workers crashed shortly one after the other.
+        """
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def remove_node(self, node: WorkerController) -> str | None:
         """Forget a worker; hand on what it had not begun.
 
