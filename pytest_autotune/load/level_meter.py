@@ -18,7 +18,7 @@ from pytest_autotune.load.results import LevelResult
 from pytest_autotune.load.statistics import LevelRun, error_classes, level_metrics
 from pytest_autotune.load.target import Target, placed
 from pytest_autotune.scoring.levels import Level
-from pytest_autotune.scoring.metrics import ONE_PIECE, in_one_piece
+from pytest_autotune.scoring.metrics import ONE_PIECE, ONE_PIECE_CAUSE, in_one_piece
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Compliance, check
 from pytest_autotune.spec.benchmark import MEASURED, BenchmarkSpec
@@ -200,8 +200,8 @@ def _hidden(metrics: Mapping[str, float]) -> tuple[str, ...]:
 def _whole(metrics: Mapping[str, float]) -> Iterator[str]:
     if in_one_piece(metrics):
         yield (
-            f"{ONE_PIECE}: TTFT is the time of the whole answer, and TPOT says nothing; look for a "
-            "proxy that buffers, or a server without TCP_NODELAY"
+            f"{ONE_PIECE} ({ONE_PIECE_CAUSE}): TTFT is the time of the whole answer, and TPOT "
+            "says nothing"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pytest_autotune.scoring.cases import Case, CaseRule, CaseValues, Reference, combine
 from pytest_autotune.scoring.compliance import Checked, checked, in_case, merged_compliance
-from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, Metrics
+from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound, Compliance
 from pytest_autotune.text.suggest import did_you_mean
@@ -122,7 +122,7 @@ class Combination:
             if not part.shows(self.objective):
                 where = f" in case {case}" if case else ""
                 shown = f"the objective {self.objective.name!r} ({name})"
-                return f"{ONE_PIECE}{where}, so it does not show {shown}"
+                return f"{ONE_PIECE}{where} ({ONE_PIECE_CAUSE}), so it does not show {shown}"
         if name in whole.metrics:
             if inside:
                 return (

@@ -19,7 +19,7 @@ from pytest_autotune.scoring.cases import (
 from pytest_autotune.scoring.combination import Combination, Combined, missing
 from pytest_autotune.scoring.compliance import Checked, checked
 from pytest_autotune.scoring.levels import Level, failed_requests, sorted_levels
-from pytest_autotune.scoring.metrics import ONE_PIECE, Metrics
+from pytest_autotune.scoring.metrics import ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Compliance, penalized
 from pytest_autotune.text.numbers import quantity
@@ -282,7 +282,10 @@ def _missing(question: Question, whole: Checked) -> str:
     objective, metrics = question.objective, whole.metrics
     wanted = " or ".join(objective.metrics)
     if not whole.shows(objective):
-        return f"{ONE_PIECE}, so it does not show the objective {objective.name!r} ({wanted})"
+        return (
+            f"{ONE_PIECE} ({ONE_PIECE_CAUSE}), so it does not show the objective "
+            f"{objective.name!r}: {wanted}"
+        )
     unusable = [name for name in objective.metrics if name in metrics]
     if unusable:
         values = ", ".join(f"{name} = {metrics[name]}" for name in unusable)

@@ -118,6 +118,8 @@ _STREAMED: Final = frozenset({"ttft", "tpot", "itl"})
 _TOGETHER: Final = 50e-6
 _TYPICAL: Final = ("mean", "p50", "p75")
 ONE_PIECE: Final = "the stream arrived in one piece"
+#: Where to look for the reason of that.
+ONE_PIECE_CAUSE: Final = "a proxy that buffers, or a server without TCP_NODELAY?"
 #: What a trial reported whose tests never call ``trial.report``.
 NOTHING: Final = "nothing; no test called trial.report with a metric"
 

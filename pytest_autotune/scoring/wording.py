@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
-from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, Metrics
+from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.suggest import did_you_mean
@@ -106,7 +106,7 @@ def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
     label, problem = result.bound.label, result.problem or "not reported"
     where = "" if result.case is None else f" in case {result.case}"
     if problem == ONE_PIECE:
-        return f"{problem}{where}, so {label} is not known"
+        return f"{problem}{where} ({ONE_PIECE_CAUSE}), so {label} is not known"
     if problem != "not reported":
         return f"{label} was {problem}{where}"
     if metrics is None or where:

@@ -1,4 +1,4 @@
-"""Who listens on an address, and how much of the processors they have used."""
+"""The processes that listen on an address, and their use of the processors."""
 
 from __future__ import annotations
 

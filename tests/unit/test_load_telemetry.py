@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from scripted import Scripted, serve
 
 from pytest_autotune.errors import TrialPruned
 from pytest_autotune.load.loadtest import LoadTest
-from pytest_autotune.load.results import LevelResult
+from pytest_autotune.load.results import LevelResult, LoadResult
 from pytest_autotune.scoring.objective import Objective
 
 LOAD: Mapping[str, Any] = {
@@ -32,6 +32,7 @@ class Seen:
     """What a watch says it has seen."""
 
     disturbances: tuple[str, ...] = ()
+    severe: bool = False
     remarks: tuple[str, ...] = ()
     energy: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -315,3 +316,60 @@ def test_a_race_can_be_left_out(server: Scripted) -> None:
     with closing(test):
         test(server.url, race=False)
     assert watcher.requests == [60]
+
+
+# The processors
+
+
+BUSY = "other processes used 1.5 of 2 CPUs"
+
+
+def watched(
+    server: Scripted, *sights: Seen, device: Seen | None = None
+) -> tuple[LoadResult, list[dict[str, Any]], list[str]]:
+    """Return a result, how the processors were watched, and what was told to have disturbed it."""
+    asked: list[dict[str, Any]] = []
+    told: list[str] = []
+    left = list(sights)
+
+    def processors(**given: Any) -> Any:
+        asked.append(given)
+        return nullcontext(left.pop(0) if len(left) > 1 else left[0])
+
+    spec = make_spec(parameters={"a": [1]}, benchmark=LOAD)
+    test = LoadTest(
+        spec.raw, spec.benchmark, spec.slo,
+        watch=None if device is None else lambda: nullcontext(device),
+        processors=processors,
+        disturbed=told.extend,
+    )  # fmt: skip
+    with closing(test):
+        return test(server.url), asked, told
+
+
+def test_a_level_beside_busy_processes_is_measured_again_and_told(server: Scripted) -> None:
+    result, asked, told = watched(server, Seen(disturbances=(BUSY,)))
+    (level,) = result.levels
+    assert (level.disturbances, level.reliable, told) == ((BUSY,), False, [BUSY])
+    assert result["disturbances"] == [BUSY]
+    assert f"level 1: unreliable, measured twice: {BUSY}" in result.notes
+    assert len(asked) == 2
+    # The server of these tests is a child of this process, on this machine.
+    assert [given["role"] for given in asked] == ["", ""]
+    assert asked[0]["served"]() == 0.0
+
+
+def test_a_level_beside_processes_that_went_away_is_as_good_as_any(server: Scripted) -> None:
+    result, _, told = watched(server, Seen(disturbances=(BUSY,)), Seen())
+    assert (result.levels[0].reliable, told) == (True, [])
+    assert "disturbances" not in result
+
+
+def test_devices_and_processors_are_watched_together(server: Scripted) -> None:
+    device = Seen(disturbances=(HOT,), energy=24.0, metrics={"mean_gpu_power_w": 350.0})
+    result, _, told = watched(server, Seen(disturbances=(BUSY,), remarks=("r",)), device=device)
+    (level,) = result.levels
+    assert told == [HOT, BUSY]
+    assert level.metrics["mean_gpu_power_w"] == 350.0
+    assert level.metrics["energy_per_token"] == 1.0
+    assert "r" in level.warnings

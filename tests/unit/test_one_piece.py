@@ -69,7 +69,8 @@ def test_no_bound_on_parts_of_a_stream_is_met_by_one_piece(metric: str, *, hard:
     assert broken.metrics["mean_ttft"] == pytest.approx(0.1)
     record = changed(make_record(0), outcome=Outcome.INFEASIBLE, bounds=(result,))
     assert broken_bounds(record) == (
-        f"infeasible: the stream arrived in one piece, so {metric} is not known"
+        "infeasible: the stream arrived in one piece (a proxy that buffers, or a server without "
+        f"TCP_NODELAY?), so {metric} is not known"
     )
 
 
