@@ -29,12 +29,13 @@ class Snapshot:
     """Seconds since some moment: of the clock, and of all processors together.
 
     ``own`` is the time of this process, its children and whatever else takes part, NaN where that
-    is unknown. ``stolen`` is the time that the host of
+    is unknown. ``interrupts`` are part of ``busy``. ``stolen`` is the time that the host of
     a virtual machine gave to others.
     """
 
     wall: float
     busy: float
+    interrupts: float
     own: float
     stolen: float
     processors: int
@@ -54,6 +55,7 @@ def snapshot(served: float | None = 0.0) -> Snapshot | None:
     return Snapshot(
         wall=time.perf_counter(),
         busy=(user + nice + system + irq + softirq) / tick,
+        interrupts=(irq + softirq) / tick,
         own=cpu_seconds(os.getpid()) + (math.nan if served is None else served),
         stolen=stolen / tick,
         processors=sum(line.startswith("cpu") for line in rest),
@@ -117,7 +119,9 @@ class MachineWatch:
         wall = after.wall - before.wall
         busy = (after.busy - before.busy) / wall
         # Of others nothing is known where it is not known what is ours: no comparison holds.
-        others = busy - (after.own - before.own) / wall
+        # Interrupts are nobody's, and at least as likely our own: a server's network traffic.
+        taken = after.own - before.own + after.interrupts - before.interrupts
+        others = busy - taken / wall
         stolen = (after.stolen - before.stolen) / wall
         processors = after.processors
         found = []

@@ -25,6 +25,7 @@ class Machine:
     busy: float = 50.0
     own: float = 5.0
     stolen: float = 0.0
+    interrupts: float = 0.0
     files: list[str] = field(default_factory=list)
 
     def goes_on(
@@ -38,7 +39,8 @@ class Machine:
 
     def write(self) -> None:
         busy, stolen = round(self.busy * TICKS), round(self.stolen * TICKS)
-        line = f"{busy} 0 0 1000 0 0 0 {stolen} 0 0"
+        softirq = round(self.interrupts * TICKS)
+        line = f"{busy} 0 0 1000 0 0 {softirq} {stolen} 0 0"
         each = "".join(f"cpu{number} {line}\n" for number in range(self.processors))
         self.stat.write_text(f"cpu  {line}\n{each}intr 1 2 3\nctxt 5\n")
 
@@ -106,6 +108,17 @@ def test_of_a_server_elsewhere_it_is_said_whose_processors_they_are(computer: Ma
     with MachineWatch(role=", which sends the load") as watch:
         computer.goes_on(1.0, own=0.2, others=1.7)
     assert watch.disturbances == ("other processes used 1.7 of 2 CPUs, which sends the load",)
+
+
+def test_interrupts_are_nobodys_work(computer: Machine) -> None:
+    with MachineWatch() as watch:
+        computer.interrupts += 0.9
+        computer.goes_on(1.0, own=1.0, others=0.1)
+    assert watch.disturbances == ()
+    with MachineWatch() as watch:
+        computer.interrupts += 0.2
+        computer.goes_on(1.0, own=1.0, others=0.8)
+    assert watch.disturbances == ("other processes used 0.8 of 2 CPUs",)
 
 
 def test_others_that_were_invited_are_noted_only(computer: Machine) -> None:
