@@ -16,6 +16,9 @@ _STAT: Final = Path("/proc/stat")
 #: Others matter once they use this much of a processor and leave no more than that idle.
 _MUCH: Final = 0.5
 _LITTLE_IDLE: Final = 0.25
+#: Threads of a server and its client wake up at the same time. So they need one that is free, while
+#: a processor that is idle half of the time is not.
+SPARE_OF_SERVERS: Final = 1.0
 #: The share of its time that a virtual machine can be without processors unnoticed.
 _STOLEN: Final = 0.02
 #: More than a tick or two, which may be chance (seconds).
@@ -68,7 +71,8 @@ class MachineWatch:
     With ``shared``, other work is expected, such as other workers, and is only noted. ``served``
     returns the time of processes that take part and do not descend from this one, such as those
     of a container; None where it is unknown, so that nobody's work can be told from theirs.
-    ``role`` says what this machine does where that is not all: ``, which sends the load``.
+    Others disturb where they leave no more than ``spare`` processors idle. ``role`` says what this
+    machine does where that is not all: ``, which sends the load``.
     """
 
     energy: Final = None
@@ -81,10 +85,12 @@ class MachineWatch:
         shared: bool = False,
         served: Callable[[], float | None] = lambda: 0.0,
         role: str = "",
+        spare: float = _LITTLE_IDLE,
     ) -> None:
         self._shared = shared
         self._served = served
         self._role = role
+        self._spare = spare
         self._before: Snapshot | None = None
         self._after: Snapshot | None = None
 
@@ -125,7 +131,7 @@ class MachineWatch:
         stolen = (after.stolen - before.stolen) / wall
         processors = after.processors
         found = []
-        if others >= _MUCH and processors - busy <= _LITTLE_IDLE:
+        if others >= _MUCH and processors - busy <= self._spare:
             found.append(f"other processes used {others:.1f} of {processors} CPUs{self._role}")
         if stolen >= _STOLEN * processors and stolen * wall >= _LEAST_STOLEN:
             found.append(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.gpu.allocation import Allocator, Need
@@ -23,6 +23,7 @@ from pytest_autotune.text.durations import duration
 
 if TYPE_CHECKING:
     from pytest_autotune.bench.benchmark import GpuBenchmark
+    from pytest_autotune.bench.machine import MachineWatch
     from pytest_autotune.bench.measure import Watch
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.keeper import ServerKeeper
@@ -169,6 +170,12 @@ class Resources:
             devices, lambda process: not contained or process.pid in guests, self._root
         )
 
+    def _processors(self, **known: Any) -> MachineWatch:
+        """Return a watch on other work beside a server, of which ``known`` tells more."""
+        from pytest_autotune.bench.machine import SPARE_OF_SERVERS, MachineWatch
+
+        return MachineWatch(shared=self._shared, spare=SPARE_OF_SERVERS, **known)
+
     @property
     def _shared(self) -> bool:
         """Whether other workers of this run use the processors, too."""
@@ -208,7 +215,6 @@ class Resources:
 
     def load_test(self, active: ActiveTrial) -> LoadTest:
         """Return a load test of the trial's spec."""
-        from pytest_autotune.bench.machine import MachineWatch
         from pytest_autotune.load.loadtest import LoadTest
 
         plan, trial = active.study.plan, active.trial
@@ -229,7 +235,7 @@ class Resources:
             mask=self._masker,
             watch=self._watch(active.grant, contained=contained),
             # Of many launches each is a sample: none is worth repeating.
-            processors=None if self._brief else partial(MachineWatch, shared=self._shared),
+            processors=None if self._brief else self._processors,
             disturbed=trial.disturbed,
         )
 

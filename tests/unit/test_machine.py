@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_autotune.bench import machine
-from pytest_autotune.bench.machine import MachineWatch, snapshot
+from pytest_autotune.bench.machine import SPARE_OF_SERVERS, MachineWatch, snapshot
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -108,6 +108,15 @@ def test_of_a_server_elsewhere_it_is_said_whose_processors_they_are(computer: Ma
     with MachineWatch(role=", which sends the load") as watch:
         computer.goes_on(1.0, own=0.2, others=1.7)
     assert watch.disturbances == ("other processes used 1.7 of 2 CPUs, which sends the load",)
+
+
+def test_a_server_needs_a_processor_that_is_free(computer: Machine) -> None:
+    with MachineWatch(spare=SPARE_OF_SERVERS) as watch:
+        computer.goes_on(1.0, own=0.3, others=1.0)
+    assert watch.disturbances == ("other processes used 1.0 of 2 CPUs",)
+    with MachineWatch(spare=SPARE_OF_SERVERS) as watch:
+        computer.goes_on(1.0, own=0.3, others=0.6)
+    assert watch.disturbances == ()
 
 
 def test_interrupts_are_nobodys_work(computer: Machine) -> None:
