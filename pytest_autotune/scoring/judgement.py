@@ -260,9 +260,9 @@ def decides(measurement: Measurement, question: Question) -> bool:
         return True
     if measurement.partial and measurement.every_level and question.slo.levels != "all":
         return False
-    judgement = judge(measurement, question)
     if measurement.ending is Ending.COMPLETE and not measurement.partial:
         return True
+    judgement = judge(measurement, question)
     whole = judgement.outcome is Outcome.FEASIBLE and not measurement.partial
     return whole or not judgement.compliance.feasible
 

@@ -6,6 +6,7 @@ They stay where they are stored. The study keeps a list of them, with numbers of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -44,26 +45,25 @@ class KeptTrials:
 
     def records(self) -> Sequence[TrialRecord]:
         """Return the trials, judged by the study's question."""
-        new = self.entries()[len(self._records) :]
         trials: dict[int, Sequence[FrozenTrial]] = {}
-        for study_id, place, number, slot, earlier_code in new:
+        for entry in self.entries()[len(self._records) :]:
+            study_id, place, *_ = entry
             if study_id not in trials:
                 trials[study_id] = self._storage.get_all_trials(study_id, deepcopy=False)
-            record = read_trial(trials[study_id][place], self._plan)
-            self._records.append(
-                replace(
-                    record,
-                    number=number,
-                    owner=replace(record.owner, slot=slot, retry_of=None),
-                    earlier_code=earlier_code,
-                )
-            )
+            self._keep(entry, read_trial(trials[study_id][place], self._plan))
         return self._records
 
-    def add(self, entries: Sequence[_Entry]) -> None:
-        """Store more of them."""
+    def add(self, entries: Sequence[_Entry], records: Iterable[TrialRecord]) -> None:
+        """Store more of them, all others having been read."""
         known: list[Any] = [list(entry) for entry in (*self.entries(), *entries)]
         self._storage.set_study_user_attr(self.study_id, _KEPT, known)
+        for entry, record in zip(entries, records, strict=True):
+            self._keep(entry, record)
+
+    def _keep(self, entry: _Entry, record: TrialRecord) -> None:
+        _, _, number, slot, earlier_code = entry
+        owner = replace(record.owner, slot=slot, retry_of=None)
+        self._records.append(replace(record, number=number, owner=owner, earlier_code=earlier_code))
 
 
 @dataclass(kw_only=True)
@@ -82,20 +82,21 @@ class Adoption:
 def adopt(
     storage: BaseStorage,
     plan: Plan,
-    own: StoredStudy,
+    kept: KeptTrials,
     related: Iterable[StoredStudy],
     names: TrialNames,
 ) -> Adoption:
-    """Let ``own`` keep every trial of ``related`` that fits its space and answers its question."""
-    kept = KeptTrials(storage, plan, own.id)
-    there = [*_trials(storage, plan, own.id), *kept.records()]
+    """Add every trial of ``related`` to ``kept`` that fits the space and answers the question."""
     taken = {(study_id, place) for study_id, place, *_ in kept.entries()}
-    keys = {record.key for record in there if record.finished}
     found = Adoption()
+    others = [study for study in related if study.id != kept.study_id]
+    others = [study for study in others if _has_more(storage, study, taken)]
+    if not others:
+        return found
+    there = [*_trials(storage, plan, kept.study_id), *kept.records()]
+    keys = {record.key for record in there if record.finished}
     # Of several measurements of a point, the one of the study that was used last counts.
-    for study in sorted(related, key=lambda study: (study.used, study.id), reverse=True):
-        if study.id == own.id:
-            continue
+    for study in sorted(others, key=lambda study: (study.used, study.id), reverse=True):
         for place, record in _finished(storage, plan, study):
             if (study.id, place) in taken or record.key in keys:
                 continue
@@ -115,8 +116,19 @@ def adopt(
         slot = names.of(number, record.params)
         entries.append((study.id, place, number, slot, bool(study.changes)))
     if entries:
-        kept.add(entries)
+        kept.add(entries, [record for _, _, record in found.kept])
     return found
+
+
+def _has_more(
+    storage: BaseStorage, study: StoredStudy, taken: AbstractSet[tuple[int, int]]
+) -> bool:
+    """Return whether a study has finished trials that are not kept yet."""
+    trials = storage.get_all_trials(study.id, deepcopy=False)
+    return any(
+        trial.state.is_finished() and (study.id, place) not in taken
+        for place, trial in enumerate(trials)
+    )
 
 
 def _as_estimate(record: TrialRecord, plan: Plan) -> TrialRecord:

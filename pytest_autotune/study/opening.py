@@ -70,11 +70,11 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     found = without_vain(storage, plan, there, session)
     own = found.own or create(storage, plan, session)
     mark_used(storage, own.id)
-    adoption = adopt(storage, plan, own, found.usable, names)
+    kept = KeptTrials(storage, plan, own.id)
+    adoption = adopt(storage, plan, kept, found.usable, names)
     code = _with_code_of(own.code, [study for study, _, _ in adoption.kept])
     if code is not None and code != own.code:
         record_code(storage, own.id, code)
-    kept = KeptTrials(storage, plan, own.id)
     notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]
     if found.own is None and found.own is not there.own:
         notices.append(IN_VAIN)
