@@ -258,6 +258,8 @@ class StudyReporter:
             *look_notes(self._findings.looks.get(study.nodeid, ())),
             *magnitude_notes(effective(records)),
         ]
+        if not self._context.persistent and not study.plan.storage:
+            notices.append("nothing of this study is kept, as pytest's cache is off")
         return Summary(
             plan=study.plan,
             records=records,

@@ -20,6 +20,10 @@ _WORKLOAD: Final = (
     "benchmark",
     "server",
 )
+#: Keys of them that no measurement depends on.
+_NO_WORKLOAD: Final = frozenset(
+    {"api_key", "health", "pull", "secrets", "startup_timeout", "stop_timeout"}
+)
 
 
 class Source:
@@ -38,12 +42,19 @@ class Source:
 
     def key(self, spec: Spec) -> Mapping[str, Any]:
         """Return the identity of comparable results: here the workload and the environment."""
-        found = {name: spec.raw[name] for name in _WORKLOAD if name in spec.raw}
+        found = {name: _measured(spec.raw[name]) for name in _WORKLOAD if name in spec.raw}
         return {"workload": without_secrets(found), "environment": fingerprint()}
 
     def recorded(self, params: Point) -> Measurement:
         """Return the recorded result of a point; raise LookupError where tests measure."""
         raise LookupError(f"nothing is recorded of {dict(params)}")
+
+
+def _measured(section: Any) -> Any:
+    """Return a section of a spec without the keys that no measurement depends on."""
+    if not isinstance(section, Mapping):
+        return section
+    return {name: value for name, value in section.items() if name not in _NO_WORKLOAD}
 
 
 MEASURED: Final = Source()

@@ -112,6 +112,12 @@ def test_clearing_the_cache_keeps_studies(tiles: Tiles) -> None:
     assert tiles.measured() == [1, 2, 3, 4]
 
 
+def test_it_is_said_that_nothing_is_kept(tiles: Tiles) -> None:
+    text = tiles.run("-p", "no:cacheprovider", "-q", status=1)
+    assert "note     nothing of this study is kept, as pytest's cache is off" in text
+    assert tiles.measured() == [1, 2, 3, 4]
+
+
 def test_fresh_and_keep_exclude_each_other(tiles: Tiles) -> None:
     text = tiles.run("--autotune-fresh", "--autotune-keep", status=4)
     assert (

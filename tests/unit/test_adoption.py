@@ -253,3 +253,12 @@ def test_questions_say_what_changed() -> None:
     order = plan_of(parameters={"a": [4, 3, 2, 1], "b": [1, 2]}).asked()
     assert question_changes(old, order) == ("space", "parameter a: order changed")
     assert question_changes(old, old) == ("", "")
+
+
+def test_a_longer_wait_for_the_server_is_no_other_workload() -> None:
+    server = {"backend": "process", "command": ["serve", "--port", "{port}"]}
+    quick = plan_of(server={**server, "startup_timeout": 2})
+    slow = plan_of(server={**server, "startup_timeout": 20, "health": "/ready"})
+    assert quick.identity() == slow.identity()
+    other = plan_of(server={**server, "environment": {"THREADS": "2"}})
+    assert other.identity() != quick.identity()
