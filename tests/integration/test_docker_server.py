@@ -165,6 +165,7 @@ def test_each_way_to_fail_has_its_name(serving: Serving, engine: Engine) -> None
         text = serving.run("--autotune-fresh", status=1)
         assert engine.containers() == []
         assert "Traceback" not in text
+        assert "\nserver command: docker run --rm --init -p 127.0.0.1:8000:8000 " in text
         return text
 
     began = time.monotonic()
