@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -25,6 +25,7 @@ from pytest_autotune.spec.loading import load_all
 from pytest_autotune.study.code import Code
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.files import replace_file
+from pytest_autotune.system.interrupts import defer_in_children, heed
 from pytest_autotune.text.places import Origin
 
 if TYPE_CHECKING:
@@ -140,10 +141,17 @@ class Controller:
         self._session: pytest.Session | None = None
         self._containers = False
         self._told = False
+        #: The number of workers that are still to be started.
+        self._unborn = 0
 
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Remember whose progress is shown."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Remember whose progress is shown; heed Ctrl-C even if workers cannot be started."""
         self._session = session
+        try:
+            return (yield)
+        finally:
+            heed()
 
     def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
         """Show each worker on this machine its GPUs.
@@ -154,6 +162,14 @@ class Controller:
         for place, spec in enumerate(specs):
             if spec.popen:
                 spec.env.update(visible_to(place, len(specs)))
+        self._unborn = len(specs)
+        defer_in_children()
+
+    def pytest_xdist_newgateway(self) -> None:
+        """Heed Ctrl-C once all workers have been started; they do once they are configured."""
+        self._unborn -= 1
+        if self._unborn == 0:
+            heed()
 
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Give a worker the context of its run, and the GPUs that come first for it."""

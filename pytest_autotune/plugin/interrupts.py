@@ -7,13 +7,14 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_autotune.system.interrupts import CleanUp, forget_interrupt
+from pytest_autotune.system.interrupts import CleanUp, forget_interrupt, heed
 
 
 class InterruptHooks:
     """Hooks that begin the clean-up where a run ends, and end it last."""
 
     def __init__(self) -> None:
+        heed()
         self.clean_up = CleanUp()
         self._interrupted = False
         #: Whether another run of pytest in this process goes on when this one has ended.

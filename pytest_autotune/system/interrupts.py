@@ -58,6 +58,21 @@ def _holding(number: int) -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def defer_in_children() -> None:
+    """Let Ctrl-C wait in processes started from here on, and for this thread, until it is heeded.
+
+    A Python that is still loading modules would print a traceback.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def heed() -> None:
+    """Heed Ctrl-C from here on, also where it came since :func:`defer_in_children`."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 class CleanUp:
     """The end of a run, which Ctrl-C does not disturb.
 
