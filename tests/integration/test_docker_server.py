@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -280,6 +282,25 @@ def test_dies(trial, inference_server):
     stop = ("--maxfail=1",) if trials == "1" else ()
     text = serving.run("-n", "1", "--autotune-trials", trials, *stop)
     assert "crashed" in text
+    assert engine.containers() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_ctrl_c_at_a_random_moment_leaves_no_container(
+    serving: Serving, engine: Engine, seed: int
+) -> None:
+    serving.write(engine.server())
+    run = serving.start()
+    eventually(lambda: "test session starts" in serving.output(), 60)
+    time.sleep(random.Random(seed).uniform(0, 6))
+    ended = run.poll() is not None
+    for _ in range(1 + seed % 2):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGINT)
+        time.sleep(0.1)
+    assert run.wait(timeout=60) == 2 or ended, serving.output()
+    assert "Traceback" not in serving.output()
     assert engine.containers() == []
 
 
