@@ -215,10 +215,13 @@ class StudyCollector:
                 chosen.setdefault(slot.study, {}).setdefault(slot, []).append(item)
         for nodeid, slots in chosen.items():
             study = self._studies[nodeid]
-            if study.pin is not None:
-                continue
+            if self._pins is not None and self._pins.brief:
+                continue  # A launch, of those tests that it is told.
             self._selection.complete(nodeid)
             found = {slot: self._selection.left_out(slot, tests) for slot, tests in slots.items()}
+            if self._pins is not None:
+                self._findings.add_notices(nodeid, map(_unchecked, filter(None, found.values())))
+                continue
             self._left_out |= {slot: names for slot, names in found.items() if names}
             own = {slot for slot in study.slots if slot.ordinal is not None}
             if own - slots.keys() or any(found.values()):
@@ -341,6 +344,12 @@ class StudyCollector:
         tests = self._tests[slot]
         fixtures = {name for item in tests for name in getattr(item, "fixturenames", ())}
         return needed_gpus(spec, params, study.marked_gpus, fixtures)
+
+
+def _unchecked(tests: Sequence[str]) -> str:
+    return (
+        f"the run left out {', '.join(tests)}, and so did not check the pinned configuration whole"
+    )
 
 
 def _around(nodeid: str, slot: str) -> tuple[str, str]:

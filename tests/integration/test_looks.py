@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from gated import MODULE, Gated
 from project import SPEC, Project
 
 Run = Callable[..., pytest.RunResult]
@@ -192,3 +193,11 @@ def test_a_look_changes_no_verdict(study: Run) -> None:
     looked.assert_outcomes(passed=1, failed=1, deselected=3)
     assert looked.ret == pytest.ExitCode.TESTS_FAILED
     looked.stdout.fnmatch_lines(["best     none: no trial was feasible"])
+
+
+def test_a_gate_says_what_it_did_not_check(gated: Gated) -> None:
+    check = "\n\ndef test_right(trial):\n    assert kernel\n"
+    gated.write("test_kernel.py", MODULE + check)
+    part = gated.gate("-k", "cost")
+    assert "note     the run left out test_right, and so did not check the pinned" in part
+    assert "left out" not in gated.gate()
