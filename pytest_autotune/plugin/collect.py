@@ -347,9 +347,7 @@ class StudyCollector:
 
 
 def _unchecked(tests: Sequence[str]) -> str:
-    return (
-        f"the run left out {', '.join(tests)}, and so did not check the pinned configuration whole"
-    )
+    return f"the run left out {', '.join(tests)}: the pinned configuration was not checked whole"
 
 
 def _around(nodeid: str, slot: str) -> tuple[str, str]:

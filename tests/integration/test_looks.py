@@ -199,5 +199,5 @@ def test_a_gate_says_what_it_did_not_check(gated: Gated) -> None:
     check = "\n\ndef test_right(trial):\n    assert kernel\n"
     gated.write("test_kernel.py", MODULE + check)
     part = gated.gate("-k", "cost")
-    assert "note     the run left out test_right, and so did not check the pinned" in part
+    assert "note     the run left out test_right: the pinned configuration was not" in part
     assert "left out" not in gated.gate()
