@@ -76,7 +76,7 @@ def test_last_failed_tests_are_looked_at_and_spend_no_budget(study: Run) -> None
     # What failed whole without a measurement is run again, and replaces its failure.
     study(TWO, slo=SLO).assert_outcomes(failed=1, skipped=1)
     mended = study(
-        TWO.replace("!= 4", "> 0"), "test_study.py::test_right[a:4]",
+        TWO.replace("!= 4", "> 0"), "--autotune-keep", "test_study.py::test_right[a:4]",
         "test_study.py::test_fast[a:4]", slo=SLO,
     )  # fmt: skip
     mended.stdout.fnmatch_lines(["trials   4 of 4: 2 feasible, 2 infeasible; 3 of them in*"])
@@ -188,7 +188,7 @@ def test_looks_of_several_workers_are_counted_together(project: Project) -> None
 def test_a_look_changes_no_verdict(study: Run) -> None:
     body = "def test_it(trial): trial.report({'cost': 1, 'mem': trial.params['a'] + 9})"
     study(body, slo=SLO).assert_outcomes(failed=4)
-    looked = study(body.replace("+ 9", "- 9"), "-k", "a:1", slo=SLO)
+    looked = study(body.replace("+ 9", "- 9"), "--autotune-keep", "-k", "a:1", slo=SLO)
     # What failed is the study.
     looked.assert_outcomes(passed=1, failed=1, deselected=3)
     assert looked.ret == pytest.ExitCode.TESTS_FAILED

@@ -42,7 +42,7 @@ def test_a_skipped_trial_is_a_point_that_is_not_tried(study: Run, where: str) ->
     again.stdout.fnmatch_lines(["trials   4 of 4: 2 feasible, 2 skipped; 4 of them in earlier*"])
     # Asked for by name, it is tried again, and stored.
     named = study(
-        body.replace("> 2", "> 3"), "test_study.py::test_right[a:3]",
+        body.replace("> 2", "> 3"), "--autotune-keep", "test_study.py::test_right[a:3]",
         "test_study.py::test_fast[a:3]",
     )  # fmt: skip
     named.stdout.fnmatch_lines(["trials   4 of 4: 3 feasible, 1 skipped; 3 of them in earlier*"])
