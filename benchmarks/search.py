@@ -24,7 +24,8 @@ Prints:
    with noise as large as the table says, and *raced* the same where it may give up what has
    certainly lost to the incumbent: then the study itself runs on pruned trials;
 5. what a proposal costs after up to 5,000 trials (``search_asks.py``);
-6. goals: what was wanted, and whether it was reached.
+6. goals: what was wanted, and whether it was reached;
+7. of synthetic bowls (``--set``, ``search_bowls.py``): how the trials after the 30th did.
 
 Long searches begin first. Ctrl-C prints what there is. Results are written to ``--json`` as they
 come in.
@@ -33,6 +34,7 @@ come in.
 
     python benchmarks/search.py --spaces spaces --json search.json
     python benchmarks/search.py --spaces spaces --quick
+    python benchmarks/search.py --set bowls --peers random --seeds 5 --parallel
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ from typing import Any, Final
 
 import numpy as np
 from search_asks import print_asks
+from search_bowls import SETS, write_set
 from search_clock import WITHIN, Prices, Racing, Stopwatch, medians, until_found
 from search_peers import PEERS
 from search_spaces import (
@@ -107,6 +110,8 @@ THREADS: Final = (
 )
 #: What a strategy of ours takes per trial, in ms, to schedule by.
 WEIGHTS: Final[Mapping[str, float]] = {MAIN: 40.0, "bayesian": 15.0, "random": 3.0}
+#: Of a bowl, the trials after so many should all be good.
+LATE: Final = 30
 #: Asks are timed from here on; the first ones import and compile.
 FIRST_TIMED: Final = 10
 GOALS: Final[Mapping[Kind, Mapping[int, float]]] = {
@@ -158,9 +163,12 @@ class Replayed:
                 "objective": f"{'maximize' if table.maximize else 'minimize'}:{table.objective}",
             },
         }
-        if table.slo:
+        if table.bounded:
             document["slo"] = {
-                "metrics": [{"metric": metric, "max": most} for metric, most in table.slo.items()]
+                "metrics": [
+                    *({"metric": metric, "max": most} for metric, most in table.slo.items()),
+                    *({"metric": metric, "min": least} for metric, least in table.floors.items()),
+                ]
             }
         spec = load_inline(table.name, document, "search.py")
         recording = Recording.read(path)
@@ -262,7 +270,7 @@ class Method:
     ours: bool
     outstanding: int = 1
     raced: bool = False
-    kinds: tuple[Kind, ...] = ("kernel", "serving")
+    kinds: tuple[Kind, ...] = ("kernel", "serving", "bowl")
     budget: int = 1000
     seeds: int = 1000
     weight: float = 1.0
@@ -728,6 +736,48 @@ def print_parallel(results: Results, strategy: str) -> None:
             )
 
 
+def late(found: Found) -> tuple[float, float]:
+    """Return the later trials' objective as so many times the optimum, and the infeasible share.
+
+    Both are medians over the searches; of each search, the objective is the median.
+    """
+    table = found.table
+    rows = [list(trace.rows[LATE:]) for trace in found.searches if len(trace.rows) > LATE]
+    if not rows:
+        return math.nan, math.nan
+    distances = [float(np.nanmedian(table.distance[each])) for each in rows]
+    broken = [float((~table.feasible[each]).mean()) for each in rows]
+    return float(np.median(distances)), float(np.median(broken))
+
+
+def print_late(results: Results) -> None:
+    """Print how the later trials on bowls did, next to the best that there are."""
+    tables = [table for table in results.tables if table.kind == "bowl"]
+    shown = [table for table in tables if results.of_space(table.name)]
+    if not shown:
+        return
+    labels = list(by_label([f for f in results.of_kind("bowl") if f.method.plain]))
+    print(
+        f"\nTrials after the first {LATE}: the median of their objective as so many times the "
+        f"optimum, and the share that breaks the SLO\n{'':<24}{'feasible':>9}{'best':>8}"
+        + "".join(f"{label:>20}" for label in labels)
+    )
+    for table in shown:
+        found = {each.method.label: each for each in results.of_space(table.name) if each.traces}
+        most = max((each.budget for each in found.values()), default=LATE)
+        best = np.sort(table.distance[table.feasible])[LATE:most]
+        ideal = float(np.median(best)) if len(best) else math.nan
+        cells = [late(found[label]) if label in found else (math.nan,) * 2 for label in labels]
+        print(
+            f"{table.name:<24}{table.feasible.mean():>9.1%}{ideal:>8.2f}"
+            + "".join(f"{times:>14.2f}{broken:>6.0%}" for times, broken in cells)
+        )
+        results.extra.setdefault("late", {})[table.name] = {
+            "best": ideal,
+            **{label: _plain(pair) for label, pair in zip(labels, cells, strict=True)},
+        }
+
+
 def seconds_text(value: float) -> str:
     """Return a simulated time as a cell."""
     if math.isnan(value) or math.isinf(value):
@@ -746,7 +796,7 @@ def print_times(results: Results, prices: Prices) -> None:
         rows = [
             found
             for found in results.of_space(table.name)
-            if found.traces and found.method.outstanding == 1
+            if found.traces and found.method.outstanding == 1 and table.kind != "bowl"
         ]
         if not rows:
             continue
@@ -972,6 +1022,9 @@ def parsed() -> argparse.Namespace:
         "--spaces", type=Path, default=Path(os.environ.get("AUTOTUNE_SPACES", "spaces")),
         metavar="DIR", help="folder of measured spaces (AUTOTUNE_SPACES, or spaces)",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", choices=sorted(SETS), help="a set of synthetic spaces instead of a folder"
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these spaces")
     parser.add_argument(
         "--strategies", nargs="+", default=list(OURS), metavar="NAME",
@@ -1035,6 +1088,17 @@ def main() -> None:
     # Whoever ends it wants to see what there is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
+    with tempfile.TemporaryDirectory(
+        prefix="search-", dir=scratch_folder(options.directory)
+    ) as folder:
+        if options.set is not None:
+            options.spaces = Path(folder)
+            write_set(options.set, options.spaces, options.only)
+        search_all(options, Path(folder), began)
+
+
+def search_all(options: argparse.Namespace, folder: Path, began: float) -> None:
+    """Search all spaces, and print; studies live in ``folder`` meanwhile."""
     try:
         tables = {
             path: load(path) for path in find_spaces(options.spaces)
@@ -1047,17 +1111,15 @@ def main() -> None:
     methods = chosen_methods(options)
     ours = next((method.name for method in methods if method.ours), "")
     results = Results(tables, options.json, known)
-    with tempfile.TemporaryDirectory(
-        prefix="search-", dir=scratch_folder(options.directory)
-    ) as folder:
-        tasks = make_tasks(methods, tables, options, Path(folder))
-        try:
-            run_all(tasks, results, options.jobs)
-        except KeyboardInterrupt:
-            print("\nInterrupted: what follows is of a part of the searches")
+    tasks = make_tasks(methods, tables, options, folder)
+    try:
+        run_all(tasks, results, options.jobs)
+    except KeyboardInterrupt:
+        print("\nInterrupted: what follows is of a part of the searches")
     results.print_rest()
     for kind in BUDGETS:
         print_summary(results, kind, ours)
+    print_late(results)
     print_parallel(results, MAIN)
     sys.stdout.flush()
     if options.time:
@@ -1069,7 +1131,7 @@ def main() -> None:
                 requests=options.requests,
             ),
         )
-    if not options.quick:
+    if not options.quick and options.set is None:
         results.extra["asks"] = print_asks([m.name for m in methods if m.ours and m.plain])
     print_goals(results, ours)
     results.extra["seconds"] = time.monotonic() - began

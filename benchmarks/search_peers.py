@@ -140,7 +140,7 @@ class OptunaProposer:
 
         if self._table.failed[row]:
             return TrialState.FAIL, None, None
-        amount = float(self._table.violation[row]) if self._table.slo else None
+        amount = float(self._table.violation[row]) if self._table.bounded else None
         return TrialState.COMPLETE, float(self._table.score[row]), amount
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -25,11 +25,12 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 #: A combination: for each parameter the index of its value.
 Digits: TypeAlias = tuple[int, ...]
-Kind: TypeAlias = Literal["kernel", "serving"]
+Kind: TypeAlias = Literal["kernel", "serving", "bowl"]
 
 BUDGETS: Final[Mapping[Kind, tuple[int, ...]]] = {
     "kernel": (20, 50, 100, 200),
     "serving": (10, 20, 50),
+    "bowl": (20, 50, 100),
 }
 #: Smaller tables are serving spaces, whose trials cost minutes each.
 FEW_ROWS: Final = 300
@@ -47,7 +48,9 @@ class Table:
 
     ``digits`` has a row per point and a column per parameter; ``columns`` are the numeric
     columns that are no parameters, NaN where there is nothing. ``failed`` rows did not build or
-    run; ``feasible`` ones did, and meet the SLO.
+    run; ``feasible`` ones did, and meet the SLO, whose maxima are ``slo`` and whose minima are
+    ``floors``. A synthetic space says its kind, and the column that a search is judged by, where
+    the objective is that with noise.
     """
 
     name: str
@@ -58,6 +61,9 @@ class Table:
     digits: IntArray
     columns: Mapping[str, Array]
     failed: BoolArray
+    floors: Mapping[str, float] = field(default_factory=dict)
+    described: Kind | None = None
+    judged_by: str = ""
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -66,8 +72,15 @@ class Table:
     @property
     def kind(self) -> Kind:
         """What is searched here."""
-        serving = self.slo or self.maximize or len(self) < FEW_ROWS
+        if self.described is not None:
+            return self.described
+        serving = self.bounded or self.maximize or len(self) < FEW_ROWS
         return "serving" if serving else "kernel"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an SLO."""
+        return bool(self.slo or self.floors)
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -80,6 +93,8 @@ class Table:
         found = ~self.failed
         for metric, most in self.slo.items():
             found &= self.columns[metric] <= most
+        for metric, least in self.floors.items():
+            found &= self.columns[metric] >= least
         return found
 
     @cached_property
@@ -88,6 +103,8 @@ class Table:
         total = np.zeros(len(self))
         for metric, most in self.slo.items():
             total += np.maximum(np.nan_to_num(self.columns[metric] / most - 1), 0)
+        for metric, least in self.floors.items():
+            total += np.maximum(np.nan_to_num(1 - self.columns[metric] / least), 0)
         return total
 
     @cached_property
@@ -99,9 +116,15 @@ class Table:
     @cached_property
     def quality(self) -> Array:
         """Each row as a fraction of the optimum, 0 for what is not feasible."""
-        values = np.where(self.feasible, self.columns[self.objective], np.nan)
-        found: Array = np.nan_to_num(
-            values / np.nanmax(values) if self.maximize else np.nanmin(values) / values
+        return np.nan_to_num(np.where(self.feasible, 1 / self.distance, 0.0))
+
+    @cached_property
+    def distance(self) -> Array:
+        """Each row's objective as so many times the optimum, feasible or not; NaN if it failed."""
+        values = np.where(self.failed, np.nan, self.columns[self.judged_by or self.objective])
+        feasible = values[self.feasible]
+        found: Array = (
+            np.nanmax(feasible) / values if self.maximize else values / np.nanmin(feasible)
         )
         return found
 
@@ -131,7 +154,8 @@ class Table:
 
     def metrics(self, row: int) -> dict[str, float]:
         """Return what a trial reports that runs a row: the objective and what the SLO bounds."""
-        return {name: float(self.columns[name][row]) for name in (self.objective, *self.slo)}
+        names = (self.objective, *self.slo, *self.floors)
+        return {name: float(self.columns[name][row]) for name in names}
 
     def nearest(self, digits: Digits, seen: BoolArray, rng: np.random.Generator) -> int | None:
         """Return the row not yet ``seen`` that is closest to a combination, None if there is none.
@@ -186,6 +210,7 @@ def _table(name: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, s
     parameters = {key: tuple(values) for key, values in document["params"].items()}
     index = {key: _by_text(values) for key, values in parameters.items()}
     objective, slo = document["objective"], document.get("slo") or {}
+    floors = {key: limit["min"] for key, limit in slo.items() if isinstance(limit, dict)}
     unique: dict[Digits, Mapping[str, str]] = {}
     for row in rows:
         unique.setdefault(tuple(index[key][_text(row[key])] for key in parameters), row)
@@ -200,10 +225,13 @@ def _table(name: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, s
         parameters=parameters,
         objective=objective,
         maximize=document.get("direction", "minimize") == "maximize",
-        slo={key: float(most) for key, most in slo.items()},
+        slo={key: float(most) for key, most in slo.items() if key not in floors},
         digits=np.array(list(unique), dtype=np.int64).reshape(len(kept), len(parameters)),
         columns=columns,
         failed=failed,
+        floors={key: float(least) for key, least in floors.items()},
+        described=document.get("kind"),
+        judged_by=document.get("judged_by", ""),
     )
     if not table.feasible.any():
         msg = "no row is valid and meets the SLO"

@@ -1,15 +1,16 @@
 """The default strategy: a surrogate model of all measurements, asked about valid points only.
 
 A few points spread over the space come first. Then Gaussian processes model the finished trials:
-the objective, the metric of every hard bound of the SLO, and failures. The proposal is the
-candidate with the greatest expected feasible improvement (Jones et al. 1998; Gardner et al.
-2014). Candidates are unseen points from anywhere and the neighbours of the best ones, so that the
-search becomes a local one as the model becomes sure. Running trials count as if they had turned
-out as expected (Ginsbourger et al. 2010).
+the objective, the metric of every hard bound of the SLO, and failures. Each metric is modelled on
+the scale on which it is smoothest. The proposal is the candidate with the greatest expected
+feasible improvement (Jones et al. 1998; Gardner et al. 2014). Candidates are unseen points from
+anywhere and the neighbours of the best ones, so that the search becomes a local one as the model
+becomes sure. Running trials count as if they had turned out as expected (Ginsbourger et al. 2010).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -24,7 +25,13 @@ from pytest_autotune.space.pool import FloatArray, IntArray
 from pytest_autotune.strategies.acquisition import log_below, log_improvement
 from pytest_autotune.strategies.candidates import PoolCandidates, SampledCandidates
 from pytest_autotune.strategies.encoding import Encoding
-from pytest_autotune.strategies.gaussian_process import Hyperparameters, Kernel, Posterior, fit
+from pytest_autotune.strategies.gaussian_process import (
+    Hyperparameters,
+    Kernel,
+    Posterior,
+    fit,
+    standardized,
+)
 from pytest_autotune.strategies.observations import Observations
 from pytest_autotune.strategies.protocol import History, Strategy, StrategyContext
 from pytest_autotune.strategies.start import Start
@@ -45,6 +52,9 @@ _REFIT: Final = 1.15
 #: Noise of the model of failures, as what fails has borders and exceptions.
 _FAILURE_NOISE: Final = 0.05
 _LEAST_DEVIATION: Final = 0.1
+#: At most this share of the variance is between single points, such as neighbours; more of what
+#: the model takes for noise is noise of the measurements.
+_ROUGHNESS: Final = 1e-3
 #: Candidates whose feasibility is computed at once, the most promising first.
 _BLOCK: Final = 256
 
@@ -119,6 +129,11 @@ class _Model:
     posterior: Posterior
     zero: float
 
+    @property
+    def roughness(self) -> float:
+        """The standard deviation of single points from a smooth function, less the noise."""
+        return math.sqrt(self.posterior.variance * min(self.kernel.noise, _ROUGHNESS))
+
     def of(self, candidates: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the expected values of candidates, and the standard deviations."""
         cross = self.kernel(candidates, self.x)
@@ -143,6 +158,9 @@ class _Surrogate:
         improvement = np.zeros(len(candidates))
         if self.objective is not None and self.lowest is not None:
             mean, deviation = self.objective.of(candidates)
+            # Single points also differ from what is smooth. Where the model is sure that nothing
+            # is better, that is what is left to find, and more likely so near the best point.
+            deviation = np.hypot(deviation, self.objective.roughness)
             improvement = log_improvement((self.lowest - mean) / deviation) + np.log(deviation)
         order = np.argsort(-improvement, kind="stable")
         best, highest = 0, -np.inf
@@ -229,10 +247,8 @@ class _Models:
         if len(chosen) > _FITTED:
             order = chosen[np.argsort(values[chosen], kind="stable")]
             chosen = _best_and_others(order, _FITTED, [len(chosen), 0xF17])
-        y = values[chosen]
-        y = (y - y.mean()) / (y.std() or 1.0) if len(y) else y
         x = self._encoding.records([records[int(i)] for i in chosen])
-        return fit(x, y, self._encoding.groups)
+        return fit(x, values[chosen], self._encoding.groups)
 
 
 def _fitted(known: int) -> int | None:
@@ -248,9 +264,9 @@ def _model(kernel: Kernel, x: FloatArray, values: FloatArray, pending: FloatArra
     has = np.isfinite(values)
     if not has.any():
         return None
-    x, y = x[has], values[has]
-    middle, spread = float(y.mean()), float(y.std()) or 1.0
-    posterior = Posterior(kernel(x, x), (y - middle) / spread, kernel.noise)
+    x = x[has]
+    y, middle, spread = standardized(values[has], kernel.power)
+    posterior = Posterior(kernel(x, x), y, kernel.noise)
     if len(pending):
         posterior = posterior.after(kernel(pending, x), kernel(pending, pending))
         x = np.vstack([x, pending])

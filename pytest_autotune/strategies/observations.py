@@ -16,9 +16,10 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import MAX_SCORE, SLO, Bound
 from pytest_autotune.space.pool import FloatArray
 
-#: What is this many times worse than the best feasible trial is as bad as can be, and what is so
-#: many times better, but infeasible, as good: the model is to tell apart what comes close.
-_RANGE: Final = 4.0
+#: A trial this many times worse than the best feasible one is as bad as can be, and one so many
+#: times better, but infeasible, as good. Few spaces have more, so the models see which of two bad
+#: trials is worse. How much that counts is a matter of their scale.
+_RANGE: Final = 1e4
 #: A bound broken by this factor is as broken as can be.
 _MAX_LOG_RATIO: Final = math.log(50.0)
 

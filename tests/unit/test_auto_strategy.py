@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -315,3 +315,41 @@ def test_more_trials_than_the_model_takes_go_on() -> None:
         points.append(strategy.propose(History(records=told), [0, number]))
         told.append(make_record(number, params=points[-1], outcome=Outcome.FEASIBLE, score=2.0))
     assert {"x": 30, "y": 20} in points
+
+
+def steps(point: Point) -> float:
+    """Return a time that rises from 1 s by the squared number of steps to the best point."""
+    return float(1 + (point["x"] - 7) ** 2 + (point["y"] - 8) ** 2 + (point["z"] - 24) ** 2)
+
+
+def factors(point: Point) -> float:
+    """Return a time that rises from 1 s to about 10,000 s by factors."""
+    off = (
+        ((point["x"] - 7) / 15) ** 2 + ((point["y"] - 8) / 15) ** 2 + ((point["z"] - 24) / 31) ** 2
+    )
+    return float(math.exp(8 * off))
+
+
+@pytest.mark.parametrize(("time", "limit"), [(steps, None), (steps, 20.0), (factors, 10.0)])
+def test_on_a_smooth_bowl_it_stays_near_the_best_whatever_the_bound(
+    time: Callable[[Point], float], limit: float | None
+) -> None:
+    space = make_space({"x": list(range(16)), "y": list(range(16)), "z": list(range(32))})
+    bounds = [] if limit is None else [make_bound("time", limit, hard=True, fail_ratio=0.0)]
+    slo = make_slo(*bounds)
+    strategy = with_slo(space, slo, "minimize:time")
+    records: list[TrialRecord] = []
+    for number in range(60):
+        point = strategy.propose(History(records=records), [0, number])
+        compliance = check(slo, {"time": time(point)})
+        outcome = Outcome.FEASIBLE if compliance.feasible else Outcome.INFEASIBLE
+        records.append(
+            make_record(
+                number, params=point, outcome=outcome, score=time(point), value=time(point),
+                bounds=compliance.results,
+            )
+        )  # fmt: skip
+    found = [time(record.params) for record in records]
+    ideal = np.sort([time(point) for point in _all(space)])[30:60]
+    assert min(found[:30]) == 1.0
+    assert np.median(found[30:]) <= 1.25 * np.median(ideal)

@@ -16,6 +16,7 @@ from pytest_autotune.strategies.gaussian_process import (
     _loss,
     fit,
 )
+from pytest_autotune.strategies.gaussian_process import standardized as on_scale
 
 Array = npt.NDArray[np.float64]
 GROUPS = np.array([0, 1, 1])
@@ -35,10 +36,10 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     distances = np.stack(
         [sum((x[:, None, c] - x[None, :, c]) ** 2 for c in columns) for columns in ([0], [1, 2])]
     )
-    y, theta = standardized(rng.random(12)), np.array([0.3, -0.8, -3.0])
+    y, theta = standardized(rng.random(12)), np.array([0.3, -0.8, -3.0, -0.6])
     _, gradient = _loss(theta, distances, y)
-    for at in range(3):
-        step = np.zeros(3)
+    for at in range(4):
+        step = np.zeros(4)
         step[at] = 1e-5
         up, down = (_loss(theta + sign * step, distances, y)[0] for sign in (1, -1))
         assert gradient[at] == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-6)
@@ -56,6 +57,27 @@ def test_noise_is_found_where_there_is_some() -> None:
     clean = fit(x, standardized(smooth), GROUPS)
     noisy = fit(x, standardized(smooth + rng.normal(0, 0.3, 60)), GROUPS)
     assert noisy.log_noise > clean.log_noise + 2
+
+
+@pytest.mark.parametrize(("power", "least", "most"), [(1.0, 0.3, 1.0), (-1.0, -2.0, -0.3)])
+def test_the_scale_is_the_one_on_which_the_values_are_smooth(
+    power: float, least: float, most: float
+) -> None:
+    x = points(60)
+    smooth = 4 * ((x - 0.4) ** 2).sum(axis=1)
+    # So that a plain quadratic is what is seen on the scale of ``power``.
+    logs = np.log1p(power * smooth * (1 if power > 0 else 0.2)) / power
+    assert least <= fit(x, logs, GROUPS).power <= most
+
+
+def test_a_value_that_is_far_off_does_not_hide_the_others() -> None:
+    x = points(40)
+    logs = np.sin(5 * x[:, 0])
+    logs[7] = math.log(1e4)
+    found = fit(x, logs - logs.min(), GROUPS)
+    y, _, _ = on_scale(logs - logs.min(), found.power)
+    assert found.power < -0.3
+    assert np.delete(y, 7).std() > 0.5
 
 
 @pytest.mark.parametrize("y", [np.zeros(6), np.array([0.0] * 5 + [1.0])])

@@ -60,13 +60,18 @@ def test_scores_keep_their_order_where_what_is_infeasible_is_better() -> None:
 
 def test_what_is_far_worse_than_the_best_does_not_stretch_the_scale() -> None:
     found = losses([feasible(0, 1.0), feasible(1, 1e6), feasible(2, 1e12)])
-    assert found[1] == found[2] == pytest.approx(math.log(4))
+    assert found[1] == found[2] == pytest.approx(math.log(1e4))
+
+
+def test_all_that_a_space_may_hold_keeps_its_order() -> None:
+    found = losses([feasible(number, 4.0**number) for number in range(7)])
+    assert np.diff(found) == pytest.approx([math.log(4)] * 6)
 
 
 def test_what_is_infeasible_is_no_measure_of_what_is_good() -> None:
     broken = make_record(0, outcome=Outcome.INFEASIBLE, value=9000.0, violation=1.0)
     found = losses([broken, feasible(1, -100.0), feasible(2, -50.0)], THROUGHPUT)
-    assert found == pytest.approx([-math.log(4), 0.0, math.log(2)])
+    assert found == pytest.approx([-math.log(90), 0.0, math.log(2)])
 
 
 def test_equal_scores_and_extreme_ones_are_no_failure() -> None:

@@ -19,6 +19,7 @@ import pytest
 import search
 import search_clock
 import search_peers
+from search_bowls import SETS, Bowl
 from search_spaces import (
     ASKS_PER_EVALUATION,
     Digits,
@@ -33,7 +34,7 @@ from search_spaces import (
     load,
 )
 
-from pytest_autotune.scoring.judgement import Outcome
+from pytest_autotune.scoring.judgement import Outcome, judge
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import History, StrategyContext
 from pytest_autotune.strategies.unseen import random_unseen
@@ -137,6 +138,74 @@ def test_what_is_wrong_with_a_folder_or_file_is_said(tmp_path: Path) -> None:
     path = write_space(tmp_path, "failed", {"x": [1]}, [{"x": 1, "time_ms": 1, "valid": 0}])
     with pytest.raises(SpaceError, match="no row is valid"):
         load(path)
+
+
+# Synthetic spaces
+
+
+def bowl(**changes: Any) -> Bowl:
+    keys: dict[str, Any] = {"name": "bowl", "sizes": (6, 5, 4), "seed": 3, **changes}
+    return Bowl(**keys)
+
+
+@pytest.mark.parametrize("spread", [None, 100.0])
+@pytest.mark.parametrize("form", [{}, {"turned": True}])
+def test_a_bowl_has_one_lowest_point_and_is_the_same_every_time(
+    tmp_path: Path, spread: float | None, form: Mapping[str, Any]
+) -> None:
+    same = bowl(spread=spread, **form)
+    table = load(same.write(tmp_path))
+    assert table.kind == "bowl"
+    assert len(table) == 120
+    assert (table.distance == 1).sum() == 1
+    assert spread is None or np.nanmax(table.distance) == pytest.approx(spread)
+    assert same.document() == bowl(spread=spread, **form).document()
+    assert same.document() != bowl(spread=spread, **form, seed=4).document()
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("bounded", ["itself", "other"])
+def test_a_share_of_a_bowl_is_feasible(tmp_path: Path, bounded: str, direction: str) -> None:
+    maximize = direction == "maximize"
+    described = bowl(bounded=bounded, maximize=maximize, share=0.3, spread=50.0)
+    table = load(described.write(tmp_path))
+    assert table.feasible.mean() == pytest.approx(0.3, abs=0.02)
+    assert table.violation[~table.feasible].min() > 0
+    assert table.violation[table.feasible].max() == 0
+    space = search.Replayed.read(tmp_path / "bowl.csv.gz")
+    plan = space.plan("random", 10, 0)
+    for row in (int(np.argmax(table.quality)), int(np.flatnonzero(~table.feasible)[0])):
+        measured = space.recording.result(table.point(row))
+        assert (judge(measured, plan.question).outcome is Outcome.FEASIBLE) == table.feasible[row]
+
+
+def test_a_noisy_bowl_is_judged_without_its_noise(tmp_path: Path) -> None:
+    table = load(bowl(noise=0.3, bounded="nothing").write(tmp_path))
+    plain = bowl(bounded="nothing").document()[1]
+    assert table.distance == pytest.approx([row["latency"] for row in plain])
+    assert np.std(np.log(table.columns["latency"] / table.columns["true"])) > 0.2
+
+
+def test_the_sets_of_bowls_have_no_space_in_common() -> None:
+    names = [each.name for bowls in SETS.values() for each in bowls]
+    seeds = [{each.seed for each in bowls} for bowls in SETS.values()]
+    assert len(set(names)) == len(names)
+    assert not set.intersection(*seeds)
+
+
+def test_the_later_trials_on_a_bowl_are_judged_too(tmp_path: Path) -> None:
+    table = load(bowl(share=0.5).write(tmp_path))
+    order = np.argsort(table.distance, kind="stable").tolist()
+    best_last = Trace(rows=[*order[90:], *order[:30]], budget=60)
+    worst_last = Trace(rows=[*order[:30], *order[90:]], budget=60)
+    method = search.Method(name="auto", ours=True)
+    (near, none), (far, broken) = (
+        search.late(search.Found(table, method, 60, 60, 1, {0: trace}))
+        for trace in (best_last, worst_last)
+    )
+    assert near == pytest.approx(np.median(table.distance[order[:30]]))
+    assert far == pytest.approx(np.median(table.distance[order[90:]]))
+    assert (none, broken) == (0, 1)
 
 
 # Judging
@@ -425,6 +494,17 @@ def test_it_runs(tmp_path: Path) -> None:
     written = json.loads(file.read_text("utf-8"))
     assert {each["method"] for each in written["results"]} == {"ours: random", "random"}
     assert all(len(each["traces"]) == 2 for each in written["results"])
+
+
+def test_a_synthetic_set_needs_no_folder(tmp_path: Path) -> None:
+    done = run_script(
+        *("--set", "bowls", "--only", "steps_7d", "--most", "40", "--seeds", "1", "--jobs", "1"),
+        *("--peers", "none", "--strategies", "random", "--directory", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "steps_7d: bowl, 8192 points" in done.stdout
+    assert "Trials after the first 30" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_spaces_it_says_what_to_give(tmp_path: Path) -> None:
