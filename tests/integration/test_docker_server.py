@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -325,3 +327,35 @@ def test_ctrl_c_removes_the_container(serving: Serving, engine: Engine) -> None:
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=40) == 2, serving.output()
     assert engine.containers() == []
+
+
+@pytest.mark.slow
+def test_another_image_under_the_same_tag_is_other_code(serving: Serving, engine: Engine) -> None:
+    image = f"{engine.image.partition(':')[0]}:moving"
+    own = engine.client.images.get(engine.image)
+    own.tag(image)
+    try:
+        serving.write(engine.server(image=image), MODULE, parameters={"ttft": [0.01]})
+        assert "best     trial 0" in serving.run(status=0)
+        assert "no tests ran" in serving.run(status=0)
+        engine.client.api.import_image_from_data(
+            _tar_of("more"), repository=image.partition(":")[0], tag="moving"
+        )
+        text = serving.run(status=0)
+        changed = re.search(r"because the code changed: image (\S+) \(\w{12} → \w{12}\)", text)
+        assert changed is not None, text
+        assert changed[1] == image
+    finally:
+        engine.client.images.remove(image, force=True)
+
+
+def _tar_of(*folders: str) -> bytes:
+    """Return an archive of empty folders, which is an image."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for folder in (*folders, "tmp", "proc", "dev", "etc"):
+            entry = tarfile.TarInfo(folder)
+            entry.type = tarfile.DIRTYPE
+            entry.mode = 0o777
+            archive.addfile(entry)
+    return content.getvalue()
