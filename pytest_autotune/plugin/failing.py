@@ -27,27 +27,29 @@ _ACTING: Final = ("session", "lfplugin", "stepwiseplugin")
 TestStatus: TypeAlias = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """The line of a failure in pytest's short summary."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """The place and the line of a failure, as pytest and other plugins look for them."""
 
+    path: str
+    lineno: int = 1
     message: str
 
     def __str__(self) -> str:
-        """Return the line."""
-        return self.message
+        """Return both."""
+        return f"{self.path}: {self.message}"
 
 
 class Explanation:
-    """A failure in words: ``text`` for its section, ``headline`` for the short summary.
+    """A failure in words: ``text`` for its section, ``crash`` for the short summary.
 
-    Without a headline, the short summary has what the status of the test says.
+    Without one, the short summary has what the status of the test says.
     """
 
-    def __init__(self, text: str, headline: str = "") -> None:
+    def __init__(self, text: str, crash: Crash | None = None) -> None:
         self._text = text
-        if headline:
-            self.reprcrash = Message(headline)
+        if crash is not None:
+            self.reprcrash = crash
 
     def __str__(self) -> str:
         """Return the text."""
@@ -120,7 +122,8 @@ def log_verdict(config: pytest.Config, nodeid: str, summary: Summary) -> None:
         )
         if failed:
             text = "\n".join((headline, *rest))
-            report.longrepr = Explanation(text, headline)  # type: ignore[assignment]
+            crash = Crash(path=report.location[0], message=headline)
+            report.longrepr = Explanation(text, crash)  # type: ignore[assignment]
             vars(report)[STATUS] = VERDICT
         caller(report=report)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 #: Layout of the values under ``autotune/`` in pytest's cache.
 SCHEMA_VERSION = 1
 _INTERRUPTED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+_GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _STATUS: Mapping[str, TestStatus] = {
     "infeasible": ("infeasible", "i", ("INFEASIBLE", {"yellow": True})),
     "pruned": ("pruned", "p", ("PRUNED", {"yellow": True})),
@@ -167,6 +168,9 @@ class StudyReporter:
             if summary.failed and not self._has_failure(nodeid):
                 log_verdict(self._config, nodeid, summary)
         self._is_giving_verdicts = False
+        if self._failed and session.exitstatus in _GREEN:
+            # Reports of other plugins tell it, too.
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _has_failure(self, study: str) -> bool:
         """Return whether a test of a study failed, so that it is red already."""
@@ -187,10 +191,7 @@ class StudyReporter:
         self._record()
         if self._findings.errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        elif self._failed and session.exitstatus in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        ):
+        elif self._failed and session.exitstatus in _GREEN:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._keep()
 

@@ -159,7 +159,8 @@ def _stored(storage: BaseStorage, plan: Plan) -> list[StoredStudy]:
             continue
         code: Code | None = None
         changes: Sequence[str] = ()
-        if plan.code is not None and attributes.get(_CODE) is not None:
+        # Earlier versions stored it as a text.
+        if plan.code is not None and isinstance(attributes.get(_CODE), Mapping):
             code = Code.from_document(plan.code.root, attributes[_CODE])
             changes = tuple(code.changes(plan.code))
         found.append(
