@@ -235,7 +235,9 @@ class TrialJudge:
     def _reason(self, active: ActiveTrial, error: BaseException | None) -> str:
         """Return in a line why a trial failed; a dead server explains what else went wrong."""
         if isinstance(error, ServerError):
-            return self._masker(error.headline)
+            said = str(error).removeprefix(error.headline).splitlines()
+            # The last line of its log is the likeliest cause.
+            return self._masker("\n".join([error.headline, *(line.strip() for line in said[-1:])]))
         reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
         server = self._server_of(active)
         ended = None if server is None else server.exited()

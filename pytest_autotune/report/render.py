@@ -74,6 +74,8 @@ def _result(summary: Summary) -> Iterator[Line]:
 def _repeated(summary: Summary, found: Failures) -> Iterator[Line]:
     yield Line("best", "none: every trial failed in the same way", "bad")
     yield Line("cause", found.reason, "bad")
+    for line in found.trials[0].reason.splitlines()[1:2]:
+        yield Line("", line, "bad")
     yield from _server(summary, found.trials[0])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from project import SPEC, Project
+from serving import Serving
 
 MODULE = """
 def test_right(trial):
@@ -141,3 +143,15 @@ def test_trials_that_only_missed_a_misspelled_metric_count_once_it_is_corrected(
     text = project.run(status=0)
     assert "note     3 trials kept, judged by the new SLO" in text
     assert "12 of 12: 12 feasible; 3 of them in earlier runs" in text
+
+
+def test_the_cause_of_a_server_that_does_not_start_is_its_last_word(serving: Serving) -> None:
+    program = "import sys; print('loading'); sys.exit('unknown flag --tp-sise')"
+    server = {"command": [sys.executable, "-c", program, "{port}"], "startup_timeout": 10}
+    serving.write(server, parameters={"ttft": [0.01, 0.02, 0.03, 0.04]})
+    lines = serving.run(status=1).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("cause "))
+    assert re.fullmatch(r"cause    server crashed at start: process \d+: exit status 1", lines[at])
+    assert lines[at + 1] == "         unknown flag --tp-sise"
+    assert lines[at + 2].startswith(f"server   {sys.executable} -c ")
+    assert lines[at + 3] == "trials   3 of 4: 0 feasible, 3 failed"
