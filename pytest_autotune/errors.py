@@ -93,6 +93,10 @@ class TooFewGpusError(AutotuneError):
     """A trial needs more GPUs than it can have, which says nothing of other trials."""
 
 
+class ProcessDiedError(AutotuneError):
+    """The process that ran a trial died too often to try it again."""
+
+
 class InvalidMeasurementError(AutotuneError):
     """The load generator was measured, not the server, which says nothing of a trial."""
 

@@ -90,6 +90,11 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
             which = f"result {index}, " if len(actual) > 1 else ""
             where = f"{which}seed={used}{shapes}"
             worst = max(worst, _compare(ours, theirs, tolerance, where))
+        if not any(output.size for output in expected):
+            raise BenchmarkError(
+                "nothing was compared: what kernel and reference return is empty "
+                f"(seed={used}{shapes})"
+            )
     compilation.add(times[0], min(times[1:], default=times[0]))
     return worst
 

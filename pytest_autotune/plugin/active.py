@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pytest_autotune.errors import TooFewGpusError
+from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gpu.leases import Lease
 from pytest_autotune.plugin.attempts import Attempts
 from pytest_autotune.plugin.slots import Slot
@@ -33,7 +33,7 @@ class ActiveTrial:
     """A trial from the moment it is drawn until its last test has ended.
 
     ``last`` is its last test. ``look`` is set where it is run to be seen only. ``deadline`` is on
-    the monotonic clock, None without a limit. ``refusal`` is why it cannot have its GPUs.
+    the monotonic clock, None without a limit. ``refusal`` is why it cannot run.
     ``skip_reason`` is that of a mark that skips one of its tests.
     """
 
@@ -45,7 +45,7 @@ class ActiveTrial:
     grant: Grant
     look: Look | None = None
     deadline: float | None = None
-    refusal: TooFewGpusError | None = None
+    refusal: AutotuneError | None = None
     attempts: Attempts = field(init=False)
     _is_complete: bool = False
     skip_reason: str = ""
@@ -83,8 +83,7 @@ class ActiveTrial:
     @property
     def limit(self) -> str:
         """The message where the trial runs past its deadline."""
-        number, seconds = self.record.number, duration(self._seconds)
-        return f"trial {number} ran longer than {seconds} (timeout_per_iteration)"
+        return f"ran longer than {duration(self._seconds)} (timeout_per_iteration)"
 
     def complete(self) -> Judgement:
         """Return the judgement on the trial now that all its tests ran.

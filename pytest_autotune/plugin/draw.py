@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 
-from pytest_autotune.errors import TooFewGpusError, UserError
+from pytest_autotune.errors import AutotuneError, TooFewGpusError, UserError
 from pytest_autotune.plugin.active import ActiveTrial, Grant
+from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.findings import Findings
@@ -21,6 +22,7 @@ from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.sampling import example
 from pytest_autotune.strategies import ExtensionLookup
+from pytest_autotune.study.deaths import died_too_often, run_again
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.pinned import PinnedStudy
 from pytest_autotune.study.protocol import SlotRequest, Stop, Study, Wait
@@ -78,7 +80,13 @@ class OpenStudies:
         if claim.owner.slot != slot.id:
             rename(tests, slot.id, claim.owner.slot, self._context.scratch)
         trial = Trial(claim, study.plan, study.seed)
-        grant, refusal = self._grant(slot, study, claim, trial)
+        refusal: AutotuneError | None = died_too_often(claim) if look is None else None
+        if refusal is None:
+            if look is None and claim.owner.attempt > 1:
+                announce(self._config, run_again(claim), yellow=True)
+            grant, refusal = self._grant(slot, study, claim, trial)
+        else:
+            grant = Grant()
         limit = study.plan.spec.optimization.timeout_per_iteration
         timed = limit is not None and study.plan.source.measures
         return ActiveTrial(

@@ -11,6 +11,7 @@ import pytest
 from pytest_autotune.errors import (
     InvalidMeasurementError,
     MissingMetricError,
+    ProcessDiedError,
     RecordedFailure,
     ServerError,
     SLOViolation,
@@ -42,6 +43,7 @@ _LOG_LINES: Final = 60
 _PLAIN_ERRORS: Final = (
     InvalidMeasurementError,
     MissingMetricError,
+    ProcessDiedError,
     RecordedFailure,
     ServerError,
     TooFewGpusError,

@@ -192,7 +192,8 @@ class TrialRunner:
         """Keep to the deadline, and remember the tests that report, themselves or by a fixture."""
         before = active.trial.reports
         try:
-            with deadline(active.deadline, active.limit):
+            # What is left of a trial that is out only has to be skipped.
+            with deadline(None if active.concluded else active.deadline, active.limit):
                 yield
         finally:
             found = self._reporting.setdefault(active.slot.study, [])

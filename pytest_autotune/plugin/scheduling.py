@@ -52,10 +52,18 @@ class SlotScheduling(LoadScopeScheduling):
         """Give a worker more to do, unless it still collects.
 
         The parent class asks for all workers whenever one of them has collected, and fails where
-        two workers crashed shortly one after the other.
+        two workers crashed shortly one after the other. Nor does it give the successor of a
+        worker that crashed a second test, without which that never begins the first.
         """
-        if node in self.registered_collections:
-            super()._reschedule(node)
+        if node not in self.registered_collections:
+            return
+        super()._reschedule(node)
+        while self.workqueue and not node.shutting_down and not self._can_begin(node):
+            self._assign_work_unit(node)
+
+    def _can_begin(self, node: WorkerController) -> bool:
+        """Return whether a worker knows a test and the one after it."""
+        return self._pending_of(self.assigned_work[node]) > 1
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Forget a worker; hand on what it had not begun.

@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_autotune.errors import TrialLostError
 from pytest_autotune.scoring.judgement import (
-    Ending,
-    Measurement,
     Outcome,
     Question,
-    judge,
     stored_value,
 )
 from pytest_autotune.scoring.records import Owner, TrialRecord, effective
@@ -50,8 +47,6 @@ from pytest_autotune.system.interrupts import uninterrupted
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-#: A trial that takes its process down this often is not tried again.
-MAX_ATTEMPTS: Final = 3
 #: Ends without a measurement: such a trial is run again where that is asked for.
 _UNMEASURED: Final = (Outcome.FAILED, Outcome.SKIPPED)
 
@@ -152,8 +147,6 @@ class SearchedStudy(Study):
                 if previous.outcome in _UNMEASURED:
                     return self._create(slot, previous.number, previous.params, is_retry=True)
                 return self._look(slot, records)
-            if self._bury(effective(records)):
-                records = self.records()
             if slot.rerun or slot.exact:
                 return self._claim_again(slot, records)
             return self._claim_next(slot, records)
@@ -372,21 +365,6 @@ class SearchedStudy(Study):
         )  # fmt: skip
         self._set_owner(found, owner)
         return self._taken(replace(found, owner=owner))
-
-    def _bury(self, current: Sequence[TrialRecord]) -> bool:
-        """Finish trials as failed that took their process down too often; return whether any."""
-        hopeless = [r for r in current if r.owner.attempt >= MAX_ATTEMPTS and self._is_orphan(r)]
-        for record in hopeless:
-            owner = replace(record.owner, process=self._process, session=self._session)
-            self._set_owner(record, owner)
-            measurement = Measurement(
-                ending=Ending.FAILED,
-                reason=f"the process running it died {owner.attempt} times",
-                duration=time.time() - owner.started,
-            )
-            judgement = judge(measurement, self.plan.question)
-            self.finish(replace(record, owner=owner, measurement=measurement, judgement=judgement))
-        return bool(hopeless)
 
     def _set_owner(self, record: TrialRecord, owner: Owner) -> None:
         self._storage.set_trial_user_attr(_stored(record), OWNER, asdict(owner))

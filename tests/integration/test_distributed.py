@@ -110,6 +110,22 @@ def test_speed(trial):
     assert [r.owner.attempt for r in records] == [2 if r.number == 3 else 1 for r in records]
 
 
+def test_a_trial_that_crashes_every_worker_fails_and_the_study_goes_on(project: Project) -> None:
+    # One test in a trial: a successor of the only worker needs two of them to begin.
+    project.write("""
+def test_it(trial):
+    if trial.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    trial.report({"cost": trial.number, "mem": 1})
+""")
+    result = project.run("-n", "1", status=pytest.ExitCode.TESTS_FAILED)
+    assert result.count("FAILED test_study.py::test_it[trial-001] - worker 'gw") == 3
+    reason = "the process running it died 3 times, with a="
+    assert f"trial 1: {reason}" in result
+    assert f"failures 1 × {reason}" in result
+    assert "12 of 12: 11 feasible, 1 failed" in result
+
+
 def test_a_crash_in_the_last_trial_is_made_good_by_a_waiting_worker(project: Project) -> None:
     project.write("""
 def test_it(trial):

@@ -285,11 +285,14 @@ def test_a_trial_past_its_time_limit_fails(study: Run) -> None:
         """
         import time
 
-        def test_it(trial):
+        def test_right(trial):
             time.sleep(5 if trial.params["a"] == 2 else 0)
+
+        def test_fast(trial):
             trial.report({"cost": 1})
         """,
         "-v",
+        "-rs",
         optimization={
             "objective": "minimize:cost",
             "strategy": "grid_search",
@@ -297,8 +300,13 @@ def test_a_trial_past_its_time_limit_fails(study: Run) -> None:
         },
     )
     assert result.duration < 5
-    result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["trial 1: trial 1 ran longer than 0.3 s (timeout_per_iteration)"])
+    result.assert_outcomes(passed=6, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "trial 1: ran longer than 0.3 s (timeout_per_iteration)",
+            "SKIPPED * trial 1 is already failed",
+        ]
+    )
 
 
 def test_a_load_level_that_breaks_the_slo_makes_the_trial_infeasible(study: Run) -> None:

@@ -12,6 +12,8 @@ import pytest
 from inner import kill
 from project import SPEC, Project
 
+from pytest_autotune.text.values import parameters
+
 BUDGET: int = SPEC["optimization"]["max_iterations"]
 
 
@@ -115,9 +117,18 @@ def test_it(trial):
         os.kill(os.getpid(), signal.SIGKILL)
     trial.report({"cost": 1.0, "mem": 1})
 """)
-    for _ in range(3):
-        project.run(status=-9)
-    project.run(status=pytest.ExitCode.OK)
+    for attempt in (1, 2, 3):
+        again = project.run("-q", status=-9)
+        assert (f"runs again, as its process died: attempt {attempt} of 3" in again) == (
+            attempt > 1
+        )
+    last = project.run("-q", status=pytest.ExitCode.TESTS_FAILED)
+    configuration = parameters(project.records()[1].params)
+    reason = f"the process running it died 3 times, with {configuration}"
+    assert f"\ntrial 1: {reason}\n" in last
+    assert "ERROR test_study.py::test_it[trial-001] - trial 1: the process" in last
+    assert f"failures 1 × {reason} (trial 1)" in last
+    assert "12 of 12: 11 feasible, 1 failed" in last
     records = project.records()
     assert [record.outcome.value for record in records].count("feasible") == BUDGET - 1
     assert records[1].outcome.value == "failed"

@@ -126,9 +126,19 @@ def test_several_results_are_each_compared() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "complex64"])
-def test_empty_arrays_match(dtype: str) -> None:
+def test_empty_arrays_alone_are_no_comparison(dtype: str) -> None:
     empty = np.zeros((0, 4), dtype=dtype)
-    assert assert_matches(same, same, constant(empty)) == 0.0
+    with pytest.raises(BenchmarkError, match=r"^nothing was compared: .*inputs \(0, 4\)\)$"):
+        assert_matches(same, same, constant(empty))
+
+
+@pytest.mark.parametrize("outputs", [np.zeros(0), [np.zeros((0, 3)), np.zeros(0)], []])
+def test_a_comparison_of_nothing_is_refused(outputs: Any) -> None:
+    with pytest.raises(BenchmarkError, match=r"^nothing was compared: .* is empty \(seed=\d+"):
+        assert_matches(returning(outputs), returning(outputs), vectors())
+    # One of several may well be empty.
+    several = returning([np.ones(3), np.zeros(0)])
+    assert assert_matches(several, several, vectors()) == 0
 
 
 def test_scalars_are_results_too() -> None:
