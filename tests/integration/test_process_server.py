@@ -118,7 +118,7 @@ def test_requests_that_fail_are_the_reason_with_the_servers_words(serving: Servi
     assert f"[ttft=0.01] infeasible: {why}ttft p99 was not reported; no feasible" in broken
     assert f"\nserver command: {sys.executable} {SCRIPTED} --port 8000" in broken
     serving.write(server, **one)
-    failed = serving.run("-v", status=1)
+    failed = serving.run("-v", "--autotune-fresh", status=1)
     assert f"trial 0: {why}the objective 'minimize_ttft' needs mean_ttft" in failed
     assert f"[ttft=0.01] failed: {why}the objective" in failed
     assert f"\nserver command: {sys.executable} {SCRIPTED} --port 8000" in failed

@@ -70,7 +70,7 @@ def test_a_broken_lock_file_is_said_and_does_no_harm(here: Project) -> None:
 
 def test_a_changed_study_begins_with_the_best_of_before(here: Project) -> None:
     here.run("--autotune-trials", "10")
-    here.write(spec={**SPEC, "slo": [{"metric": "mem", "max": 19}]})
+    here.write(spec={**SPEC, "model": {"id_or_path": "another"}})
     result = here.run("-v", "--autotune-trials", "2")
     assert "warm start: 2 configurations that did well before came first" in result
     fresh = here.run("-v", "--autotune-trials", "2", "--autotune-fresh")
