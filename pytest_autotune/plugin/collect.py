@@ -16,7 +16,8 @@ from pytest_autotune.plugin.announce import announce_replay
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import publish_collection
 from pytest_autotune.plugin.findings import Findings
-from pytest_autotune.plugin.marker import spec_of
+from pytest_autotune.plugin.marked import check_place, idle_markers
+from pytest_autotune.plugin.marker import ignored_specs, spec_of
 from pytest_autotune.plugin.planning import make_plan, prepare
 from pytest_autotune.plugin.selection import Selection, slot_param
 from pytest_autotune.plugin.slots import (
@@ -73,6 +74,8 @@ class StudyCollector:
         self._left_out: dict[Slot, Sequence[str]] = {}
         #: Units that xdist must keep whole besides the slots, by node id.
         self._units: dict[str, str] = {}
+        #: Node ids of marked nodes of which a test takes the trial.
+        self._made: set[str] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -83,6 +86,7 @@ class StudyCollector:
         if found is None:
             return
         node, mark = found
+        self._made.add(node.nodeid)
         try:
             study = self._collect(node, mark)
         except UserError as error:
@@ -115,6 +119,7 @@ class StudyCollector:
             raise SpecError(
                 f"{node.nodeid}: the autotune marker goes on a module, a class or a function"
             )
+        check_place(node)
         spec = prepare(spec_of(node, mark), self._settings)
         marked = None
         if is_measured(spec, self._settings) and "gpus" in mark.kwargs:
@@ -136,6 +141,7 @@ class StudyCollector:
         )
         study = self._searched(study) if self._pins is None else self._pinned(study, self._pins)
         self._studies[node.nodeid] = study
+        self._findings.add_notices(node.nodeid, ignored_specs(node, mark))
         return study
 
     def _learn_secrets(self, spec: Spec) -> None:
@@ -200,11 +206,23 @@ class StudyCollector:
         Outside all others, as --lf and --ff do their work after everybody else's.
         """
         written = {item.nodeid: position for position, item in enumerate(items)}
+        self._refuse_idle_markers(items)
         result = yield
         self._compare(items)
         items[:] = [self._replayed(item) for item in items]
         self._group(items, written)
         return result
+
+    def _refuse_idle_markers(self, items: Sequence[pytest.Item]) -> None:
+        """Note an error for each marker that makes no study."""
+        if not list(idle_markers(items, self._made)):
+            return
+        # The tests that take the trial may be in classes that pytest has not looked into.
+        for item in items:
+            for node, _ in item.iter_markers_with_node("autotune"):
+                self._selection.complete(node.nodeid)
+        for message in idle_markers(items, self._made):
+            self._findings.add_error(message)
 
     def _compare(self, items: Iterable[pytest.Item]) -> None:
         """Find out what the run leaves out of studies."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_autotune.errors import SpecError
-from pytest_autotune.spec.loading import load_file, load_inline, load_named
+from pytest_autotune.spec.loading import load_file, load_inline, load_named, nearer_spec_files
 from pytest_autotune.spec.model import Spec
 
 if TYPE_CHECKING:
@@ -32,7 +32,22 @@ def spec_of(node: Node, mark: pytest.Mark) -> Spec:
     name = mark.args[0] if mark.args else None
     if name is not None and not isinstance(name, str):
         raise SpecError(f"{where}: {name!r} is not the name of a spec")
-    return load_named(node.config.rootpath, name)
+    try:
+        return load_named(node.config.rootpath, name)
+    except SpecError as error:
+        notes = "".join(f"; {note}" for note in ignored_specs(node, mark))
+        raise SpecError(f"{error}{notes}") from None
+
+
+def ignored_specs(node: Node, mark: pytest.Mark) -> list[str]:
+    """Return a note for each spec file that is nearer to the tests than the rootdir's."""
+    if mark.kwargs.keys() - {"gpus"}:
+        return []
+    root = node.config.rootpath
+    return [
+        f"{path.relative_to(root)} is not read: named specs come from pytest's rootdir, {root}"
+        for path in nearer_spec_files(root, node.path.parent)
+    ]
 
 
 def _resolved(node: Node, path: object, where: str) -> Path:

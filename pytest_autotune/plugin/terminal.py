@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _INTERRUPTED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+_BROKEN = (*_INTERRUPTED, pytest.ExitCode.USAGE_ERROR)
 _STATUS: Mapping[str, TestStatus] = {
     "infeasible": ("infeasible", "i", ("INFEASIBLE", {"yellow": True})),
     "pruned": ("pruned", "p", ("PRUNED", {"yellow": True})),
@@ -70,6 +71,7 @@ class StudyReporter:
         self._settings = settings
         self._context = context
         self._studies: list[StudyOutline] = []
+        self._collected = False
         self._findings = Findings()
         #: By node id of the study, once the tests have ended.
         self._summaries: dict[str, Summary] = {}
@@ -82,6 +84,7 @@ class StudyReporter:
 
     def learn(self, studies: Iterable[StudyOutline]) -> None:
         """Take over which studies were collected; the first to tell knows them all."""
+        self._collected = True
         if not self._studies:
             self._studies = list(studies)
 
@@ -287,10 +290,13 @@ class StudyReporter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode
     ) -> Generator[None, object, object]:
         """Show each study's result, below everything else."""
         result = yield
+        if self._collected and not self._studies and exitstatus not in _BROKEN:
+            text = "autotune: nothing was tuned: no test that ran is marked autotune"
+            terminalreporter.write_line(text, **COLOURS["note"])
         self._show(terminalreporter)
         return result
 

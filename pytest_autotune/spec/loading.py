@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,16 @@ def find_spec_file(rootdir: Path) -> Path | None:
         names = " and ".join(path.name for path in found)
         raise SpecError(f"{rootdir}: found {names}; keep the specs of a repository in one file")
     return found[0] if found else None
+
+
+def nearer_spec_files(rootdir: Path, folder: Path) -> Iterator[Path]:
+    """Yield the spec files from ``folder`` up to below ``rootdir``, nearest first."""
+    while folder != rootdir and folder.is_relative_to(rootdir):
+        with suppress(SpecError):
+            found = find_spec_file(folder)
+            if found is not None:
+                yield found
+        folder = folder.parent
 
 
 def load_named(rootdir: Path, name: str | None) -> Spec:
