@@ -63,6 +63,10 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
     inputs again.
     """
     __tracebackhide__ = True  # what is wrong is the user's kernel, so the user's line is shown
+    for name, value in (("kernel", kernel), ("reference", reference), ("inputs", inputs)):
+        if not callable(value):
+            hint = ": write lambda rng: (...)" if name == "inputs" else ""
+            raise TypeError(f"{name} must be a function, not a {type(value).__name__}{hint}")
     if rounds < 1:
         raise BenchmarkError(f"rounds={rounds!r}: one at least is needed")
     worst = 0.0

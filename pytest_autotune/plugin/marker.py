@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.loading import load_file, load_inline, load_named, nearer_spec_files
 from pytest_autotune.spec.model import Spec
+from pytest_autotune.spec.validation import refuse_unknown_keys
+from pytest_autotune.text.places import Origin
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
+
+#: Keys of the marker itself; the others are a spec's.
+_OWN: Final = ("gpus", "spec")
 
 
 def spec_of(node: Node, mark: pytest.Mark) -> Spec:
     """Return the spec that ``mark`` names or holds; raise :class:`SpecError`."""
     where = f"{node.nodeid}: autotune marker"
-    own = {"spec", "gpus"}
-    inline = {key: value for key, value in mark.kwargs.items() if key not in own}
+    inline = {key: value for key, value in mark.kwargs.items() if key not in _OWN}
+    refuse_unknown_keys(inline, _OWN, Origin(file=where))
     path = mark.kwargs.get("spec")
     if len(mark.args) + (path is not None) + bool(inline) > 1:
         raise SpecError(

@@ -154,6 +154,8 @@ def read_settings(config: pytest.Config) -> Settings:
         # An ini file may say so for the runs that it concerns.
         if getattr(config.option, dest, None) and not on:
             raise OptionError(f"--{dest.replace('_', '-')} needs {needs}")
+    if not tune and not gate:
+        _refuse_idle_options(config)
     if getattr(config.option, "autotune_against", None) == "":
         # As of a variable that CI did not set: nobody asked for the stored baseline.
         raise OptionError("--autotune-against: '' is no revision; give a branch, a tag or a commit")
@@ -182,6 +184,18 @@ def read_settings(config: pytest.Config) -> Settings:
         record=record,
         replay=replay,
     )
+
+
+def _refuse_idle_options(config: pytest.Config) -> None:
+    """Refuse options of a search on the command line of a run that searches nothing.
+
+    What addopts or PYTEST_ADDOPTS hold is for the runs that it concerns, as in an ini file.
+    """
+    arguments = getattr(config.invocation_params, "args", ())
+    given = {str(argument).partition("=")[0] for argument in arguments}
+    idle = next((option.cli for option in OPTIONS if option.name and option.cli in given), None)
+    if idle is not None:
+        raise OptionError(f"{idle} needs --autotune: without it, studies are skipped")
 
 
 def _refuse_fresh_and_keep(config: pytest.Config) -> None:

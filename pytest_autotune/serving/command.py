@@ -49,7 +49,7 @@ def _process(launch: Launch, mask: Masker) -> Iterator[str]:
     folder = working_directory(launch)
     if folder != Path.cwd():
         yield f"cd {shlex.quote(str(folder))} &&"
-    environment = dict(launch.environment)
+    environment = dict(launch.variables("127.0.0.1", _PORT))
     visible = visible_gpus(launch, os.environ.get(VISIBLE))
     if visible is not None:
         environment[VISIBLE] = visible
@@ -90,11 +90,12 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
             yield f"--{name} {shlex.quote(mask(str(value)))}"
     for volume in launch.volumes:
         yield f"-v {shlex.quote(mask(volume))}"
-    for name, text in launch.environment.items():
+    address = "127.0.0.1" if host else "0.0.0.0"  # noqa: S104 - in the container
+    for name, text in launch.variables(address, port).items():
         if text is not None:
             yield f"-e {name}={_value(launch, name, mask(text))}"
     assert launch.image is not None
-    command = launch.command("127.0.0.1" if host else "0.0.0.0", port)  # noqa: S104 - in the container
+    command = launch.command(address, port)
     yield from (shlex.quote(mask(part)) for part in (launch.image, *before, *command))
 
 

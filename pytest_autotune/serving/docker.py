@@ -287,9 +287,10 @@ class DockerServer:
 def container_settings(launch: Launch, port: int) -> dict[str, Any]:
     """Return the SDK's keyword arguments for a launch; no shell, no privileges."""
     spec = launch.spec
+    variables = launch.variables(_LOOPBACK if spec.network == "host" else _ANYWHERE, port)
     settings: dict[str, Any] = {
         "detach": True,
-        "environment": {k: v for k, v in launch.environment.items() if v is not None},
+        "environment": {name: value for name, value in variables.items() if value is not None},
         # Servers that run as process 1 do not end on signals without an init process.
         "init": True,
     }

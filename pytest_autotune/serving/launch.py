@@ -54,10 +54,25 @@ class Launch:
 
     def command(self, host: str, port: int) -> list[str]:
         """Return the arguments for a server that listens on ``host`` and ``port``."""
-        late = {"host": host, "port": str(port)}
-        return [
-            PLACEHOLDER.sub(lambda match: late.get(match[1], match[0]), part) for part in self.argv
-        ]
+        return [_listening(part, host, port) for part in self.argv]
+
+    def variables(self, host: str, port: int) -> Mapping[str, str | None]:
+        """Return the environment of a server that listens on ``host`` and ``port``."""
+        return {
+            name: None if value is None else _listening(value, host, port)
+            for name, value in self.environment.items()
+        }
+
+    @property
+    def is_told_its_port(self) -> bool:
+        """Return whether ``{port}`` appears in the command or the environment."""
+        texts = (*self.argv, *filter(None, self.environment.values()))
+        return "port" in placeholders(texts)
+
+
+def _listening(text: str, host: str, port: int) -> str:
+    late = {"host": host, "port": str(port)}
+    return PLACEHOLDER.sub(lambda match: late.get(match[1], match[0]), text)
 
 
 def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> Launch:

@@ -39,6 +39,11 @@ def check_command(launch: Launch) -> None:
         raise LaunchError(
             f"{launch.spec.at('command')}: there is no program {program!r} on PATH{hint}"
         )
+    if not launch.is_told_its_port:
+        raise LaunchError(
+            f"{launch.spec.at('command')}: {{port}} appears nowhere, so the server cannot know "
+            "where to listen; pass it, as in '--port', '{port}', or in server.environment"
+        )
 
 
 def program_path(launch: Launch, program: str) -> str | None:
@@ -57,9 +62,9 @@ def working_directory(launch: Launch) -> Path:
     return (launch.spec.folder / Path(launch.spec.working_directory).expanduser()).resolve()
 
 
-def _environment(launch: Launch) -> dict[str, str]:
+def _environment(launch: Launch, port: int = 0) -> dict[str, str]:
     # pytest's variable describes the test, not the server.
-    changed = {**os.environ, "PYTEST_CURRENT_TEST": None, **launch.environment}
+    changed = {**os.environ, "PYTEST_CURRENT_TEST": None, **launch.variables(_HOST, port)}
     environment = {name: value for name, value in changed.items() if value is not None}
     visible = visible_gpus(launch, environment.get(VISIBLE))
     if visible is not None:
@@ -110,7 +115,7 @@ class ProcessServer:
                     str(self._grace), str(writer), "--", *command,
                 ],
                 cwd=working_directory(launch),
-                env=_environment(launch),
+                env=_environment(launch, self._reservation.port),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -102,13 +102,28 @@ def schema_lines(error: ValidationError, origin: Origin) -> Iterator[str]:
     if error.validator != "additionalProperties" or not isinstance(schema, Mapping):
         yield _describe(error, origin)
         return
-    known = [*schema.get("properties", ()), *schema.get("patternProperties", ())]
     instance: Any = error.instance
     for key in instance:
         if not _is_known(key, schema):
-            where = origin.at(*error.absolute_path, key)
-            hint = _block_of(key, schema) or nearest(key, known)
-            yield f"{where}: unknown key {key!r}{hint}"
+            yield f"{origin.at(*error.absolute_path, key)}: {_unknown(key, schema)}"
+
+
+def refuse_unknown_keys(keys: Iterable[str], more: Sequence[str], origin: Origin) -> None:
+    """Raise :class:`SpecError` for keys that are neither a spec's nor among ``more``."""
+    schema = _validator().schema
+    assert isinstance(schema, Mapping)
+    lines = [
+        f"{origin.at(key)}: {_unknown(key, schema, more)}"
+        for key in keys
+        if key not in more and not _is_known(key, schema)
+    ]
+    if lines:
+        raise SpecError("\n".join(shortened(lines)))
+
+
+def _unknown(key: str, schema: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    known = [*more, *schema.get("properties", ()), *schema.get("patternProperties", ())]
+    return f"unknown key {key!r}{_block_of(key, schema) or nearest(key, known)}"
 
 
 def _block_of(key: str, schema: Mapping[str, Any]) -> str:

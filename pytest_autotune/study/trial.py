@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -17,7 +17,9 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.case_reports import CaseReports
+from pytest_autotune.study.params import Params
 from pytest_autotune.study.plan import Plan
+from pytest_autotune.text.suggest import shown
 
 #: What a report has besides metrics.
 _NO_METRICS: Final = frozenset({"levels", "notes", "disturbances", "partial"})
@@ -28,7 +30,7 @@ _LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "inva
 #: What a trial had reported at some moment.
 Checkpoint: TypeAlias = Mapping[str, Any]
 #: Attributes of a trial that no report changes.
-_FIXED: Final = frozenset({"_record", "_plan", "_seed", "_reported"})
+_FIXED: Final = frozenset({"_record", "_plan", "_seed", "_reported", "_read"})
 
 
 class Trial:
@@ -38,6 +40,7 @@ class Trial:
         self._record = record
         self._plan = plan
         self._seed = plan.seed if seed is None else seed
+        self._read: set[str] = set()
         self._reports = 0
         self._reported = CaseReports()
         self._notes: list[str] = []
@@ -46,7 +49,7 @@ class Trial:
 
     def __repr__(self) -> str:
         """Show number and parameters, as they appear in a failing test's locals."""
-        return f"<Trial {self.number} {dict(self.params)}>"
+        return f"<Trial {self.number} {dict(self._record.params)}>"
 
     @property
     def number(self) -> int:
@@ -56,7 +59,16 @@ class Trial:
     @property
     def params(self) -> Mapping[str, Any]:
         """The parameters to run with: name to value, conditional ones only where active."""
-        return dict(self._record.params)
+        return Params(self._record.params, self._read, self._plan.spec.space.names)
+
+    @property
+    def read(self) -> Collection[str]:
+        """The names of the parameters that tests read, and those that reached a server."""
+        return self._read
+
+    def reached(self, names: Iterable[str]) -> None:
+        """Note parameters that had an effect without a test."""
+        self._read.update(names)
 
     @property
     def seed(self) -> int:
@@ -116,6 +128,8 @@ class Trial:
         :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
         not the server's.
         """
+        __tracebackhide__ = True  # what is wrong is the user's call, so that line is shown
+        _check_mapping("report()", metrics)
         self._reports += 1
         own = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
         self._partial |= bool(metrics.get("partial"))
@@ -150,6 +164,8 @@ class Trial:
         Each level is held against the SLO by itself. Under ``slo.levels: all`` (the default)
         a level that breaks a hard SLO raises :class:`SLOViolation` at once.
         """
+        __tracebackhide__ = True
+        _check_mapping("report_level()", metrics)
         self._reports += 1
         self._add_level(concurrency, None, None, metrics)
         try:
@@ -251,3 +267,10 @@ class Trial:
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:
             raise SLOViolation(slo_table(compliance.results))
+
+
+def _check_mapping(what: str, metrics: object) -> None:
+    __tracebackhide__ = True
+    if not hasattr(metrics, "items"):
+        given = f"{shown(metrics)} ({type(metrics).__name__})"
+        raise TypeError(f"{what} takes a mapping of metric names to numbers, not {given}")

@@ -117,3 +117,40 @@ def test_a_spec_file_beside_the_tests_is_named_where_the_rootdirs_is_read(
     (pytester.path / "autotune.yaml").write_text(SPEC)
     found = pytester.runpytest_inprocess("--autotune")
     found.stdout.fnmatch_lines(["best * trial ?: n=1", f"note * {said}"])
+
+
+@pytest.mark.parametrize("option", ["--autotune-fresh", "--autotune-trials=3", "--autotune-keep"])
+def test_an_option_of_a_search_needs_one(pytester: pytest.Pytester, option: str) -> None:
+    result = pytester.runpytest_inprocess(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    name = option.partition("=")[0]
+    result.stderr.fnmatch_lines([f"ERROR: {name} needs --autotune: without it, studies *"])
+
+
+def test_an_option_that_every_run_gets_needs_no_search(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p autotune --autotune-trials 1 --autotune-seed 7")
+    pytester.makepyfile(test_study=BODY)
+    pytester.path.joinpath("autotune.yaml").write_text(SPEC)
+    pytester.runpytest_inprocess().assert_outcomes(skipped=1)
+    pytester.runpytest_inprocess("--autotune").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("'k', gpu=0", "/gpu: unknown key 'gpu' (did you mean 'gpus'?); known: base_runtime, *"),
+        (
+            "sepc='k'",
+            "/sepc: unknown key 'sepc' (did you mean 'spec'?); known: *, gpus, *, spec, *",
+        ),
+    ],
+)
+def test_a_misspelt_key_of_the_marker_is_named(
+    pytester: pytest.Pytester, marker: str, message: str
+) -> None:
+    pytester.makepyfile(test_study=BODY.replace('"k"', marker))
+    result = pytester.runpytest_inprocess("--autotune")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: test_study.py: autotune marker: {message}"])

@@ -716,3 +716,12 @@ def test_every_failure_names_its_seed(result: Any) -> None:
     # By their number, their shape and their values.
     with pytest.raises(WrongResultError, match=r"seed=41"):
         assert_matches(returning(result), returning(np.ones(2)), vectors(), seed=41)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_no_function_is_refused_by_its_name(place: int) -> None:
+    given: list[Any] = [returning(np.ones(2)), returning(np.ones(2)), vectors()]
+    given[place] = [np.ones(2)]
+    name = ("kernel", "reference", "inputs")[place]
+    with pytest.raises(TypeError, match=f"^{name} must be a function, not a list"):
+        assert_matches(*given)

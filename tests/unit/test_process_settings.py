@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_autotune.errors import LaunchError
 from pytest_autotune.serving import process
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.logs import LogFile
@@ -91,3 +92,30 @@ def test_a_kill_is_for_memory_if_the_kernel_counted_one(
     finally:
         server.stop()
         log.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ({}, False),
+        ({"arguments": {"port": 8000}}, False),
+        ({"command": ["{python}", "--port={port}"]}, True),
+        ({"arguments": {"port": "{port}"}}, True),
+        ({"environment": {"PORT": "{port}"}}, True),
+        ({"command": ["{python}", "{flags}"], "environment": {"PORT": "${port}"}}, False),
+    ],
+)
+def test_a_command_that_is_not_told_its_port_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    server: dict[str, Any],
+    told: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setenv("port", "1")
+    found = launch(**server)
+    if told:
+        process.check_command(found)
+        everything = (*found.command("h", 1234), *process._environment(found, 1234).values())
+        assert any("1234" in text for text in everything)
+    else:
+        with pytest.raises(LaunchError, match=r"^test: /server/command: \{port\} appears nowhere"):
+            process.check_command(found)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import copy
+import json
+import pickle
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -34,6 +39,73 @@ def test_a_trial_gives_its_parameters_and_keeps_them_to_itself() -> None:
     assert trial.number == 3
     assert repr(trial) == "<Trial 3 {'a': 2, 'b': [1, 2]}>"
     assert trial.spec["parameters"] == {"a": [1, 2], "b": [[1, 2]]}
+
+
+def test_parameters_are_a_dictionary_that_knows_what_was_read() -> None:
+    reads: list[Callable[[Any], object]] = [
+        lambda p: p["a"],
+        lambda p: p.get("a"),
+        lambda p: p.pop("a"),
+        lambda p: p.setdefault("a", 0),
+        lambda p: "a" in p,
+    ]
+    for read in reads:
+        trial = make_trial()
+        read(trial.params)
+        assert set(trial.read) == {"a"}
+    whole = {"a": 2, "b": [1, 2]}
+    copies: list[Callable[[Any], object]] = [
+        dict,
+        copy.copy,
+        copy.deepcopy,
+        lambda p: pickle.loads(pickle.dumps(p)),
+        lambda p: {**p},
+        lambda p: dict(**p),
+        lambda p: json.loads(json.dumps(p)),
+        lambda p: json.loads(json.dumps(p, indent=1)),
+        lambda p: ast.literal_eval(repr(p)),
+        lambda p: {name: p[name] for name in p},
+        lambda p: {name: p[name] for name in reversed(p)},
+        lambda p: dict(zip(p.keys(), p.values(), strict=True)),
+        lambda p: dict(p.items()),
+        lambda p: p.copy(),
+        lambda p: p | {},
+        lambda p: {} | p,
+        lambda p: whole if p == whole else None,
+        lambda p: None if p != whole else whole,
+    ]
+    for made in copies:
+        trial = make_trial()
+        found = made(trial.params)
+        assert (found, type(found)) == (whole, dict)
+        assert set(trial.read) == {"a", "b"}
+    trial = make_trial()
+    assert repr(trial)
+    assert len(trial.params) == 2
+    assert isinstance(trial.params, Mapping)
+    assert not trial.read
+
+
+def test_a_parameter_that_is_not_there_is_answered_with_the_nearest() -> None:
+    params = make_trial(constraints=["a > 0"]).params
+    with pytest.raises(KeyError, match=r"the spec has no parameter 'aa' \(did you mean 'a'\?\)"):
+        params["aa"]
+    conditional = {"a": [1, 2], "c": {"type": "categorical", "choices": [3], "when": "a == 1"}}
+    record = make_record(3, {"a": 2}, Outcome.RUNNING, None)
+    params = Trial(record, make_plan(make_spec(parameters=conditional))).params
+    with pytest.raises(KeyError, match="the parameter 'c' is not active in this trial"):
+        params["c"]
+    assert params.get("c") is None
+
+
+@pytest.mark.parametrize("given", [0.5, None, [("cost", 1)]])
+def test_a_report_that_is_no_mapping_is_refused(given: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"report\(\) takes a mapping of metric names to numbers, not"
+    ):
+        make_trial().report(given)
+    with pytest.raises(TypeError, match=r"report_level\(\) takes a mapping"):
+        make_trial().report_level(1, given)
 
 
 def test_reports_add_up_and_later_values_win() -> None:
