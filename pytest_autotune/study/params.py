@@ -77,7 +77,7 @@ class Params(dict[str, Any]):
         """Compare as a plain dictionary does."""
         return self._whole() != other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __or__(self, other: Any) -> Any:
         """Return a plain copy with other entries besides."""
