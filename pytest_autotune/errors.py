@@ -93,6 +93,10 @@ class TooFewGpusError(AutotuneError):
     """A trial needs more GPUs than it can have, which says nothing of other trials."""
 
 
+class ConflictingReportsError(AutotuneError):
+    """Two tests of a trial reported different values of one metric."""
+
+
 class ProcessDiedError(AutotuneError):
     """The process that ran a trial died too often to try it again."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pytest_autotune.errors import (
+    ConflictingReportsError,
     InvalidMeasurementError,
     MissingMetricError,
     ProcessDiedError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _LOG_LINES: Final = 60
 #: Errors whose text alone says what happened, so that no traceback is shown.
 _PLAIN_ERRORS: Final = (
+    ConflictingReportsError,
     InvalidMeasurementError,
     MissingMetricError,
     ProcessDiedError,

@@ -113,6 +113,13 @@ class Question:
         """The objective that counts: ``levels: max`` brings its own."""
         return MAX_LEVEL if self.slo.levels == "max" else self.objective
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The metrics that it asks for: those of its objectives, then those of its bounds."""
+        objectives = (self.target, self.objective, *self.others)
+        named = [name for objective in objectives for name in objective.metrics]
+        return (*named, *(name for bound in self.slo.bounds for name in bound.metrics))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
@@ -241,10 +248,7 @@ def ambiguity(outside: Case, cases: Sequence[Case], question: Question) -> str:
     if not cases or question.cases is not None:
         return ""
     found = clashes(outside, cases)
-    objectives = (question.target, question.objective, *question.others)
-    asked = tuple(name for objective in objectives for name in objective.metrics)
-    asked += tuple(name for bound in question.slo.bounds for name in bound.metrics)
-    name = next((name for name in asked if name in found), None)
+    name = next((name for name in question.asked if name in found), None)
     return "" if name is None else clash_reason(name, found[name])
 
 

@@ -10,6 +10,7 @@ from pytest_autotune.scoring.cases import Case
 from pytest_autotune.scoring.judgement import Measurement
 from pytest_autotune.scoring.levels import Level, sorted_levels
 from pytest_autotune.scoring.metrics import Metrics
+from pytest_autotune.study.reporters import Reporters
 
 
 class _Part:
@@ -38,6 +39,7 @@ class CaseReports:
         self._ran: dict[str, list[str]] = {}
         self._by_test: dict[str, dict[str, None]] = {}
         self._missing: dict[str, tuple[str, ...]] = {}
+        self.reporters = Reporters()
 
     def enter(self, case: str, test: str = "") -> None:
         """Let what is reported from now on be of ``case``, by ``test``."""
@@ -61,11 +63,13 @@ class CaseReports:
     def add(self, metrics: Metrics) -> None:
         """Add metrics to the present case; later values replace earlier ones."""
         self._part().metrics.update(metrics)
+        self.reporters.add(self._case, None, self._test, metrics)
         self._remember(metrics)
 
     def add_level(self, level: Level) -> None:
         """Add a load level to the present case; a later one replaces the same earlier one."""
         self._part().levels[level.identity] = level
+        self.reporters.add(self._case, level.identity, self._test, level.metrics)
         self._remember(level.metrics)
 
     def take(self, measurement: Measurement) -> None:

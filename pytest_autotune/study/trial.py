@@ -8,7 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Final, NoReturn, TypeAlias
 
-from pytest_autotune.errors import InvalidMeasurementError, SLOViolation, TrialPruned
+from pytest_autotune.errors import (
+    ConflictingReportsError,
+    InvalidMeasurementError,
+    SLOViolation,
+    TrialPruned,
+)
 from pytest_autotune.scoring.compliance import broken_so_far
 from pytest_autotune.scoring.judgement import Ending, Measurement, ambiguity
 from pytest_autotune.scoring.levels import Level
@@ -120,10 +125,12 @@ class Trial:
         mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), ``notes`` a list of
         sentences for the summary, and ``disturbances`` one of reasons not to believe it.
         ``partial`` says that the SLO kept it from measuring all. May be called more than once:
-        later values replace earlier ones of the same name. A test with other parameters, such as
-        a shape, reports in a case of its own.
+        later values of a test replace earlier ones of the same name. A test with other parameters,
+        such as a shape, reports in a case of its own.
 
-        Raises :class:`SLOViolation` at once if a hard SLO is broken. What an SLO names and
+        Raises :class:`ConflictingReportsError` where another test reported another value of what
+        the objective or the SLO asks for, and :class:`SLOViolation` at once if a hard SLO is
+        broken. What an SLO names and
         nobody reported fails at the end of the trial. Raises
         :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
         not the server's.
@@ -202,12 +209,13 @@ class Trial:
     ) -> Measurement:
         """Return everything reported so far as a measurement."""
         outside = self._reported.outside
+        repeated = self._reported.reporters.notes(self._plan.question.asked)
         return Measurement(
             ending=ending,
             metrics=outside.metrics,
             levels=outside.levels,
             cases=self._reported.cases,
-            notes=self.notes,
+            notes=tuple(dict.fromkeys((*self.notes, *repeated))),
             disturbances=tuple(self._disturbances),
             reason=reason,
             estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
@@ -251,10 +259,13 @@ class Trial:
         self._reported.add_level(level)
 
     def _assert_reported(self) -> None:
-        """Fail at once for a bound that the present case breaks.
+        """Fail at once for a bound that the present case breaks, or for two values of a metric.
 
         Where nothing says how cases combine, that is what the trial fails for, at its end.
         """
+        clash = self._reported.reporters.clash(self._plan.question.asked)
+        if clash:
+            raise ConflictingReportsError(clash)
         slo, found = self._plan.spec.slo, self._reported.present
         if ambiguity(self._reported.outside, self._reported.cases, self._plan.question):
             return

@@ -256,3 +256,30 @@ def test_the_gate_compares_all_cases_by_the_rule_of_the_new_revision(repository:
         "locked for 'minimize:cost, geomean of cases', not 'minimize:cost, mean of cases'"
         in printed
     )
+
+
+def test_a_loop_over_shapes_is_noted_and_two_tests_that_differ_are_refused(study: Run) -> None:
+    loop = """
+        def test_it(trial):
+            for shape in (100, 1):
+                trial.report({"cost": shape * trial.params["a"]})
+        """
+    noted = study(loop)
+    assert noted.ret == pytest.ExitCode.OK
+    noted.stdout.fnmatch_lines(
+        ["note     cost was reported 2 times in test_it; the last value counts"]
+    )
+    tests = """
+        def test_large(trial): trial.report({"cost": 100 * trial.params["a"]})
+        def test_small(trial): trial.report({"cost": trial.params["a"]})
+        """
+    refused = study(tests, "--autotune-fresh")
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    reason = "cost was reported by test_large and, with another value, by test_small: report *"
+    refused.stdout.fnmatch_lines(
+        [
+            f"trial 0: {reason}",
+            "best     none: every trial failed in the same way",
+            f"cause    {reason}",
+        ]
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from builders import make_plan, make_record, make_spec
 
-from pytest_autotune.errors import SLOViolation, TrialPruned
+from pytest_autotune.errors import ConflictingReportsError, SLOViolation, TrialPruned
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.study.trial import Trial
 
@@ -115,6 +115,42 @@ def test_reports_add_up_and_later_values_win() -> None:
     trial.report({"cost": 2})
     assert trial.metrics == {"cost": 2.0, "p99_e2e_latency": 0.5}
     assert judged(trial).value == 2.0
+
+
+def test_two_tests_must_agree_on_a_metric_that_counts() -> None:
+    trial = make_trial(slo=HARD)
+    trial.cases.enter("", "test_k.py::test_large")
+    trial.report({"cost": 2, "samples": 10, "p99_ttft": 0.1})
+    trial.cases.enter("m1", "test_k.py::test_case")
+    trial.report({"cost": 3})  # of another case
+    trial.cases.enter("", "test_k.py::TestIt::test_small")
+    trial.report({"cost": 2, "samples": 20})
+    trial.report_level(1, {"p99_ttft": 0.2})
+    with pytest.raises(ConflictingReportsError, match=r"^p99_ttft was reported by test_large"):
+        trial.report({"p99_ttft": 0.3})
+    assert trial.measurement(Ending.COMPLETE).notes == ()
+    other = make_trial(slo=HARD)
+    other.cases.enter("", "test_k.py::test_large")
+    other.report_level(1, {"p99_ttft": 0.2})
+    other.cases.enter("", "test_k.py::TestIt::test_small")
+    with pytest.raises(ConflictingReportsError) as raised:
+        other.report_level(1, {"p99_ttft": 0.3})
+    assert str(raised.value) == (
+        "p99_ttft was reported by test_large and, with another value, by TestIt::test_small: "
+        "report under two names, or make cases of one test by pytest.mark.parametrize"
+    )
+
+
+def test_several_values_of_one_test_are_noted() -> None:
+    trial = make_trial()
+    for case, costs in {"": (3, 2, 2), "m1": (1, 1), "m2": (4, 5)}.items():
+        trial.cases.enter(case, "test_k.py::test_it")
+        for number, cost in enumerate(costs):
+            trial.report({"cost": cost, "progress": number, "p50_e2e_latency": float("nan")})
+    assert trial.measurement(Ending.COMPLETE).notes == (
+        "cost was reported 3 times in test_it; the last value counts",
+        "m2: cost was reported 2 times in test_it; the last value counts",
+    )
 
 
 def test_levels_may_come_with_a_report_or_one_by_one() -> None:
