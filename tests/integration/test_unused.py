@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from inner import CHANGING
 
 #: Plugins that import one or another module for themselves.
 _OTHERS = [
-    f"-pno:{name}" for name in ("xdist", "xdist.looponfail", "benchmark", "hypothesispytest")
+    f"-pno:{name}"
+    for name in ("xdist", "xdist.looponfail", "benchmark", "hypothesispytest", *CHANGING)
 ]
 HEAVY = ("docker", "filelock", "jsonschema", "numpy", "optuna", "ruamel.yaml", "sqlalchemy", "yaml")
 

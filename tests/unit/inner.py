@@ -20,13 +20,13 @@ FEW_PLUGINS: Final[Mapping[str, str]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTEST_ADDOPTS": "-p autotune -p xdist",
 }
+#: Plugins that change what runs, and are loaded by tests of that only.
+CHANGING: Final = ("flaky", "pytest-retry", "randomly", "repeat", "rerunfailures")
 #: Variables with which pytest loads what is installed, as it does for users.
 INSTALLED_PLUGINS: Final[Mapping[str, Any]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "",
-    # The first warns under xdist, and warnings are errors in many inner runs; the others change
-    # what runs, and are loaded by their own tests.
-    "PYTEST_ADDOPTS": "-p no:benchmark -p no:flaky -p no:pytest-retry -p no:randomly -p no:repeat "
-    "-p no:rerunfailures",
+    # The first warns under xdist, and warnings are errors in many inner runs.
+    "PYTEST_ADDOPTS": " ".join(f"-p no:{name}" for name in ("benchmark", *CHANGING)),
 }
 #: The exit status that a run must have, or one of several; none for any.
 Status: TypeAlias = int | tuple[int, ...] | None
