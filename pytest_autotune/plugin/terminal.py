@@ -262,6 +262,9 @@ class StudyReporter:
             *look_notes(self._findings.looks.get(study.nodeid, ())),
             *magnitude_notes(effective(records)),
         ]
+        earlier = any(record.owner.session != self._context.session for record in records)
+        if earlier and self._config.getoption("cacheclear", default=False):
+            notices.append("--cache-clear keeps studies; --autotune-fresh starts anew")
         if not self._context.persistent and not study.plan.storage:
             notices.append("nothing of this study is kept, as pytest's cache is off")
         return Summary(

@@ -7,7 +7,7 @@ compared byte by byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,12 @@ class Code:
             "sources": dict(sorted(self.sources.items())),
             "parts": dict(sorted(self.parts.items())),
         }
+
+    def with_sources(self, now: Code) -> Code:
+        """Return the code with the sources that the spec names now, where it named others."""
+        if self.globs == now.globs:
+            return self
+        return replace(self, globs=now.globs, sources=now.sources)
 
     def digests_now(self) -> Mapping[str, str]:
         """Return the digest or version of everything as it is now, by name."""

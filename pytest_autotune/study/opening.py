@@ -73,6 +73,8 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     kept = KeptTrials(storage, plan, own.id)
     adoption = adopt(storage, plan, kept, found.usable, names)
     code = _with_code_of(own.code, [study for study, _, _ in adoption.kept])
+    if code is not None and plan.code is not None:
+        code = code.with_sources(plan.code)
     if code is not None and code != own.code:
         record_code(storage, own.id, code)
     notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]

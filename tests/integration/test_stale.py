@@ -106,6 +106,7 @@ def test_a_changed_question_measures_only_what_is_new(tiles: Tiles) -> None:
 def test_clearing_the_cache_keeps_studies(tiles: Tiles) -> None:
     cleared = tiles.run("--cache-clear")
     assert "which --cache-clear keeps (--autotune-fresh starts anew)" in cleared
+    assert "note     --cache-clear keeps studies; --autotune-fresh starts anew" in cleared
     assert "no tests ran" in cleared
     assert tiles.measured() == []
     tiles.run("--autotune-fresh", status=1)

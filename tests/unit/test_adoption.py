@@ -216,6 +216,20 @@ def test_changed_code_starts_a_new_study_unless_it_is_kept(
     assert "because the code changed: kernel.py" in notice
 
 
+def test_sources_that_are_named_later_count_from_then_on(open_study: Open, tmp_path: Path) -> None:
+    module, source = tmp_path / "test_x.py", tmp_path / "tile.cu"
+    module.touch()
+    source.write_text("float k;")
+
+    def records(*globs: str) -> list[TrialRecord]:
+        return open_study(plan_of(code=Code.of(tmp_path, [module], globs))).records()
+
+    first = run(open_study(plan_of(code=Code.of(tmp_path, [module]))))
+    assert records("*.cu") == first
+    source.write_text("double k;")
+    assert records("*.cu") == []
+
+
 def test_a_study_of_restored_code_is_found_again(open_study: Open, tmp_path: Path) -> None:
     module = tmp_path / "test_x.py"
 
