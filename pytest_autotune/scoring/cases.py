@@ -157,6 +157,5 @@ def clash_reason(metric: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""  # noqa: PLR2004
     return (
         f"{metric} was reported in {len(names)} cases ({shown}{more}), and the spec does not say "
-        "how they combine: write 'cases: geomean', 'cases: mean' or 'cases: worst' in its "
-        "'optimization'"
+        "how they combine: write 'cases: geomean', 'cases: mean' or 'cases: worst' in it"
     )

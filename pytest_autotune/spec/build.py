@@ -63,7 +63,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
         server=server,
         layout=parallel,
         benchmark=read_benchmark(document, origin, slo),
-        optimization=_optimization(document.get("optimization", {}), origin),
+        optimization=_optimization(document, origin),
         gate=read_gate(document, origin, slo),
         replay=_replay(document.get("replay"), origin),
         sources=read_sources(document.get("sources", ()), origin),
@@ -211,7 +211,13 @@ def _replay(block: Mapping[str, Any] | None, origin: Origin) -> ReplaySpec | Non
     return replay
 
 
-def _optimization(block: Mapping[str, Any], origin: Origin) -> Optimization:
+def _optimization(document: Mapping[str, Any], origin: Origin) -> Optimization:
+    block: Mapping[str, Any] = document.get("optimization", {})
+    if "cases" in document:
+        if block.get("cases", document["cases"]) != document["cases"]:
+            other = shown(block["cases"])
+            raise SpecError(f"{origin.at('cases')}: 'optimization' says {other}; write it once")
+        block = {**block, "cases": document["cases"]}
     fields: dict[str, Any] = {
         key: whole(value) if key in _WHOLE and value is not None else value
         for key, value in block.items()

@@ -109,7 +109,7 @@ def test_without_a_rule_nothing_is_overwritten_and_nothing_is_lost(project: Proj
     printed = project.run("--autotune-record", "out.csv", status=1)
     reason = (
         "cost was reported in 3 cases (small, medium, large), and the spec does not say how they "
-        "combine: write 'cases: geomean', 'cases: mean' or 'cases: worst' in its 'optimization'"
+        "combine: write 'cases: geomean', 'cases: mean' or 'cases: worst' in it"
     )
     assert f"trial 0: {reason}" in printed
     assert "best     none" in printed
@@ -160,7 +160,8 @@ def test_every_case_counts(study: Run, body: str, slo: Any, message: str) -> Non
             {body}
         """,
         parameters={"a": [1]},
-        optimization={"objective": "minimize:cost", "strategy": "grid_search", "cases": "mean"},
+        optimization={"objective": "minimize:cost", "strategy": "grid_search"},
+        cases="mean",
         slo=slo,
     )
     result.stdout.fnmatch_lines([f"*{message}"])

@@ -246,7 +246,7 @@ def test_without_a_rule_cases_that_report_the_same_are_an_error_that_names_the_k
     assert found.outcome is Outcome.FAILED
     assert found.reason == (
         "cost was reported in 2 cases (m0, m1), and the spec does not say how they combine: write "
-        "'cases: geomean', 'cases: mean' or 'cases: worst' in its 'optimization'"
+        "'cases: geomean', 'cases: mean' or 'cases: worst' in it"
     )
     bound = judge(in_cases([1.0, 2.0], "mem", {"cost": 1.0}), asked(None, slo=make_slo(MEMORY)))
     assert bound.reason.startswith("mem was reported in 2 cases (m0, m1), ")

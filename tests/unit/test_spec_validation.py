@@ -56,8 +56,12 @@ def refused_parameter(parameter: Any, *constraints: str) -> str:
         ): {"optimization": {"infeasible": "xfial"}},
         "/slo/levels: \"any\" is not one of 'all', 'filter', 'max'": {"slo": {"levels": "any"}},
         '/task_name: "" is empty': {"task_name": ""},
-        "/cases: unknown key 'cases'; did you mean the 'cases' of 'optimization'?": {
-            "cases": "mean"
+        "/patience: unknown key 'patience'; did you mean the 'patience' of 'optimization'?": {
+            "patience": 3
+        },
+        "/cases: 'optimization' says \"worst\"; write it once": {
+            "cases": "mean",
+            "optimization": {"cases": "worst"},
         },
         (
             "/optimization/cases: \"median\" is not one of 'geomean', 'mean', 'worst' (did you "
