@@ -23,6 +23,7 @@ from pytest_autotune.errors import (
     UserError,
 )
 from pytest_autotune.plugin.active import ActiveTrial
+from pytest_autotune.plugin.cases import case_of
 from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.failing import STATUS, mark_infeasible
 from pytest_autotune.plugin.findings import Findings
@@ -33,6 +34,7 @@ from pytest_autotune.report.failure import infeasible_report
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome
 from pytest_autotune.scoring.records import effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.study.skips import mark_note
 from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
@@ -154,6 +156,8 @@ class TrialJudge:
             if active.attempts.is_skipped_by_mark:
                 # The test takes no part in any trial: the others decide.
                 active.skip_reason = reason
+                note = mark_note(_test_of(item), reason)
+                self._findings.add_notices(active.slot.study, [note])
             else:
                 self._conclude(active, item, report, Ending.SKIPPED, reason=reason)
         elif report.passed and report.when == "call" and item is active.last:
@@ -274,6 +278,13 @@ def _check(judgement: Judgement) -> None:
         raise MissingMetricError(judgement.reason)
     if judgement.outcome is Outcome.INFEASIBLE:
         raise SLOViolation(slo_table(judgement.compliance.results))
+
+
+def _test_of(item: pytest.Item) -> str:
+    """Return a test's name without its file, and with its case instead of its trial."""
+    case = case_of(item)
+    name = item.nodeid.partition("[")[0].partition("::")[2]
+    return f"{name}[{case}]" if case else name
 
 
 def _skip_reason(report: pytest.TestReport, error: BaseException | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,9 @@ from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import line_of
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.magnitudes import magnitude_notes
-from pytest_autotune.scoring.records import TrialRecord, effective
-from pytest_autotune.study.code import Code
+from pytest_autotune.scoring.records import effective
 from pytest_autotune.study.looks import look_notes
-from pytest_autotune.study.opening import read_study
+from pytest_autotune.study.opening import StudyState, read_study
 from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
@@ -95,7 +94,7 @@ class StudyReporter:
         for study in self._studies:
             sizes = [n for unit, n in per_unit.items() if unit.startswith(f"{study.nodeid}::")]
             try:
-                known = [] if study.plan.fresh else self._read(study)[0]
+                known = [] if study.plan.fresh else self._read(study).records
             except UserError:
                 known = []  # reported at the end; this is about a percentage
             finished = sum(
@@ -242,7 +241,7 @@ class StudyReporter:
         except UserError as error:
             self._findings.add_error(str(error))
 
-    def _read(self, study: StudyOutline) -> tuple[Sequence[TrialRecord], Code | None]:
+    def _read(self, study: StudyOutline) -> StudyState:
         opened = self._findings.opened.get(study.nodeid)
         return read_study(study.plan, self._context.state_directory, opened)
 
@@ -254,13 +253,14 @@ class StudyReporter:
                 self._findings.add_error(str(error))
 
     def _summarize(self, study: StudyOutline) -> Summary:
-        records, code = self._read(study)
+        state = self._read(study)
+        trials = effective(state.records)
         notices = [
             *study.plan.spec.notices,
             *self._findings.notices.get(study.nodeid, ()),
-            *skip_notes(effective(records)),
+            *skip_notes(trials),
             *look_notes(self._findings.looks.get(study.nodeid, ())),
-            *magnitude_notes(effective(records)),
+            *magnitude_notes(trials),
         ]
         earlier = any(record.owner.session != self._context.session for record in records)
         if earlier and self._config.getoption("cacheclear", default=False):
@@ -269,11 +269,13 @@ class StudyReporter:
             notices.append("nothing of this study is kept, as pytest's cache is off")
         return Summary(
             plan=study.plan,
-            records=records,
+            records=state.records,
             stop=self._findings.stops.get(study.nodeid),
             session=self._context.session,
             capacity=study.capacity,
-            code=code,
+            code=state.code,
+            running=state.running,
+            search=state.search,
             tests=study.tests,
             notices=list(dict.fromkeys(notices)),
         )

@@ -34,6 +34,7 @@ from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.parts import part_now
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.repeated import IN_VAIN
+from pytest_autotune.study.search_options import SearchOptions, begin_search, search_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -61,6 +62,20 @@ class Opened:
     notices: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyState:
+    """A study as it is stored: its trials by number, and its code where that is known.
+
+    ``running`` are the numbers of the trials that some process runs now. ``search`` are the
+    options that the study began with, None where they are not known.
+    """
+
+    records: Sequence[TrialRecord] = ()
+    code: Code | None = None
+    running: frozenset[int] = frozenset()
+    search: SearchOptions | None = None
+
+
 def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames) -> Opened:
     """Return the study of ``plan``, which is made where there is none.
 
@@ -78,6 +93,9 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     if code is not None and code != own.code:
         record_code(storage, own.id, code)
     notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]
+    search = begin_search(storage, own.id, plan).note(plan)
+    if search:
+        notices.append(search)
     if found.own is None and found.own is not there.own:
         notices.append(IN_VAIN)
     if found.own is None and (hints := _hints(storage, plan, found, adoption)):
@@ -98,29 +116,39 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
 
 def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
     """Return the trials of the study of ``plan``, none where there is no such study."""
-    return read_study(plan, directory)[0]
+    return list(read_study(plan, directory).records)
 
 
-def read_study(
-    plan: Plan, directory: Path, study_id: int | None = None
-) -> tuple[list[TrialRecord], Code | None]:
-    """Return the trials and the code of a study, without making one or taking part in it.
+def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> StudyState:
+    """Return what is stored of a study, without making one or taking part in it.
 
     ``study_id`` is known where the run has opened it; otherwise it is that of ``plan``.
     """
     if not is_stored(plan, directory):
-        return [], None
+        return StudyState()
     store = open_store(plan, directory)
     try:
         with store.coordinator.mutex(), storage_errors(plan):
             if study_id is None:
                 own = find(store.storage, replace(plan, fresh=False), session="").own
                 if own is None:
-                    return [], None
+                    return StudyState()
                 study_id = own.id
             kept = KeptTrials(store.storage, plan, study_id)
             code = plan.code and code_of(store.storage, study_id, plan.code.root)
-            return all_records(store.storage, plan, kept), code
+            records = all_records(store.storage, plan, kept)
+            return StudyState(
+                records=records,
+                code=code,
+                running=frozenset(
+                    record.number
+                    for record in records
+                    if not record.finished
+                    and record.owner.process
+                    and store.coordinator.is_alive(record.owner.process)
+                ),
+                search=search_of(store.storage, study_id),
+            )
     finally:
         store.close()
 

@@ -24,3 +24,8 @@ def skip_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
         f"{count} skipped by the tests: {why} (what constraints leave out does not count towards "
         "the budget)"
     )
+
+
+def mark_note(test: str, reason: str) -> str:
+    """Return a sentence on a test that a mark skips: the trials count without it."""
+    return f"{test} took no part, as a mark skips it ({reason}): no trial was checked by it"

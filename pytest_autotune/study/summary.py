@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from pytest_autotune.study.code import Code
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.repeated import LIMIT, Failures, failures, repeated_failure
+from pytest_autotune.study.search_options import SearchOptions
 from pytest_autotune.text.durations import duration
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.values import parameters
@@ -28,6 +29,8 @@ class Summary:
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
     ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
     ``notices`` are one sentence each. ``code`` is the code of its trials, where that is known.
+    ``running`` are the numbers of trials that run now, in another session. ``search`` are the
+    options that it began with, None for those of the plan.
     """
 
     plan: Plan
@@ -36,6 +39,8 @@ class Summary:
     session: str
     capacity: int
     code: Code | None = None
+    running: Collection[int] = ()
+    search: SearchOptions | None = None
     tests: Sequence[tuple[str, str]] = ()
     notices: Sequence[str] = ()
 
@@ -105,17 +110,33 @@ class Summary:
                 if self.count(outcome)
             ),
         ]
-        unfinished = len(self.trials) - len(self.finished)
+        elsewhere = len(self._elsewhere)
+        unfinished = len(self.trials) - len(self.finished) - elsewhere
+        if elsewhere:
+            parts.append(f"{elsewhere} running in another session")
         if unfinished:
             parts.append(f"{unfinished} interrupted, to be run again")
         earlier = len(self.finished) - here
-        resumed = f"; {earlier} of them in earlier runs" if earlier > 0 else ""
+        other = "other" if self._is_shared else "earlier"
+        resumed = f"; {earlier} of them in {other} runs" if earlier > 0 else ""
         over = len(self.finished) - self.plan.budget
         share = f", {over} over the budget" if over > 0 else self._share()
         return f"{len(self.finished)}{share}: {', '.join(parts)}{resumed}"
 
     def _share(self) -> str:
         return f" of {max(self.capacity, len(self.finished))}"
+
+    @property
+    def _elsewhere(self) -> list[TrialRecord]:
+        """Trials that another session runs now."""
+        return [r for r in self.trials if not r.finished and r.number in self.running]
+
+    @property
+    def _is_shared(self) -> bool:
+        """True if another session began trials after this one did."""
+        own = [r.owner.started for r in self.trials if r.owner.session == self.session]
+        others = [r.owner.started for r in self.trials if r.owner.session != self.session]
+        return bool(own and others) and max(others) > min(own)
 
     def why_stopped(self) -> str:
         """Return why no further trial was started, as a phrase."""
@@ -125,6 +146,9 @@ class Summary:
                 f"the first {LIMIT} trials failed in the same way; they do not count, and the next "
                 "run repeats them"
             )
+        waits = self.stop not in {Stop.PATIENCE, Stop.TIMEOUT}
+        if self._elsewhere and waits and len(self.trials) >= self.capacity:
+            return f"another session runs the rest of the {self.capacity} trials"
         match self.stop:
             case Stop.EXHAUSTED:
                 return "every valid combination has been tried"
@@ -144,9 +168,10 @@ class Summary:
         """Return the command that repeats the study, and the one that repeats its best trial."""
         plan = self.plan
         where = shlex.quote(self.tests[0][0].partition("::")[0]) if self.tests else ""
+        search = self.search or SearchOptions.of(plan)
         again = (
-            f"pytest --autotune {where} --autotune-fresh --autotune-strategy {plan.strategy} "
-            f"--autotune-seed {plan.seed} --autotune-trials {plan.budget}"
+            f"pytest --autotune {where} --autotune-fresh --autotune-strategy {search.strategy} "
+            f"--autotune-seed {search.seed} --autotune-trials {plan.budget}"
         )
         if plan.xfail:
             again += " --autotune-infeasible xfail"

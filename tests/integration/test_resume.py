@@ -147,6 +147,14 @@ def test_a_finished_study_is_not_run_again_until_asked_for(finished: Project) ->
     assert len(finished.completed()) > BUDGET
 
 
+def test_another_seed_says_that_it_comes_too_late_and_repeats_with_the_first(
+    finished: Project,
+) -> None:
+    again = finished.run("--autotune-seed", "5", status=pytest.ExitCode.OK)
+    assert "note     the study began with seed 0; only further trials use seed 5 (" in again
+    assert "--autotune-seed 0 --autotune-trials 12" in again
+
+
 def test_a_changed_question_says_what_was_kept(finished: Project) -> None:
     parameters = {**SPEC["parameters"], "c": ["x", "y", "z"]}
     changed = {**SPEC, "parameters": parameters, "slo": [{"metric": "mem", "max": 25}]}

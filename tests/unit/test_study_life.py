@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.looks import Look
-from pytest_autotune.study.opening import read_records
+from pytest_autotune.study.opening import read_records, read_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
 from pytest_autotune.study.searched import SearchedStudy
@@ -246,6 +247,36 @@ def test_a_trial_given_back_is_left_to_the_next_session(
     later = open_study(plan, session="later")
     taken = _claim(later)
     assert (taken.number, taken.params, taken.owner.attempt) == (0, claim.params, 1)
+
+
+def test_a_trial_of_a_living_process_is_told_from_an_interrupted_one(
+    storage: str | None, make_plan: MakePlan, open_study: Open, tmp_path: Path
+) -> None:
+    plan = make_plan(storage)
+    study = open_study(plan)
+    claim = _claim(study)
+    assert read_study(plan, tmp_path).running == {claim.number}
+    study.close()
+    assert read_study(plan, tmp_path).running == set()
+
+
+def test_options_of_the_search_that_count_for_further_trials_only_are_noted(
+    storage: str | None, make_plan: MakePlan, open_study: Open, tmp_path: Path
+) -> None:
+    plan = make_plan(storage)
+    assert open_study(replace(plan, seed=7)).notices == ()  # It made no trial.
+    study = open_study(plan)
+    _finish(study, _claim(study), cost=1.0)
+    assert open_study(plan).notices == ()
+    (notice,) = open_study(replace(plan, seed=5)).notices
+    assert notice == (
+        "the study began with seed 0; only further trials use seed 5 (--autotune-fresh starts anew)"
+    )
+    (notice,) = open_study(replace(plan, seed=5, strategy="auto")).notices
+    assert "began with strategy random and seed 0; only further trials use strategy auto" in notice
+    search = read_study(replace(plan, seed=5), tmp_path).search
+    assert search is not None
+    assert (search.strategy, search.seed) == ("random", 0)
 
 
 def test_fresh_starts_anew_once_per_session(

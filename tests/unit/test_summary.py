@@ -23,7 +23,7 @@ from pytest_autotune.report.render import Line, render
 from pytest_autotune.scoring.judgement import Measurement, Outcome
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.records import Owner, TrialRecord
 from pytest_autotune.scoring.slo import Severity
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.lines import broken_bounds, trial_line
@@ -76,6 +76,23 @@ def test_the_best_is_the_feasible_trial_with_the_lowest_score() -> None:
 def test_a_study_that_ended_without_a_feasible_trial_fails(stop: Stop) -> None:
     records = [infeasible(0, p99_ttft=9.0), failed(1)]
     assert make_summary(records, stop=stop).failed
+
+
+def test_a_trial_that_another_session_runs_was_not_interrupted() -> None:
+    now = Owner(process="p", session="s", slot="trial-000", started=1.0)
+    later = Owner(process="q", session="t", slot="trial-001", started=2.0)
+    ran = [feasible(0, 1.0, owner=now), feasible(1, 1.0, owner=later)]
+    runs = make_record(2, outcome=Outcome.RUNNING, score=None, owner=later)
+    summary = make_summary([*ran, runs], capacity=3, running={2})
+    assert summary.counts() == (
+        "2 of 3: 2 feasible, 1 running in another session; 1 of them in other runs"
+    )
+    assert summary.why_stopped() == "another session runs the rest of the 3 trials"
+    stopped = make_summary([*ran, runs], capacity=3, running={2}, stop=Stop.PATIENCE)
+    assert "improved" in stopped.why_stopped()
+    dead = make_summary([*ran, runs], capacity=3, stop=None)
+    assert "1 interrupted, to be run again" in dead.counts()
+    assert dead.why_stopped() == "the session ended first; run again to resume"
 
 
 def test_a_study_that_was_interrupted_has_no_verdict_yet() -> None:
