@@ -262,7 +262,7 @@ class StudyReporter:
             *look_notes(self._findings.looks.get(study.nodeid, ())),
             *magnitude_notes(trials),
         ]
-        earlier = any(record.owner.session != self._context.session for record in records)
+        earlier = any(record.owner.session != self._context.session for record in trials)
         if earlier and self._config.getoption("cacheclear", default=False):
             notices.append("--cache-clear keeps studies; --autotune-fresh starts anew")
         if not self._context.persistent and not study.plan.storage:
