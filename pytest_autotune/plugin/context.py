@@ -67,7 +67,7 @@ class RunContext:
         if needs_scratch:
             scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-", dir=folder))
         if cache is not None:
-            state = _state_directory(cache)
+            state = state_directory(cache)
         else:
             assert scratch is not None
             state = scratch
@@ -134,7 +134,7 @@ def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
     return tuple(device for device in pool.devices if device.key in sent["share"])
 
 
-def _state_directory(cache: pytest.Cache) -> Path:
+def state_directory(cache: pytest.Cache) -> Path:
     """Return the folder of the studies: in pytest's cache, where ``--cache-clear`` keeps it."""
     try:
         made = Path(cache.mkdir("autotune"))

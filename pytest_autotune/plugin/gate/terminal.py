@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Generator, Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,7 +13,7 @@ from pytest_autotune.gate.history import results as history
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME
 from pytest_autotune.gate.outcome import GateOutcome
 from pytest_autotune.gate.revision.repository import Commit, describe
-from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.context import RunContext, state_directory
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.slots import StudyOutline
 from pytest_autotune.plugin.terminal import COLOURS
@@ -36,7 +35,7 @@ def show_history(config: pytest.Config) -> int:
         if cache is None:
             lines = ["autotune: nothing is kept, as pytest's cache is off"]
         else:
-            lines = render(history.read(Path(cache.mkdir("autotune"))))
+            lines = render(history.read(state_directory(cache)))
     finally:
         config._ensure_unconfigure()  # noqa: SLF001
     print("\n".join(lines))  # noqa: T201 - this is the command's output
