@@ -24,7 +24,13 @@ from pytest_autotune.load.order import first
 from pytest_autotune.load.results import LevelResult, LoadResult, progress, saturation
 from pytest_autotune.load.search import search_levels
 from pytest_autotune.load.standing import Standing, bar
-from pytest_autotune.load.target import Address, Target, listed_models, served_name
+from pytest_autotune.load.target import (
+    Address,
+    Target,
+    listed_models,
+    renames_model,
+    served_name,
+)
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
@@ -177,18 +183,25 @@ class LoadTest:
         validate({"benchmark": document["benchmark"]}, origin)
         return read_benchmark(document, origin, self._slo)
 
+    def _model(self, spec: BenchmarkSpec, target: Target, listed: Sequence[str]) -> str:
+        """Return the model that requests name; raise :class:`LoadTestError` if it is not there."""
+        own = self._raw.get("model", {}).get("id_or_path")
+        if not listed:
+            return spec.model or own or "default"
+        if spec.model is not None:
+            return _served_model(spec.origin.at("benchmark", "model_name"), spec.model, listed)
+        if own is None or renames_model(getattr(target, "command", ())):
+            return listed[0]
+        advice = "; if that is the same model, name it so in 'model_name' of 'benchmark'"
+        return _served_model(spec.origin.at("model", "id_or_path"), own, listed, advice)
+
     def _job(self, spec: BenchmarkSpec, target: Target) -> Job:
         headers = dict(target.headers)
         if spec.api_key is not None:
             key = expand_host_variables(spec.api_key, spec.origin.at("benchmark", "api_key"))
             headers["Authorization"] = f"Bearer {key}"
         listed = listed_models(target.base_url, headers)
-        if spec.model is None:
-            model = next(iter(listed), self._raw.get("model", {}).get("id_or_path") or "default")
-        elif listed:
-            model = _served_model(spec, spec.model, listed)
-        else:
-            model = spec.model
+        model = self._model(spec, target, listed)
         call = f"call-{self._calls}" if self._calls > 1 else ""
         return Job(
             url=target.base_url,
@@ -206,14 +219,14 @@ class LoadTest:
         )
 
 
-def _served_model(spec: BenchmarkSpec, wanted: str, listed: Sequence[str]) -> str:
+def _served_model(where: str, wanted: str, listed: Sequence[str], advice: str = "") -> str:
     """Return the server's name of the model that the spec names; raise :class:`LoadTestError`."""
     found = served_name(wanted, listed)
     if found is None:
         several = "s" * (len(listed) > 1)
         raise LoadTestError(
-            f"{spec.origin.at('benchmark', 'model_name')}: the server does not serve {wanted!r}"
+            f"{where}: the server does not serve {wanted!r}"
             f"{did_you_mean(wanted, listed)}; it lists the model{several} "
-            f"{', '.join(map(repr, listed))} in /v1/models"
+            f"{', '.join(map(repr, listed))} in /v1/models{advice}"
         )
     return found

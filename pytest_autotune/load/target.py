@@ -99,6 +99,14 @@ def served_name(wanted: str, listed: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+def renames_model(command: Sequence[str]) -> bool:
+    """Return whether a server's command gives its model another name, or may do so by itself."""
+    words = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in command}
+    # llama.cpp lists the file that it has loaded, whatever model that is.
+    own_name = any("llama-server" in word or "llama.cpp" in word for word in command)
+    return own_name or not words.isdisjoint({"served-model-name", "alias"})
+
+
 def _same(one: str, other: str) -> bool:
     parts = [name.rstrip("/").split("/") for name in (one, other)]
     # Of two organizations' models with one name, neither is the other.

@@ -20,7 +20,7 @@ from pytest_autotune.load.limits import goodput_limits, limits
 from pytest_autotune.load.loadtest import LoadTest
 from pytest_autotune.load.results import LevelResult, LoadResult, saturation
 from pytest_autotune.load.search import highest
-from pytest_autotune.load.target import Address, served_name
+from pytest_autotune.load.target import Address, renames_model, served_name
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome, judge
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
@@ -336,12 +336,36 @@ def test_a_model_that_the_server_does_not_list_is_refused_before_load(
 ) -> None:
     server = start("--model", "toy-8b", "--lora", "adapter")
     with pytest.raises(LoadTestError) as refused:
+        make(model={"id_or_path": "org/toy-9b"})(server.url)
+    assert str(refused.value) == (
+        "inline: /model/id_or_path: the server does not serve 'org/toy-9b' (did you mean "
+        "'toy-8b'?); it lists the models 'toy-8b', 'adapter' in /v1/models; if that is the same model, name it so in 'model_name' "
+        "of 'benchmark'"
+    )
+    make(model={"id_or_path": "org/toy-8b"})(server.url)
+    assert server.last()["body"]["model"] == "toy-8b"
+    before = server.stats()["requests"]
+    with pytest.raises(LoadTestError) as refused:
         make({"model_name": "toy-9b"})(server.url)
     assert str(refused.value) == (
         "inline: /benchmark/model_name: the server does not serve 'toy-9b' (did you mean "
         "'toy-8b'?); it lists the models 'toy-8b', 'adapter' in /v1/models"
     )
-    assert server.stats()["requests"] == 0
+    assert server.stats()["requests"] == before
+
+
+@pytest.mark.parametrize(
+    ("command", "renames"),
+    [
+        (["vllm", "serve", "org/m", "--served-model-name", "m"], True),
+        (["python", "-m", "sglang.launch_server", "--served_model_name=m"], True),
+        (["/opt/llama-server", "-m", "m.gguf"], True),
+        (["trtllm-serve", "org/m"], False),
+        ([], False),
+    ],
+)
+def test_a_server_may_give_its_model_another_name(command: list[str], *, renames: bool) -> None:
+    assert renames_model(command) is renames
 
 
 @pytest.mark.parametrize(
