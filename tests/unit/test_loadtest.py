@@ -339,8 +339,8 @@ def test_a_model_that_the_server_does_not_list_is_refused_before_load(
         make(model={"id_or_path": "org/toy-9b"})(server.url)
     assert str(refused.value) == (
         "inline: /model/id_or_path: the server does not serve 'org/toy-9b' (did you mean "
-        "'toy-8b'?); it lists the models 'toy-8b', 'adapter' in /v1/models; if that is the same model, name it so in 'model_name' "
-        "of 'benchmark'"
+        "'toy-8b'?); it lists the models 'toy-8b', 'adapter' in /v1/models; if that is the same "
+        "model, name it so in 'model_name' of 'benchmark'"
     )
     make(model={"id_or_path": "org/toy-8b"})(server.url)
     assert server.last()["body"]["model"] == "toy-8b"
