@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.scoring.objective import Objective
+from pytest_autotune.scoring.usual import wrong_way
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.space.parameters import Parameter
@@ -225,7 +226,10 @@ def _optimization(document: Mapping[str, Any], origin: Origin) -> Optimization:
     if fields.get("seed") is None:
         fields.pop("seed", None)
     objective = fields.get("objective", Optimization().objective)
-    parsed(Objective.parse, objective, origin.at("optimization", "objective"))
+    where = origin.at("optimization", "objective")
+    problem = wrong_way(parsed(Objective.parse, objective, where))
+    if problem:
+        raise SpecError(f"{where}: {problem}")
     if "timeout" in fields:
         where = origin.at("optimization", "timeout")
         fields["timeout"] = parsed(parse_duration, fields["timeout"], where)

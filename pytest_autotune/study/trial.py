@@ -17,9 +17,10 @@ from pytest_autotune.errors import (
 from pytest_autotune.scoring.compliance import broken_so_far
 from pytest_autotune.scoring.judgement import Ending, Measurement, ambiguity
 from pytest_autotune.scoring.levels import Level
-from pytest_autotune.scoring.metrics import flatten
+from pytest_autotune.scoring.metrics import Metrics, flatten
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
+from pytest_autotune.scoring.usual import impossible
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.study.params import Params
@@ -152,7 +153,7 @@ class Trial:
         invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
         if invalid:
             raise InvalidMeasurementError("; ".join(invalid))
-        self._reported.add(flatten(own))
+        self._reported.add(_flat(own))
         self._assert_reported()
 
     def report_measurement(self, measurement: Measurement) -> None:
@@ -254,7 +255,7 @@ class Trial:
             raise TypeError(f"concurrency is {concurrency!r}, not a positive whole number")
         level = Level(
             concurrency=concurrency, request_rate=request_rate, scenario=scenario,
-            metrics=flatten(metrics), failure=failure,
+            metrics=_flat(metrics), failure=failure,
         )  # fmt: skip
         self._reported.add_level(level)
 
@@ -278,6 +279,15 @@ class Trial:
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:
             raise SLOViolation(slo_table(compliance.results))
+
+
+def _flat(metrics: Mapping[str, Any]) -> Metrics:
+    __tracebackhide__ = True
+    flat = flatten(metrics)
+    problem = impossible(flat)
+    if problem:
+        raise ValueError(problem)
+    return flat
 
 
 def _check_mapping(what: str, metrics: object) -> None:

@@ -25,6 +25,30 @@ def refusal(candidate: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("objective", "better"),
+    [
+        ("minimize:output_throughput", "more output_throughput is better; write 'maximize:output"),
+        ("minimize:p50_goodput_per_gpu", "more p50_goodput_per_gpu is better; write 'maximize:"),
+        ("maximize:latency", "less latency is better; write 'minimize:latency'"),
+        ("maximize: p99_ttft", "less p99_ttft is better; write 'minimize:p99_ttft'"),
+    ],
+)
+def test_an_objective_that_asks_for_the_worst_of_a_known_metric_is_refused(
+    objective: str, better: str
+) -> None:
+    document = {"parameters": {"a": [1]}, "optimization": {"objective": objective}}
+    start = f"task.json: /optimization/objective: {objective!r} asks for the worst: "
+    assert refusal(document).startswith(f"{start}{better}")
+
+
+@pytest.mark.parametrize(
+    "objective", ["maximize:my_time", "minimize:throughput_loss", "maximize:x"]
+)
+def test_of_other_metrics_either_direction_may_be_asked_for(objective: str) -> None:
+    load_inline("x", {"parameters": {"a": [1]}, "optimization": {"objective": objective}}, "t")
+
+
 def refused_parameter(parameter: Any, *constraints: str) -> str:
     return refusal({"parameters": {"a": parameter}, "constraints": list(constraints)})
 

@@ -7,6 +7,8 @@ import copy
 import json
 import pickle
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,6 +108,29 @@ def test_a_report_that_is_no_mapping_is_refused(given: Any) -> None:
         make_trial().report(given)
     with pytest.raises(TypeError, match=r"report_level\(\) takes a mapping"):
         make_trial().report_level(1, given)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"latency": {"p50": -0.5}}, "p50_e2e_latency is -500 ms, and it cannot be negative: is *"),
+        ({"ttft": -2}, "ttft is -2 s, and it cannot be negative: is the end subtracted from *"),
+        ({"output_throughput": -1}, "output_throughput is -1, and it cannot be negative"),
+        ({"error_rate": float("-inf")}, "error_rate is -inf, and it cannot be negative"),
+        ({"delta": -1.0, "latency_gain": -0.5, "ttft": float("nan"), "tpot": -0.0}, ""),
+    ],
+)
+def test_a_time_or_a_rate_that_is_negative_is_refused(metrics: dict[str, Any], said: str) -> None:
+    trial = make_trial()
+    if not said:
+        trial.report(metrics)
+        trial.report_level(1, metrics)
+        return
+    for report in (trial.report, partial(trial.report_level, 1)):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is matched below
+            report(metrics)
+        assert fnmatch(str(caught.value), said)
+    assert not trial.metrics
 
 
 def test_reports_add_up_and_later_values_win() -> None:
