@@ -20,6 +20,7 @@ from pytest_autotune.plugin.resources import Resources
 from pytest_autotune.plugin.selection import is_asked_for
 from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.space.sampling import example
 from pytest_autotune.strategies import ExtensionLookup
 from pytest_autotune.study.deaths import died_too_often, run_again
@@ -118,6 +119,10 @@ class OpenStudies:
         """Return the GPUs of a trial; one that cannot have them will fail in set-up."""
         try:
             need = self._collector.gpu_need(slot, study.plan.spec, record.params)
+            gpus = self._collector.studies[slot.study].gpus
+            if gpus is not None and need.count:
+                counted = Expression.parse(gpus).names
+                trial.reached(name for name in record.params if identifier(name) in counted)
             return self._resources.begin(slot.study, trial, need), None
         except TooFewGpusError as error:
             return Grant(), error

@@ -17,6 +17,7 @@ class Findings:
         self._notices: dict[str, list[str]] = {}
         self._looks: dict[str, list[Mapping[str, Any]]] = {}
         self._opened: dict[str, int] = {}
+        self._reached: dict[str, dict[str, bool]] = {}
 
     @property
     def opened(self) -> Mapping[str, int]:
@@ -51,6 +52,18 @@ class Findings:
         """Note a look, given by its document."""
         self._looks.setdefault(study, []).append(look)
 
+    @property
+    def reached(self) -> Mapping[str, Mapping[str, bool]]:
+        """Whether parameters of complete trials reached anything, by node id of the study."""
+        return self._reached
+
+    def add_reached(self, study: str, names: Iterable[str], complete: Iterable[str] = ()) -> None:
+        """Note parameters that reached something, among those of a ``complete`` trial."""
+        known = self._reached.setdefault(study, {})
+        for name in complete:
+            known.setdefault(name, False)
+        known.update(dict.fromkeys(names, True))
+
     def add_error(self, text: str) -> None:
         """Add a message that ends the run with a usage error."""
         self._errors.append(text)
@@ -78,6 +91,9 @@ class Findings:
             self.add_notices(study, texts)
         for study, looks in other.looks.items():
             self._looks.setdefault(study, []).extend(looks)
+        for study, reached in other.reached.items():
+            names = [name for name, is_reached in reached.items() if is_reached]
+            self.add_reached(study, names, complete=reached)
 
     def document(self) -> dict[str, Any]:
         """Return the findings as plain JSON types."""
@@ -87,6 +103,7 @@ class Findings:
             "notices": self._notices,
             "looks": self._looks,
             "opened": self._opened,
+            "reached": self._reached,
         }
 
     @classmethod
@@ -98,4 +115,5 @@ class Findings:
         found._notices = {study: list(texts) for study, texts in document["notices"].items()}
         found._looks = {study: list(looks) for study, looks in document["looks"].items()}
         found._opened = dict(document["opened"])
+        found._reached = {study: dict(names) for study, names in document["reached"].items()}
         return found

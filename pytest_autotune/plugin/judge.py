@@ -32,7 +32,7 @@ from pytest_autotune.plugin.mistakes import not_run
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.report.failure import infeasible_report
 from pytest_autotune.scoring.judgement import Ending, Judgement, Outcome
-from pytest_autotune.scoring.records import effective, incumbent
+from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.skips import mark_note
 from pytest_autotune.system.masking import Masker
@@ -200,6 +200,7 @@ class TrialJudge:
         """Store how the trial ended, tell other plugins, and send a line along with the report."""
         record = active.ended(ending, reason=reason, estimate=estimate, in_last=item is active.last)
         study = active.study
+        self._note_reached(active, record)
         if record.outcome is Outcome.INFEASIBLE:
             # Before it is stored, as the report says so even if the storage fails.
             command = self._runner.resources.server_command(active)
@@ -239,6 +240,13 @@ class TrialJudge:
         self._config.hook.pytest_autotune_trial_finished(
             config=self._config, study=study.plan.label, trial=record
         )
+
+    def _note_reached(self, active: ActiveTrial, record: TrialRecord) -> None:
+        """Note the parameters that reached a test or a server, unless results are replayed."""
+        if active.study.plan.source.measures:
+            whole = record.measurement.ending is Ending.COMPLETE and active.look is None
+            names = record.params if whole else ()
+            self._findings.add_reached(active.slot.study, active.trial.read, complete=names)
 
     def _reason(self, active: ActiveTrial, error: BaseException | None) -> str:
         """Return in a line why a trial failed; a dead server explains what else went wrong."""

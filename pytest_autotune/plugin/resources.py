@@ -194,7 +194,9 @@ class Resources:
             logs = self._context.state_directory / "logs"
             self._servers = ServerKeeper(self._project, logs, self._masker)
         plan, trial = active.study.plan, active.trial
-        return self._servers.acquire(plan.spec, plan.label, trial.number, trial.params)
+        server = self._servers.acquire(plan.spec, plan.label, trial.number, active.record.params)
+        trial.reached(server.launch.reached(active.record.params))
+        return server
 
     def stop_server(self, server: InferenceServer) -> None:
         """Take back the server that :meth:`start_server` gave."""

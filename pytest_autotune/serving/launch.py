@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +68,20 @@ class Launch:
         """Return whether ``{port}`` appears in the command or the environment."""
         texts = (*self.argv, *filter(None, self.environment.values()))
         return "port" in placeholders(texts)
+
+    def reached(self, names: Iterable[str]) -> list[str]:
+        """Return the parameters among ``names`` that the server was started with."""
+        if self.backend == "url":
+            return []
+        kept = {identifier(name) for name, flag in self.spec.flags.items() if flag is None}
+        used = _placed(self.spec)
+        return [n for n in names if identifier(n) in used or identifier(n) not in kept]
+
+
+def _placed(spec: ServerSpec) -> set[str]:
+    """Return the identifiers of the placeholders of a server's templates."""
+    given = (*spec.command, *spec.environment.values(), *spec.volumes, spec.image)
+    return set(map(identifier, placeholders(text_of(v) for v in given if v is not None)))
 
 
 def _listening(text: str, host: str, port: int) -> str:
@@ -178,8 +192,7 @@ def _volume(spec: ServerSpec, volume: str, index: int) -> str:
 
 def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:
     """Return the arguments of the fixed flags, then of each parameter."""
-    given = (*spec.command, *spec.environment.values(), *spec.volumes, spec.image)
-    used = set(map(identifier, placeholders(text_of(v) for v in given if v is not None)))
+    used = _placed(spec)
     renamed = {identifier(name): flag for name, flag in spec.flags.items()}
 
     def written(name: str, value: Any) -> list[str]:

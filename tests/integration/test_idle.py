@@ -154,3 +154,33 @@ def test_a_misspelt_key_of_the_marker_is_named(
     result = pytester.runpytest_inprocess("--autotune")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: test_study.py: autotune marker: {message}"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_parameter_that_no_test_reads_is_noted(study: Run, workers: tuple[str, ...]) -> None:
+    result = study(
+        """
+        @pytest.fixture(scope="module")
+        def taken(trial):
+            return dict(a=trial.params["a"])
+
+        def test_it(trial, taken):
+            assert taken["a"] != 4
+            trial.report({"cost": taken["a"]})
+        """,
+        *workers,
+        parameters={"a": [1, 2, 3, 4], "unused": [1, 2]},
+    )
+    notes = [line for line in result.outlines if line.startswith("note ")]
+    assert len(notes) == 1
+    assert "the parameter 'unused' reached nothing: no test read it; trials that " in notes[0]
+
+
+def test_a_space_of_one_point_is_no_search(study: Run) -> None:
+    body = """
+        def test_it(trial):
+            trial.report({"cost": trial.params["a"]})
+        """
+    said = "note     1 combination of parameters: nothing is searched"
+    assert said in study(body, parameters={"a": [1]}).outlines
+    assert said not in study(body, parameters={"a": [1, 2]}).outlines

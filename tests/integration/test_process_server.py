@@ -246,7 +246,12 @@ def test_an_endpoint_that_is_already_up_is_used_and_left_running(serving: Servin
     try:
         url = f"http://127.0.0.1:{reservation.port}/v1"
         serving.write({"url": url, "startup_timeout": 10})
-        assert "4 passed" in serving.run(status=0)
+        text = serving.run(status=0)
+        assert "4 passed" in text
+        noted = (
+            f"the parameter 'ttft' reached nothing: no test read it, and the server at {url} was"
+        )
+        assert noted in text
         assert other.poll() is None
     finally:
         other.kill()
