@@ -142,9 +142,11 @@ class Summary:
         """Return why no further trial was started, as a phrase."""
         plan = self.plan
         if self.repeated is not None:
+            # A grid begins in one corner of the space, where all may fail alike.
+            other = "; --autotune-strategy random tries others first"
             return (
                 f"the first {LIMIT} trials failed in the same way; they do not count, and the next "
-                "run repeats them"
+                f"run repeats them{other if plan.strategy == 'grid_search' else ''}"
             )
         waits = self.stop not in {Stop.PATIENCE, Stop.TIMEOUT}
         if self._elsewhere and waits and len(self.trials) >= self.capacity:
