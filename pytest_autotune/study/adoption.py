@@ -5,10 +5,11 @@ They stay where they are stored. The study keeps a list of them, with numbers of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pytest_autotune.scoring.judgement import Ending, decides, judge
 from pytest_autotune.scoring.records import TrialRecord, effective
@@ -40,22 +41,28 @@ class KeptTrials:
 
     def entries(self) -> list[_Entry]:
         """Return the list as it is stored."""
-        stored = self._storage.get_study_user_attrs(self.study_id).get(_KEPT, ())
-        return [tuple(entry) for entry in stored]
+        # As text, since Optuna copies attributes deeply each time that they are read.
+        stored = self._storage.get_study_user_attrs(self.study_id).get(_KEPT, "[]")
+        return [tuple(entry) for entry in json.loads(stored)]
 
     def records(self) -> Sequence[TrialRecord]:
         """Return the trials, judged by the study's question."""
+        return list(self.each())
+
+    def each(self) -> Iterator[TrialRecord]:
+        """Yield the trials one by one, read only when they are asked for."""
+        yield from self._records
         trials: dict[int, Sequence[FrozenTrial]] = {}
         for entry in self.entries()[len(self._records) :]:
             study_id, place, *_ = entry
             if study_id not in trials:
                 trials[study_id] = self._storage.get_all_trials(study_id, deepcopy=False)
             self._keep(entry, read_trial(trials[study_id][place], self._plan))
-        return self._records
+            yield self._records[-1]
 
     def add(self, entries: Sequence[_Entry], records: Iterable[TrialRecord]) -> None:
         """Store more of them, all others having been read."""
-        known: list[Any] = [list(entry) for entry in (*self.entries(), *entries)]
+        known = json.dumps([*self.entries(), *entries])
         self._storage.set_study_user_attr(self.study_id, _KEPT, known)
         for entry, record in zip(entries, records, strict=True):
             self._keep(entry, record)

@@ -59,4 +59,4 @@ def _only_failures(storage: BaseStorage, plan: Plan, study_id: int) -> list[Tria
 def _records(storage: BaseStorage, plan: Plan, study_id: int) -> Iterator[TrialRecord]:
     for trial in storage.get_all_trials(study_id, deepcopy=False):
         yield read_trial(trial, plan)
-    yield from KeptTrials(storage, plan, study_id).records()
+    yield from KeptTrials(storage, plan, study_id).each()
