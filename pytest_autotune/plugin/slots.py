@@ -113,8 +113,7 @@ def make_slots(study: str, plan: Plan, strategy: Strategy, spares: int) -> list[
     """Return the slots of a study, ``spares`` spare ones last."""
     points = strategy.plan()
     if points is None:
-        pool = plan.spec.space.pool
-        count = plan.budget if pool is None else min(plan.budget, len(pool))
+        count = plan.spec.space.count(plan.budget)
         names = TrialNames(width=max(3, len(str(count - 1))))
         slots = [
             Slot(study=study, id=names.by_number(ordinal), ordinal=ordinal, names=names)

@@ -116,6 +116,22 @@ class Space:
         indices = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.parameters))
         return Pool(self.parameters, indices)
 
+    def count(self, most: int) -> int:
+        """Return the number of valid points, ``most`` if there are more or nobody can list them.
+
+        A study has no more trials than its budget, so that the pool need not be made for this.
+        """
+        if self.listed is not None:
+            return most if self.pool is None else min(most, len(self.pool))
+        if any(p.size is None or p.size > MAX_VISITED for p in self.parameters):
+            return most
+        found = 0
+        for visited, row in enumerate(self._rows()):
+            found += row is not None
+            if found == most or visited > MAX_VISITED:
+                return most
+        return found
+
     def early(self) -> Point | None:
         """Return the first point of the pool if it is found soon, without making the pool.
 

@@ -115,6 +115,16 @@ def test_values_that_json_tells_apart_are_different_values() -> None:
     assert [parameter.index(parameter.value(at)) for at in range(7)] == list(range(7))
 
 
+@pytest.mark.parametrize("most", [1, 5, 6, 100])
+def test_points_are_counted_as_far_as_it_matters(most: int) -> None:
+    space = make_space({"a": integer(0, 3), "b": choice([1, 2], when="a > 0")}, "a * b != 6")
+    assert space.pool is not None
+    assert len(space.pool) == 6
+    assert space.count(most) == min(most, 6)
+    # A space that nobody can list has as many points as one asks for.
+    assert make_space({"x": real(0, 1)}).count(most) == most
+
+
 def test_a_pool_finds_the_row_of_every_point() -> None:
     pool = make_spec(GEMM).space.pool
     assert pool is not None
