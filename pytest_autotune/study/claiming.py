@@ -1,14 +1,16 @@
-"""Which trial a slot stands for, and which number a new one gets."""
+"""The trial that a slot stands for, the number of a new one, and the reason to begin none."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from itertools import count
 
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import point_key
-from pytest_autotune.study.protocol import SlotRequest
+from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.protocol import SlotRequest, Stop
 
 
 def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -31,7 +33,19 @@ def lowest_free(wanted: int | None, taken: Collection[int]) -> int:
     return next(number for number in count() if number not in taken)
 
 
-def since_improvement(finished: Sequence[TrialRecord]) -> int:
+def why_stop(plan: Plan, current: Sequence[TrialRecord], started: float) -> Stop | None:
+    """Return why a run that began at ``started`` begins no further trial, None if it may."""
+    finished = [record for record in current if record.finished]
+    if len(finished) >= plan.budget:
+        return Stop.BUDGET
+    if plan.timeout is not None and time.time() - started >= plan.timeout:
+        return Stop.TIMEOUT
+    if plan.patience is not None and _since_improvement(finished) >= plan.patience:
+        return Stop.PATIENCE
+    return None
+
+
+def _since_improvement(finished: Sequence[TrialRecord]) -> int:
     """Count the trials after the one that last improved on all before it.
 
     Trials that their tests skipped do not count.

@@ -120,7 +120,7 @@ def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
 
 
 def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> StudyState:
-    """Return what is stored of a study, without making one or taking part in it.
+    """Return the stored state of a study, without making one or taking part in it.
 
     ``study_id`` is known where the run has opened it; otherwise it is that of ``plan``.
     """

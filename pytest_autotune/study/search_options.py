@@ -26,7 +26,7 @@ class SearchOptions:
         return cls(plan.strategy, plan.seed)
 
     def note(self, plan: Plan) -> str:
-        """Return what another plan changes for a study that began so, empty for nothing."""
+        """Return a note on the options that another plan changes, empty for none."""
         before, now = asdict(self), asdict(SearchOptions.of(plan))
         changed = [name for name in before if before[name] != now[name]]
         if not changed:

@@ -27,7 +27,7 @@ from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
 from pytest_autotune.study.catalogue import code_of, open_store, record_code, storage_errors
-from pytest_autotune.study.claiming import free_number, since_improvement, trial_of
+from pytest_autotune.study.claiming import free_number, trial_of, why_stop
 from pytest_autotune.study.documents import (
     MEASUREMENT,
     OWNER,
@@ -205,7 +205,7 @@ class SearchedStudy(Study):
         if repeated_failure(current) is not None:
             # One that still runs may do better.
             return self._wait_or(Stop.SAME_FAILURE, current)
-        stop = self._should_stop(current)
+        stop = why_stop(self.plan, current, self._started)
         if stop is not None:
             return stop
         orphan = self._reclaim(slot, current)
@@ -317,17 +317,6 @@ class SearchedStudy(Study):
             return False
         key = point_key(slot.point)
         return any(r.key == key and not r.finished and not self._is_orphan(r) for r in current)
-
-    def _should_stop(self, current: Sequence[TrialRecord]) -> Stop | None:
-        plan = self.plan
-        finished = [record for record in current if record.finished]
-        if len(finished) >= plan.budget:
-            return Stop.BUDGET
-        if plan.timeout is not None and time.time() - self._started >= plan.timeout:
-            return Stop.TIMEOUT
-        if plan.patience is not None and since_improvement(finished) >= plan.patience:
-            return Stop.PATIENCE
-        return None
 
     def _wait_or(self, stop: Stop, current: Sequence[TrialRecord]) -> Wait | Stop:
         """Wait while a sibling of this session runs a trial that could still come free."""
