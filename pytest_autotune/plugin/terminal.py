@@ -29,7 +29,7 @@ from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.storage import masked_url
 from pytest_autotune.study.summary import Summary
-from pytest_autotune.study.unread import unread_notes
+from pytest_autotune.study.unread import no_effect, unread_notes
 
 if TYPE_CHECKING:
     from pytest_autotune.gate.lock.locking import Locking
@@ -256,9 +256,10 @@ class StudyReporter:
     def _summarize(self, study: StudyOutline) -> Summary:
         state = self._read(study)
         trials = effective(state.records)
+        reached = self._findings.reached.get(study.nodeid, {})
         single = study.capacity == 1 < study.plan.budget
         notices = [
-            *unread_notes(study.plan.spec, self._findings.reached.get(study.nodeid, {})),
+            *unread_notes(study.plan.spec, reached),
             *(["1 combination of parameters: nothing is searched"] if single else ()),
             *study.plan.spec.notices,
             *self._findings.notices.get(study.nodeid, ()),
@@ -282,6 +283,7 @@ class StudyReporter:
             search=state.search,
             tests=study.tests,
             notices=list(dict.fromkeys(notices)),
+            caution=no_effect(study.plan.spec, reached),
         )
 
     def _keep(self) -> None:

@@ -38,6 +38,8 @@ def render(summary: Summary) -> Iterator[Line]:
         yield Line(
             "replayed", f"from {source.description}: nothing was run or measured here", "note"
         )
+    if summary.caution:
+        yield Line("caution", summary.caution, "bad")
     yield from _result(summary)
     yield Line("trials", summary.counts())
     if summary.repeated is None:

@@ -28,7 +28,8 @@ class Summary:
 
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
     ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
-    ``notices`` are one sentence each. ``code`` is the code of its trials, where that is known.
+    ``notices`` are one sentence each; ``caution`` is a reason not to believe the result. ``code``
+    is the code of its trials, where that is known.
     ``running`` are the numbers of trials that run now, in another session. ``search`` are the
     options that it began with, None for those of the plan.
     """
@@ -43,6 +44,7 @@ class Summary:
     search: SearchOptions | None = None
     tests: Sequence[tuple[str, str]] = ()
     notices: Sequence[str] = ()
+    caution: str = ""
 
     @property
     def label(self) -> str:

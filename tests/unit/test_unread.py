@@ -9,7 +9,7 @@ from builders import make_spec
 
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.serving.launch import make_launch
-from pytest_autotune.study.unread import unread_notes
+from pytest_autotune.study.unread import no_effect, unread_notes
 
 THREE = {"n": [1, 2], "unused": [1, 2, 3]}
 URL = {"url": "http://127.0.0.1:8000"}
@@ -26,6 +26,20 @@ def test_a_parameter_that_reached_nothing_is_noted() -> None:
     assert "no test read it, and the server at http://127.0.0.1:8000 was started by" in note
     (note,) = unread_notes(make_spec(parameters=THREE, server={"command": ["serve"]}), reached)
     assert "no test read it, and no flag of the server used it; trials" in note
+
+
+def test_where_nothing_reached_anything_the_result_is_doubted() -> None:
+    spec = make_spec(parameters=THREE)
+    nothing = {"n": False, "unused": False}
+    assert no_effect(spec, nothing) == (
+        "no parameter reached anything: no test read trial.params; all trials measured the same, "
+        "and what is best is chance"
+    )
+    assert not list(unread_notes(spec, nothing))
+    assert "http://127.0.0.1:8000" in no_effect(make_spec(parameters=THREE, server=URL), nothing)
+    assert not no_effect(spec, {"n": True, "unused": False})
+    assert not no_effect(spec, {})
+    assert not no_effect(make_spec(parameters={"n": [1]}), {"n": False})
 
 
 def test_nothing_is_noted_of_what_is_not_known_or_has_no_choice() -> None:
