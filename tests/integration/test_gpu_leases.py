@@ -355,10 +355,11 @@ def test_a_study_is_the_same_whichever_of_its_tests_are_selected(one: Leasing) -
         parameters={},
     )
     one.run()
-    # One that uses a GPU, and by its name; all trials are done.
+    # One that uses a GPU, and by its name; all trials are done, so that these are looks.
     text = one.run("test_study.py::test_it", status=None)
     assert "a new study was started" not in text
-    assert "no tests ran" in text
+    assert "trials   2 of 2: 2 feasible; 2 of them in earlier runs" in text
+    assert "2 looks at trials 0-1, not stored: the run left out test_check" in text
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=SLOW)])
