@@ -47,12 +47,15 @@ class ImportedFiles:
     def used_by(self, module: Path, others: Collection[Path]) -> Mapping[str, str]:
         """Return the digests of the files that the study in ``module`` may use, by path.
 
-        These are all that were imported, except ``others``, the test modules of other tests, and
-        what only they import. If the study's own files import by name, everything counts.
+        These are all that were imported, except ``others``, the test modules of other tests, their
+        conftest files, and what only these import. If the study's own files import by name,
+        everything counts.
         """
-        roots = {module.resolve(), *(p for p in self._contents if p.name == "conftest.py")}
+        module = module.resolve()
+        conftests = {path for path in self._contents if path.name == "conftest.py"}
+        roots = {module, *(path for path in conftests if module.is_relative_to(path.parent))}
         own = self._reachable(roots)
-        foreign = self._reachable(path.resolve() for path in others if path.resolve() not in roots)
+        foreign = self._reachable({*(path.resolve() for path in others), *conftests} - roots)
         if any(_is_dynamic(self._contents[path]) for path in own):
             foreign = set()
         return {
@@ -69,10 +72,11 @@ class ImportedFiles:
         path = Path(os.path.realpath(found))
         if not path.is_relative_to(self._root) or path.is_relative_to(_OWN):
             return None
-        inside = path.relative_to(self._root)
-        if _INSTALLED.intersection(inside.parts) or _is_of_environment(path, self._root):
+        folders = path.relative_to(self._root).parts[:-1]
+        # Hidden folders hold environments, and what compilers generate.
+        if any(name.startswith(".") or name in _INSTALLED for name in folders):
             return None
-        return path
+        return None if _is_of_environment(path, self._root) else path
 
     def _reachable(self, roots: Iterable[Path]) -> set[Path]:
         """Return the files that import statements lead to from ``roots``, these included."""

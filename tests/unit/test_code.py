@@ -107,17 +107,23 @@ PROJECT: Mapping[str, str] = {
     "pkg/shared.py": "",
     "pkg/deep/__init__.py": "from . import inner\n",
     "pkg/deep/inner.py": "",
-    ".venv/lib/site-packages/library.py": "",
+    "env/lib/site-packages/library.py": "",
+    "elsewhere/conftest.py": "import only_there\n",
+    "only_there.py": "",
+    ".cache/generated.py": "",
 }
 LOOK = """
 import importlib, sys
 from pathlib import Path
 root = Path.cwd()
-sys.path[:0] = [str(root), str(root / ".venv/lib/site-packages")]
+sys.path[:0] = [str(root), str(root / "env/lib/site-packages"), str(root / ".cache")]
 from pytest_autotune.study.imports import ImportedFiles
 imported = ImportedFiles(root)
-for name in ("conftest", "test_a", "test_b", "plugin", "library"):
+for name in ("conftest", "test_a", "test_b", "plugin", "library", "generated"):
     importlib.import_module(name)
+sys.path.insert(0, str(root / "elsewhere"))
+sys.modules["root_conftest"] = sys.modules.pop("conftest")
+importlib.import_module("conftest")
 assert imported.look()
 assert not imported.look()
 (root / "kernel_a.py").write_text("edited = True")
