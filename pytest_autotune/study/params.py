@@ -20,7 +20,7 @@ class Params(dict[str, Any]):
         self._known = known
 
     def __missing__(self, name: str) -> NoReturn:
-        """Say which parameter was meant, or that this trial does not have it."""
+        """Raise a KeyError that says which parameter was meant."""
         __tracebackhide__ = True
         if name in self._known:
             raise KeyError(f"the parameter {name!r} is not active in this trial (see its 'when')")
