@@ -35,7 +35,7 @@ from pytest_autotune.study.pinned import PINNED, Pins
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.study.source import MEASURED
-from pytest_autotune.system.masking import Masker, secrets_in
+from pytest_autotune.system.masking import Masker
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node  # the type of a marker's node has no public name
@@ -145,10 +145,8 @@ class StudyCollector:
         return study
 
     def _learn_secrets(self, spec: Spec) -> None:
-        sections = {name: spec.raw.get(name, {}) for name in ("server", "benchmark")}
-        for secret in secrets_in(sections):
-            self._masker.learn_value(secret)
-        self._masker.learn(os.environ, sections["server"].get("secrets", ()))
+        self._masker.learn_document(spec.raw)
+        self._masker.learn(os.environ, spec.raw.get("server", {}).get("secrets", ()))
 
     def _searched(self, study: CollectedStudy) -> CollectedStudy:
         """Return a study with a slot for each trial that it may have."""

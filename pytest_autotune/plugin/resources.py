@@ -223,7 +223,7 @@ class Resources:
         benchmark, server = plan.spec.benchmark, plan.spec.server
         if benchmark.api_key is not None:
             where = benchmark.origin.at("benchmark", "api_key")
-            self._masker.learn_value(expand_host_variables(benchmark.api_key, where))
+            self._masker.learn({"api_key": expand_host_variables(benchmark.api_key, where)})
         # Every trial gets the same prompts, unless one server is to answer them all.
         reused = server is not None and (server.reuse or server.backend == "url")
         contained = server is not None and server.backend == "docker"

@@ -16,7 +16,7 @@ from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving.launch import Launch, container_gpus, make_launch
 from pytest_autotune.serving.process import program_path, visible_gpus, working_directory
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.system.masking import Masker, secrets_in
+from pytest_autotune.system.masking import MASK, Masker, is_secret_name, masked_words
 
 #: The port of a process that is started by hand; a trial's own port is any that is free.
 _PORT: Final = 8000
@@ -39,8 +39,8 @@ def server_command(spec: Spec, params: Mapping[str, Any]) -> str:
     masker = Masker()
     masker.learn(os.environ)
     masker.learn({k: v for k, v in launch.environment.items() if v}, launch.spec.secrets)
-    for secret in (*secrets_in(spec.raw), *filter(None, [launch.api_key])):
-        masker.learn_value(secret)
+    masker.learn({"api_key": launch.api_key or ""})
+    masker.learn_document(spec.raw)
     words = _docker(launch, masker) if launch.backend == "docker" else _process(launch, masker)
     return " ".join(words)
 
@@ -62,7 +62,7 @@ def _process(launch: Launch, mask: Masker) -> Iterator[str]:
     program, *rest = launch.command("127.0.0.1", _PORT)
     if shutil.which(program) is None:
         program = program_path(launch, program) or program
-    yield from (shlex.quote(mask(part)) for part in (program, *rest))
+    yield from (shlex.quote(mask(part)) for part in masked_words((program, *rest)))
 
 
 def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
@@ -96,7 +96,8 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
             yield f"-e {name}={_value(launch, name, mask(text))}"
     assert launch.image is not None
     command = launch.command(address, port)
-    yield from (shlex.quote(mask(part)) for part in (launch.image, *before, *command))
+    words = masked_words((launch.image, *before, *command))
+    yield from (shlex.quote(mask(part)) for part in words)
 
 
 def _gpus(launch: Launch) -> str | None:
@@ -112,4 +113,6 @@ def _value(launch: Launch, name: str, text: str) -> str:
     written = launch.spec.environment.get(name)
     if written is not None and _REFERENCE.match(text_of(written)):
         return f'"{written}"'
+    if is_secret_name(name) or name in launch.spec.secrets:
+        return shlex.quote(MASK)
     return shlex.quote(text)

@@ -50,8 +50,7 @@ def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker) -> Launch:
     launch = make_launch(spec.server, params, spec.layout)
     given = {name: value for name, value in launch.environment.items() if value is not None}
     masker.learn(given, spec.server.secrets)
-    if launch.api_key is not None:
-        masker.learn_value(launch.api_key)
+    masker.learn({"api_key": launch.api_key or ""})
     return launch
 
 

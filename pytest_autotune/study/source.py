@@ -42,8 +42,9 @@ class Source:
 
     def key(self, spec: Spec) -> Mapping[str, Any]:
         """Return the identity of comparable results: here the workload and the environment."""
-        found = {name: _measured(spec.raw[name]) for name in _WORKLOAD if name in spec.raw}
-        return {"workload": without_secrets(found), "environment": fingerprint()}
+        found = without_secrets({name: spec.raw[name] for name in _WORKLOAD if name in spec.raw})
+        workload = {name: _measured(section) for name, section in found.items()}
+        return {"workload": workload, "environment": fingerprint()}
 
     def recorded(self, params: Point) -> Measurement:
         """Return the recorded result of a point; raise LookupError where tests measure."""

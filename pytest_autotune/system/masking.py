@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -42,6 +42,17 @@ _MIN_LENGTH: Final = 4
 _MIN_LINE: Final = 12
 #: Nothing but a reference, as a secret may well have braces in it.
 _REFERENCE: Final = re.compile(r"^\$?\{[\w.-]+\}$")
+#: In a command also one that a shell within it resolves.
+_REFERENCE_IN_WORDS: Final = re.compile(rf"{_REFERENCE.pattern}|^\$\w+$")
+_URL_PASSWORD: Final = re.compile(r"(://[^/\s:@]*:)([^/\s@]+)@")
+#: A flag whose value is the next word of a command.
+_FLAG: Final = re.compile(r"^--?([A-Za-z][\w.-]*)$")
+#: What one word of a command sets: ``--flag=value``, ``NAME=value``, and in a shell's script
+#: ``--flag value``.
+_IN_WORD: Final = re.compile(
+    r"(?<![\w.$-])(?P<before>-{0,2}(?P<variable>[A-Za-z_][\w.-]*)=|--(?P<flag>[A-Za-z][\w.-]*)\s+)"
+    r"(?P<quote>['\"]?)(?P<value>\S+?)(?P=quote)(?=\s|$)"
+)
 _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
 
 
@@ -67,21 +78,33 @@ def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
     def masked(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: masked(key, inner) for key, inner in value.items()}
-        return MASK if _is_secret(name, value, listed) else value
+        if _is_secret(name, value, listed):
+            return MASK
+        return value if _is_plain(value) else _replaced(value, _mask_telling)
 
     return {name: masked(name, value) for name, value in document.items()}
 
 
 def secrets_in(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the values that :func:`without_secrets` masks."""
-    listed = _listed(document)
-    pending = [document]
-    while pending:
-        for name, value in pending.pop().items():
-            if isinstance(value, Mapping):
-                pending.append(value)
-            elif _is_secret(name, value, listed):
-                yield value
+    return (value for _, value in _secrets(document, _listed(document)))
+
+
+def masked_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command with the secrets in it masked, short ones too."""
+    masked: list[str] = _replaced(words, lambda _: MASK)
+    return masked
+
+
+def _secrets(document: Mapping[str, Any], listed: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield each secret of a document with its name, empty for one within a text or a command."""
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value, listed)
+        elif _is_secret(name, value, listed):
+            yield name, value
+        elif not _is_plain(value):
+            yield from (("", secret) for secret in _within(value) if _is_telling(secret))
 
 
 def _listed(document: Mapping[str, Any]) -> frozenset[str]:
@@ -92,6 +115,62 @@ def _listed(document: Mapping[str, Any]) -> frozenset[str]:
 def _is_secret(name: str, value: Any, listed: frozenset[str]) -> bool:
     named = name in listed or is_secret_name(name)
     return named and isinstance(value, str) and not _REFERENCE.match(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether ``value`` is neither a text nor a list."""
+    return not isinstance(value, str | list | tuple)
+
+
+def _mask_telling(secret: str) -> str:
+    return MASK if _is_telling(secret) else secret
+
+
+def _within(value: Any) -> list[str]:
+    found: list[str] = []
+
+    def note(secret: str) -> str:
+        found.append(secret)
+        return secret
+
+    _replaced(value, note)
+    return found
+
+
+def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
+    """Return a text, or the words of a command, with each secret in it replaced.
+
+    A secret is the password of a URL, and in a command the value of a flag or a variable with a
+    telling name.
+    """
+
+    def in_url(match: re.Match[str]) -> str:
+        return match[1] + of(match[2]) + "@"
+
+    def in_word(match: re.Match[str]) -> str:
+        if not is_secret_name(match["variable"] or match["flag"]) or match["value"][0] == "-":
+            return match[0]
+        return match["before"] + match["quote"] + of(match["value"]) + match["quote"]
+
+    def of(secret: str) -> str:
+        return secret if _REFERENCE_IN_WORDS.match(secret) else replace(secret)
+
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub(in_url, value)
+    words: list[Any] = []
+    is_next = False
+    for word in value:
+        if not isinstance(word, str):
+            words.append(word)
+            is_next = False
+        elif is_next and not word.startswith("-"):
+            words.append(of(word) if word else word)
+            is_next = False
+        else:
+            words.append(_URL_PASSWORD.sub(in_url, _IN_WORD.sub(in_word, word)))
+            flag = _FLAG.match(word)
+            is_next = flag is not None and is_secret_name(flag[1])
+    return words
 
 
 class Masker:
@@ -108,6 +187,16 @@ class Masker:
             value
             for name, value in environment.items()
             if name in listed or (is_secret_name(name) and _is_telling(value))
+        )
+
+    def learn_document(self, document: Mapping[str, Any]) -> None:
+        """Remember the secrets of a spec's ``server`` and ``benchmark``."""
+        sections = {name: document.get(name) for name in ("server", "benchmark")}
+        listed = _listed(sections)
+        self._add(
+            value
+            for name, value in _secrets(sections, listed)
+            if name in listed or _is_telling(value)
         )
 
     def learn_value(self, value: str) -> None:

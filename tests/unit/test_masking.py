@@ -6,13 +6,21 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Final
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.system.masking import MASK, Masker, is_secret_name, secrets_in, without_secrets
+from pytest_autotune.system.masking import (
+    MASK,
+    Masker,
+    is_secret_name,
+    masked_words,
+    secrets_in,
+    without_secrets,
+)
 
 TOKEN = "hf_AbCdEf0123456789"
 #: With something that every notation has to escape.
@@ -274,3 +282,38 @@ def test_a_reference_is_no_secret_but_what_merely_holds_braces_is_one(value: str
         assert masked in {value, MASK}
     else:
         assert masked == MASK
+
+
+COMMAND: Final = [
+    "sh", "--api-key", "sk-abc", "--hf-token=literal", "http://u:passw0rd@h/", "API_KEY=in-env",
+    "--host", "127.0.0.1", "--tokenizer=auto", "--use-token", "--model", "m", "--api-key",
+    "${API_KEY}", "--hf-token=$HF_TOKEN", "run --api-key 'in-script' --port 1",
+]  # fmt: skip
+HIDDEN: Final = [
+    "sh", "--api-key", MASK, f"--hf-token={MASK}", f"http://u:{MASK}@h/", f"API_KEY={MASK}",
+    "--host", "127.0.0.1", "--tokenizer=auto", "--use-token", "--model", "m", "--api-key",
+    "${API_KEY}", "--hf-token=$HF_TOKEN", f"run --api-key '{MASK}' --port 1",
+]  # fmt: skip
+
+
+def test_secrets_in_a_command_are_neither_shown_nor_stored() -> None:
+    assert masked_words(COMMAND) == HIDDEN
+    for name in ("command", "entrypoint"):
+        document = {"server": {name: COMMAND}}
+        assert without_secrets(document) == {"server": {name: HIDDEN}}
+        found = ["sk-abc", "literal", "passw0rd", "in-env", "in-script"]
+        assert sorted(secrets_in(document)) == sorted(found)
+    address = {"server": {"url": "http://u:passw0rd@h:1/"}}
+    assert without_secrets(address) == {"server": {"url": f"http://u:{MASK}@h:1/"}}
+
+
+def test_a_short_value_in_a_document_is_masked_in_its_place_only() -> None:
+    masker = Masker()
+    environment = {"DISABLE_TOKEN": "1", "HF_TOKEN": TOKEN, "PIN": "17"}
+    masker.learn_document({"server": {"environment": environment, "secrets": ["PIN"]}})
+    assert masker(f"127.0.0.1 {TOKEN}") == f"127.0.0.1 {MASK}"
+    assert masker("17") == MASK
+    assert masked_words(["--token", "1", "--port", "1"]) == ["--token", MASK, "--port", "1"]
+    # It may be a setting, so it belongs to a study.
+    setting = {"server": {"command": ["--token", "1"]}}
+    assert without_secrets(setting) == setting

@@ -75,6 +75,20 @@ def test_secrets_are_masked_and_references_are_left_to_the_shell(
         assert "--api-key '***'" in found
 
 
+def test_secrets_in_a_command_are_masked_and_short_values_ruin_nothing() -> None:
+    server: dict[str, Any] = {"environment": {"DISABLE_TOKEN": "1"}}
+    words = ["--api-key", "sk-abc", "--host", "127.0.0.1"]
+    found = command(image="i:1", entrypoint=["run", "--t-key=sk-def"], command=words, **server)
+    assert found.endswith(
+        "--entrypoint run -e DISABLE_TOKEN='***' i:1 '--t-key=***' --api-key '***' "
+        "--host 127.0.0.1 --size 2"
+    )
+    assert "-p 127.0.0.1:8000:8000" in found
+    assert "DISABLE_TOKEN='***' sh --api-key '***' --host 127.0.0.1 --size 2" in command(
+        command=["sh", *words], **server
+    )
+
+
 def test_a_container_is_a_docker_run() -> None:
     found = command(
         image="i:{size}",
