@@ -17,6 +17,7 @@ from pytest_autotune.text.numbers import number, quantity
 
 #: More of what a server says about a failure is in the notes.
 _MAX_FAILURE: Final = 200
+_PARTIAL: Final = "the SLO, or a level's end, kept it from measuring all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ class LoadResult(Mapping[str, Any]):
         if self.disturbances:
             self._report["disturbances"] = list(self.disturbances)
         if partial or any(level.ended_early for level in levels):
-            self._report["partial"] = True
+            self._report["partial"] = _PARTIAL
 
     def __getitem__(self, key: str) -> Any:
         """Return a part of the report."""

@@ -20,8 +20,6 @@ ENDING: Final = ("valid", "error", "duration", "n_samples", "disturbed", "reques
 #: Between several disturbances in one cell.
 SEPARATOR: Final = "; "
 _METRIC: Final = "metric_"
-#: What a report means by these names is no metric.
-_NO_METRICS: Final = frozenset({"invalid", "levels", "notes", "disturbances"})
 
 
 def level_column(name: str, parameters: Collection[str]) -> str:
@@ -86,7 +84,7 @@ class Columns:
         levels = {name: level_column(name, own) for name in LEVEL}
         endings = {name: ending_column(name, own) for name in ENDING}
         case = case_column(own)
-        others = {*own, *levels.values(), case, *endings.values(), *_NO_METRICS}
+        others = {*own, *levels.values(), case, *endings.values()}
         return cls(
             parameters=[places[name] for name in own],
             levels={key: places[name] for key, name in levels.items() if name in places},

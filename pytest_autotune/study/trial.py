@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, SupportsFloat, TypeAlias
 
 from pytest_autotune.errors import (
     ConflictingReportsError,
@@ -27,10 +27,11 @@ from pytest_autotune.study.params import Params
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.text.suggest import shown
 
-#: What a report has besides metrics.
-_NO_METRICS: Final = frozenset({"levels", "notes", "disturbances", "partial"})
-#: What a reported level has besides metrics.
-_LEVEL_KEYS: Final = frozenset({"concurrency", "request_rate", "scenario", "invalid", "failure"})
+#: What a report has besides metrics, and a reported level. No number is meant by these names:
+#: where the value is one, it is a metric of the user's.
+_PARTS: Final = frozenset({"levels", "notes", "disturbances", "partial"})
+_LEVEL_PARTS: Final = frozenset({"invalid", "failure"})
+_LOAD: Final = ("concurrency", "request_rate", "scenario")
 
 
 #: What a trial had reported at some moment.
@@ -125,32 +126,30 @@ class Trial:
         (``{"latency": {"p99": 0.2}}``); ``levels`` may hold a list of load levels, each a
         mapping with ``concurrency`` or ``request_rate`` (and ``scenario``), ``notes`` a list of
         sentences for the summary, and ``disturbances`` one of reasons not to believe it.
-        ``partial`` says that the SLO kept it from measuring all. May be called more than once:
-        later values of a test replace earlier ones of the same name. A test with other parameters,
-        such as a shape, reports in a case of its own.
+        ``partial`` says why not all was measured. A number under one of these names is a metric.
+        May be called more than once: later values of a test replace earlier ones of the same
+        name. A test with other parameters, such as a shape, reports in a case of its own.
 
         Raises :class:`ConflictingReportsError` where another test reported another value of what
         the objective or the SLO asks for, and :class:`SLOViolation` at once if a hard SLO is
-        broken. What an SLO names and
-        nobody reported fails at the end of the trial. Raises
+        broken. What an SLO names and nobody reported fails at the end of the trial. Raises
         :class:`InvalidMeasurementError` where a level says by ``invalid`` why its numbers are
         not the server's.
         """
         __tracebackhide__ = True  # what is wrong is the user's call, so that line is shown
         _check_mapping("report()", metrics)
         self._reports += 1
-        own = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
-        self._partial |= bool(metrics.get("partial"))
-        for text in metrics.get("notes", ()):
+        parts, own = _split(metrics, _PARTS)
+        self._partial |= bool(parts.get("partial"))
+        for text in parts.get("notes", ()):
             self.note(text)
-        self.disturbed(metrics.get("disturbances", ()))
-        for entry in metrics.get("levels", ()):
-            rest = {name: value for name, value in entry.items() if name not in _LEVEL_KEYS}
-            self._add_level(
-                entry.get("concurrency"), entry.get("request_rate"), entry.get("scenario"), rest,
-                failure=str(entry.get("failure", "")),
-            )  # fmt: skip
-        invalid = [entry["invalid"] for entry in metrics.get("levels", ()) if entry.get("invalid")]
+        self.disturbed(parts.get("disturbances", ()))
+        invalid: list[str] = []
+        for entry in parts.get("levels", ()):
+            said, rest = _split(entry, _LEVEL_PARTS)
+            concurrency, rate, scenario = (rest.pop(name, None) for name in _LOAD)
+            self._add_level(concurrency, rate, scenario, rest, failure=said.get("failure", ""))
+            invalid += filter(None, [said.get("invalid")])
         if invalid:
             raise InvalidMeasurementError("; ".join(invalid))
         self._reported.add(_flat(own))
@@ -279,6 +278,20 @@ class Trial:
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:
             raise SLOViolation(slo_table(compliance.results))
+
+
+def _split(
+    reported: Mapping[str, Any], names: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parts of a report that have one of ``names``, and the metrics in it."""
+    own = dict(reported.items())
+    parts = {name: own.pop(name) for name in names if _is_part(own.get(name))}
+    return parts, own
+
+
+def _is_part(value: object) -> bool:
+    """Return whether a value is text or a list, and so no metric."""
+    return isinstance(value, Iterable) and not isinstance(value, Mapping | SupportsFloat)
 
 
 def _flat(metrics: Mapping[str, Any]) -> Metrics:

@@ -96,6 +96,9 @@ def test_a_recording_keeps_what_disturbed_its_measurements(tmp_path: Path) -> No
         replace(measured(1), measurement=Measurement(levels=(level,), disturbances=(BUSY,))),
         measured(2),
     ]
+    # Numbers are metrics, whatever they are called.
+    named = {"mean_ttft": 1.0, "disturbances": 3.0, "partial": 0.5, "notes": 2.0}
+    records[2] = replace(records[2], measurement=Measurement(metrics=named))
     file = tmp_path / "recorded.csv"
     file.write_text(table(records, make_plan(spec)))
     recording = Recording.read(file)

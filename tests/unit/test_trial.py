@@ -142,6 +142,30 @@ def test_reports_add_up_and_later_values_win() -> None:
     assert judged(trial).value == 2.0
 
 
+def test_a_number_is_a_metric_whatever_its_name() -> None:
+    trial = make_trial()
+    numbers = {"partial": 0.5, "disturbances": 3, "notes": {"p50": 2}, "invalid": 1, "failure": 0}
+    trial.report({"latency": 1, **numbers, "levels": [{"concurrency": 1, "cost": 1, **numbers}]})
+    names = {"partial": 0.5, "disturbances": 3.0, "p50_notes": 2.0, "invalid": 1.0, "failure": 0.0}
+    assert trial.metrics == {"mean_e2e_latency": 1.0, **names}
+    assert trial.levels[0].metrics == {"cost": 1.0, **names}
+    found = trial.measurement(Ending.COMPLETE)
+    assert (found.partial, found.disturbances, found.notes) == (False, (), ())
+
+
+def test_a_report_says_in_words_how_it_was_measured() -> None:
+    trial = make_trial()
+    level = {"concurrency": 1, "cost": 2, "failure": "HTTP 500", "invalid": ""}
+    words = {"partial": "it took too long", "disturbances": ["it was hot"], "notes": ["cold start"]}
+    trial.report({"levels": [level], **words})
+    found = trial.measurement(Ending.COMPLETE)
+    assert (found.partial, found.disturbances) == (True, ("it was hot",))
+    assert found.notes == ("cold start",)
+    assert [(level.failure, level.metrics) for level in found.levels] == [
+        ("HTTP 500", {"cost": 2.0})
+    ]
+
+
 def test_two_tests_must_agree_on_a_metric_that_counts() -> None:
     trial = make_trial(slo=HARD)
     trial.cases.enter("", "test_k.py::test_large")
