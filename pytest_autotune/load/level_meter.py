@@ -18,7 +18,7 @@ from pytest_autotune.load.results import LevelResult
 from pytest_autotune.load.statistics import LevelRun, error_classes, level_metrics
 from pytest_autotune.load.target import Target, placed
 from pytest_autotune.scoring.levels import Level
-from pytest_autotune.scoring.metrics import ONE_PIECE, ONE_PIECE_CAUSE, in_one_piece
+from pytest_autotune.scoring.metrics import ONE_PIECE, ONE_PIECE_CAUSE, in_one_piece, is_streamed
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Compliance, check
 from pytest_autotune.spec.benchmark import MEASURED, BenchmarkSpec
@@ -49,6 +49,9 @@ class LevelMeter:
     ) -> None:
         self._slo = slo
         self._percentiles = further_percentiles(slo, objective)
+        asked = [] if objective is None else [*objective.metrics]
+        asked += (name for bound in slo.bounds for name in bound.metrics)
+        self._streamed = any(map(is_streamed, asked))
         self._mask = mask
         self._watch = watch
         self._processors = processors
@@ -136,7 +139,7 @@ class LevelMeter:
                 metrics=metrics,
                 compliance=self.check(metrics, level),
                 warnings=tuple(_whole(metrics)),
-                disturbances=_hidden(metrics),
+                disturbances=self._hidden(metrics),
             )
         run = self._generator.run(job, target.check_alive)
         # If the server died while the last requests failed, its death is the reason to report.
@@ -154,7 +157,7 @@ class LevelMeter:
             ended_early=self._mask(run.ended_early),
             invalid=_invalid(level, run),
             warnings=tuple(_warnings(run, metrics, scenario)),
-            disturbances=_hidden(metrics),
+            disturbances=self._hidden(metrics),
             errors={
                 error: (count, self._mask(example))
                 for error, (count, example) in error_classes(run.requests).items()
@@ -162,6 +165,10 @@ class LevelMeter:
             requests=run.requests,
             lost=run.lost,
         )
+
+    def _hidden(self, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """Return why what is asked for does not show, where it takes a stream."""
+        return (ONE_PIECE,) if self._streamed and in_one_piece(metrics) else ()
 
 
 def _invalid(level: Level, run: LevelRun) -> str:
@@ -191,10 +198,6 @@ def _warnings(run: LevelRun, metrics: Mapping[str, float], scenario: Scenario) -
         yield f"answers have {answered:.4g} tokens, not {scenario.output.mean:g}"
 
     yield from _whole(metrics)
-
-
-def _hidden(metrics: Mapping[str, float]) -> tuple[str, ...]:
-    return (ONE_PIECE,) if in_one_piece(metrics) else ()
 
 
 def _whole(metrics: Mapping[str, float]) -> Iterator[str]:

@@ -131,10 +131,14 @@ def in_one_piece(metrics: Metrics) -> bool:
     whole answer. It takes nine in ten answers, as a client that is held up reads some short ones
     at once, too. Answers of one token have no time per token, and so do not count.
     """
+    tokens = metrics.get("mean_output_tokens")
+    if tokens is not None and tokens <= 1:
+        return False
     if "p90_tpot" in metrics:
         return metrics["p90_tpot"] <= _TOGETHER
-    # Not of a load test: only zero is certain.
-    return 0.0 in {metrics.get(name) for name in ("mean_tpot", "p50_tpot", "tpot")}
+    # Not of our load test: only zero is certain, and only of what is known to be several tokens.
+    zero = 0.0 in {metrics.get(name) for name in ("mean_tpot", "p50_tpot", "tpot")}
+    return tokens is not None and zero
 
 
 def is_streamed(name: str) -> bool:

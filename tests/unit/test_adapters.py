@@ -108,6 +108,16 @@ def test_what_nobody_answered_has_no_latency(tmp_path: Path) -> None:
     assert not [name for name in metrics if "ttft" in name or "latency" in name]
 
 
+def test_answers_of_one_token_have_no_time_per_token(tmp_path: Path) -> None:
+    found = json.loads((DATA / "vllm-completions.json").read_text())
+    nothing = {name: 0.0 for name in found if "_tpot_" in name or "_itl_" in name}
+    single = {**found, **nothing, "total_output_tokens": found["completed"]}
+    (tmp_path / "vllm-bench.json").write_text(json.dumps(single))
+    metrics = vllm.read(tmp_path)
+    assert metrics["p90_ttft"] == found["p90_ttft_ms"] / 1e3
+    assert not [name for name in metrics if "tpot" in name or "itl" in name]
+
+
 def test_results_of_genai_bench_are_levels_to_report(tmp_path: Path) -> None:
     name = "D64_16_text-to-text_num_concurrency_4_time_2s.json"
     shutil.copy(DATA / name, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -46,7 +47,10 @@ def judgement(
         ({"p90_tpot": 1e-4}, False),
         # Not of a load test: a batch may well take so little for each of its tokens.
         ({"mean_tpot": 1e-6}, False),
-        ({"mean_tpot": 0.0}, True),
+        ({"mean_tpot": 0.0, "mean_output_tokens": 8.0}, True),
+        # A test that never measured it, or that asks for one token.
+        ({"mean_tpot": 0.0}, False),
+        ({**WHOLE, "mean_output_tokens": 1.0}, False),
     ],
 )
 def test_a_stream_is_in_one_piece_where_no_time_lies_between_its_tokens(
@@ -81,6 +85,14 @@ def test_what_the_whole_answer_shows_is_judged_as_ever() -> None:
     assert judgement(SINGLE, slo=ttft).outcome is Outcome.FEASIBLE
 
 
+def test_a_report_of_its_own_without_a_time_per_token_breaks_no_other_bound() -> None:
+    question = Question(
+        slo=make_slo(make_bound("ttft", 0.2)), objective=Objective.parse("minimize:ttft")
+    )
+    measured = Measurement(metrics={"ttft": 0.1, "tpot": 0.0})
+    assert judge(measured, question).outcome is Outcome.FEASIBLE
+
+
 @pytest.mark.parametrize("objective", ["minimize_ttft", "minimize_tpot", "minimize:p50_tpot"])
 def test_no_objective_is_measured_by_one_piece(objective: str) -> None:
     assert judgement(REAL, REAL, objective=objective).outcome is Outcome.FEASIBLE
@@ -95,6 +107,17 @@ def test_half_of_the_answers_decide_their_median_only() -> None:
     assert median.problem == "the stream arrived in one piece"
     assert judgement(REAL, HALF, objective="minimize_ttft").outcome is Outcome.FEASIBLE
     assert judgement(REAL, HALF, objective="minimize:p50_tpot").outcome is Outcome.FAILED
+
+
+def test_one_piece_is_a_note_where_nobody_asks_for_parts_of_a_stream() -> None:
+    load = {"traffic_scenarios": ["D(8,8)"], "max_requests_per_iteration": 4, "warmup_requests": 0}
+    slo = [{"metric": "latency", "statistic": "p90", "max": 9.0, "hard_fail": True}]
+    spec = make_spec(parameters={"a": [1]}, benchmark=load, slo=slo)
+    test = LoadTest(spec.raw, spec.benchmark, spec.slo)
+    with closing(test), serve("--itl", "0.002", "--buffer") as server:
+        (level,) = test(server.url).levels
+    assert (level.met, level.reliable) == (True, True)
+    assert any("arrived in one piece" in text for text in level.warnings)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +147,7 @@ def test_a_server_that_streams_is_told_from_one_that_does_not(
     finally:
         test.close()
     assert level.met is met
+    assert level.reliable is met
     if tokens == 8 and "--buffer" in arguments:
         assert level.metrics["p50_ttft"] == level.metrics["p50_e2e_latency"] >= 0.045
         assert level.metrics["p50_tpot"] == 0

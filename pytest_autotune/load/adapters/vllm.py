@@ -60,12 +60,16 @@ def read(folder: Path) -> dict[str, float]:
     done, failed = found["completed"], found.get("failed")
     metrics: dict[str, float] = {}
     if done:
+        # It writes 0 where answers of one token have no time per token.
+        single = found["total_output_tokens"] <= done
         for name, theirs in (
             ("ttft", "ttft"),
             ("tpot", "tpot"),
             ("itl", "itl"),
             ("e2e_latency", "e2el"),
         ):
+            if single and name in {"tpot", "itl"}:
+                continue
             flat = {
                 statistic: found.get(f"{statistic}_{theirs}_ms")
                 for statistic in ("mean", "std", *(f"p{p}" for p in PERCENTILES))
