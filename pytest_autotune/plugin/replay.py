@@ -44,6 +44,10 @@ class ReplayedTest(pytest.Function):
         recorded = active.study.plan.source.recorded(active.record.params)
         if recorded.ending is Ending.FAILED:
             raise RecordedFailure(recorded.reason)
+        plan = active.study.plan
+        undecided = plan.source.why_undecided(active.record.params, plan.question)
+        if undecided:
+            pytest.skip(undecided)
         if self is active.last:
             active.trial.report_measurement(recorded)
 

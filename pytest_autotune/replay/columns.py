@@ -15,8 +15,11 @@ LEVEL: Final = ("concurrency", "request_rate", "scenario")
 #: The column that tells the cases of a trial apart, such as shapes.
 CASE: Final = "case"
 #: Columns that say how a trial ended; ``n_samples`` is how many measurements a row sums up,
-#: ``disturbed`` what disturbed them, and ``request_failure`` why requests of a level failed.
-ENDING: Final = ("valid", "error", "duration", "n_samples", "disturbed", "request_failure")
+#: ``disturbed`` what disturbed them, ``request_failure`` why requests of a level failed, and
+#: ``cut_short`` whether an SLO kept the trial from measuring all.
+ENDING: Final = (
+    *("valid", "error", "duration", "n_samples", "disturbed", "request_failure", "cut_short"),
+)
 #: Between several disturbances in one cell.
 SEPARATOR: Final = "; "
 _METRIC: Final = "metric_"

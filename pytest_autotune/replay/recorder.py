@@ -22,6 +22,7 @@ from pytest_autotune.replay.columns import (
     level_column,
     metric_column,
 )
+from pytest_autotune.replay.cuts import write_cut
 from pytest_autotune.scoring.cases import Case
 from pytest_autotune.scoring.judgement import Ending, Outcome
 from pytest_autotune.scoring.metrics import Metrics
@@ -110,6 +111,7 @@ def _rows(record: TrialRecord, plan: Plan) -> Iterator[Mapping[str, str]]:
         "valid": 0 if failed else 1,
         "error": record.measurement.reason,
         "disturbed": SEPARATOR.join(record.measurement.disturbances),
+        "cut_short": write_cut(record.measurement, plan.spec.slo),
     }
     if record.duration is not None:
         endings["duration"] = record.duration

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import ExpressionError, RecordingError, SpecError
-from pytest_autotune.scoring.judgement import Measurement
+from pytest_autotune.replay.cuts import why_undecided
+from pytest_autotune.scoring.judgement import Measurement, Question
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.build import place_of
 from pytest_autotune.study.source import Source
@@ -44,6 +45,10 @@ class Replay(Source):
     def recorded(self, params: Point) -> Measurement:
         """Return the recorded result of a point."""
         return self.recording.result(params)
+
+    def why_undecided(self, params: Point, question: Question) -> str:
+        """Return why the recorded result of a point does not answer ``question``."""
+        return why_undecided(self.recorded(params), self.recording.cut(params), question)
 
 
 def replayed(spec: Spec, settings: Settings) -> tuple[Spec, Replay]:

@@ -22,6 +22,7 @@ from pytest_autotune.errors import RecordingError
 from pytest_autotune.replay.cells import indices_of, read_cell, read_number, read_text
 from pytest_autotune.replay.columns import SEPARATOR, Columns
 from pytest_autotune.replay.content import Content, is_numeric, some
+from pytest_autotune.replay.cuts import read_cut
 from pytest_autotune.scoring.cases import Case
 from pytest_autotune.scoring.judgement import Ending, Measurement
 from pytest_autotune.scoring.levels import Level, sorted_levels
@@ -124,12 +125,7 @@ class Recording:
 
         Raises :class:`RecordingError` where it is none.
         """
-        assert self._table is not None, "restrict() comes first"
-        row = self._table.pool.row(point)
-        if row is None:
-            self._fail(f"nothing was recorded for {label(dict(point))}")
-        columns = self._table.columns
-        found = [self._rows[at] for at in self._table.rows[row]]
+        found, columns = self._found(point)
         failed = [cells for cells in found if not _valid(_cell(cells, columns.endings, "valid"))]
         durations = [read_number(_cell(cells, columns.endings, "duration")) for cells in found]
         duration = max((seconds for seconds in durations if seconds is not None), default=None)
@@ -150,7 +146,22 @@ class Recording:
             cases=tuple(others),
             disturbances=tuple(disturbances),
             duration=duration,
+            **read_cut(self.cut(point)),
         )
+
+    def cut(self, point: Point) -> str:
+        """Return the cell on what an SLO cut off a ``point``, empty where it was measured whole."""
+        found, columns = self._found(point)
+        cells = (read_text(_cell(cells, columns.endings, "cut_short")) for cells in found)
+        return next(filter(None, cells), "")
+
+    def _found(self, point: Point) -> tuple[list[Sequence[str]], Columns]:
+        """Return the rows of a point, and the columns of the file."""
+        assert self._table is not None, "restrict() comes first"
+        row = self._table.pool.row(point)
+        if row is None:
+            self._fail(f"nothing was recorded for {label(dict(point))}")
+        return [self._rows[at] for at in self._table.rows[row]], self._table.columns
 
     @cached_property
     def _cells(self) -> Sequence[Sequence[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pytest_autotune.scoring.judgement import Measurement
+from pytest_autotune.scoring.judgement import Measurement, Question
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.study.environment import fingerprint
@@ -49,6 +49,10 @@ class Source:
     def recorded(self, params: Point) -> Measurement:
         """Return the recorded result of a point; raise LookupError where tests measure."""
         raise LookupError(f"nothing is recorded of {dict(params)}")
+
+    def why_undecided(self, params: Point, question: Question) -> str:  # noqa: ARG002 - all is measured
+        """Return why the recorded result of a point does not answer ``question``."""
+        return ""
 
 
 def _measured(section: Any) -> Any:

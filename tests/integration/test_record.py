@@ -51,7 +51,8 @@ def test_what_was_recorded_is_replayed_with_the_same_result(
     found = rows(pytester.path / name)
     assert list(found[0])[:3] == ["kind", "ratio", "depth"]
     assert list(found[0])[3:] == [
-        *("cost", "mem", "odd", "metric_valid", "metric_kind", "valid", "error", "duration")
+        *("cost", "mem", "odd", "metric_valid", "metric_kind"),
+        *("valid", "error", "duration", "cut_short"),
     ]
     assert [row["error"] for row in found if row["valid"] == "0"] == [
         'AssertionError: no, "this"'
@@ -98,6 +99,53 @@ def test_load_levels_survive(study: Study, pytester: pytest.Pytester, levels: st
     for head in ("trials ", "metrics", "dropped"):
         lines = [line for line in output(result).splitlines() if line.startswith(head)]
         assert [line for line in output(again).splitlines() if line.startswith(head)] == lines
+
+
+CUT_BODY = """
+def test_speed(trial):
+    a = trial.params["a"]
+    trial.report({"cost": 10 - a, "energy": 10 * a})
+
+def test_right(trial):
+    assert trial.params["a"] != 3, "wrong answer"
+"""
+
+
+def test_a_trial_that_an_slo_cut_short_wins_under_no_other(
+    study: Study, pytester: pytest.Pytester
+) -> None:
+    keys = {"parameters": {"a": [1, 2, 3]}}
+    tight, wide = ({"slo": [{"metric": "energy", "max": most}], **keys} for most in (15, 35))
+    study(CUT_BODY, "--autotune-record", "r.csv", **tight)
+    cut = {row["a"]: row["cut_short"].split(" ")[0] for row in rows(pytester.path / "r.csv")}
+    assert cut == {"1": "", "2": "ended+partial", "3": "ended+partial"}
+    again = study(CUT_BODY, "--autotune-replay", "r.csv", **tight)
+    assert "trials   3 of 3: 1 feasible, 2 infeasible" in output(again)
+    wider = study(CUT_BODY, "--autotune-replay", "r.csv", "-rs", **wide)
+    assert incumbent(pytester)["params"] == {"a": 1}
+    assert "1 feasible, 2 skipped" in output(wider)
+    assert "was cut short by the SLO that it was recorded under" in output(wider)
+
+
+def test_what_a_search_of_levels_left_out_counts_under_its_own_slo(
+    study: Study, pytester: pytest.Pytester
+) -> None:
+    body = """
+    def test_it(trial):
+        a = trial.params["a"]
+        trial.report({"partial": True, "levels": [
+            {"concurrency": c, "cost": c, "ttft": c / a / 10} for c in (1, 2)
+        ]})
+    """
+    one, two = (
+        {"slo": {"levels": "max", "metrics": [{"metric": "ttft", "max": most}]}}
+        for most in (1.0, 2.0)
+    )
+    study(body, "--autotune-record", "r.csv", **one)
+    again = study(body, "--autotune-replay", "r.csv", **one)
+    assert incumbent(pytester) == incumbent(pytester, "test_study.py")
+    assert "4 feasible" in output(again)
+    assert "4 skipped" in output(study(body, "--autotune-replay", "r.csv", **two))
 
 
 def test_a_parameter_may_have_the_name_of_a_load_level(
