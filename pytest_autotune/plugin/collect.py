@@ -13,6 +13,7 @@ from pytest_autotune.errors import SpecError, UserError
 from pytest_autotune.gpu.allocation import NONE, Need
 from pytest_autotune.gpu.needs import layout_gpus, marked_gpus, needed_gpus
 from pytest_autotune.plugin.announce import announce_replay
+from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import publish_collection
 from pytest_autotune.plugin.findings import Findings
@@ -29,7 +30,6 @@ from pytest_autotune.plugin.slots import (
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import ExtensionLookup, make_strategy
-from pytest_autotune.study.code import Code
 from pytest_autotune.study.machine import is_measured
 from pytest_autotune.study.pinned import PINNED, Pins
 from pytest_autotune.study.plan import Plan
@@ -59,6 +59,7 @@ class StudyCollector:
         findings: Findings,
         masker: Masker,
         extension: ExtensionLookup,
+        code: CodeWatcher,
         pins: Pins | None = None,
     ) -> None:
         self._config = config
@@ -67,6 +68,7 @@ class StudyCollector:
         self._findings = findings
         self._masker = masker
         self._extension = extension
+        self._code = code
         self._pins = pins
         self._studies: dict[str, CollectedStudy] = {}
         self._tests: dict[Slot, list[pytest.Item]] = {}
@@ -128,7 +130,7 @@ class StudyCollector:
         gpus = marked or layout_gpus(spec)
         code = None
         if self._pins is None:
-            code = Code.of(self._config.rootpath, [node.path], spec.sources)
+            code = self._code.begin(node.path, spec.sources)
         plan = make_plan(node.nodeid, spec, self._settings, gpus=gpus, code=code)
         self._learn_secrets(spec)
         study = CollectedStudy(

@@ -64,7 +64,10 @@ class Tuning:
             )
             return strategy
 
-        collector = StudyCollector(config, settings, context, findings, masker, extension, pins)
+        code = CodeWatcher(config.rootpath, config.pluginmanager)
+        collector = StudyCollector(
+            config, settings, context, findings, masker, extension, code, pins
+        )
         resources = Resources(
             context,
             config.rootpath,
@@ -75,7 +78,6 @@ class Tuning:
             on_wait=lambda text: announce(config, f"autotune: {text}", yellow=True),
         )
         runner = TrialRunner(config, context, collector, findings, resources, extension, reporter)
-        code = CodeWatcher(config.rootpath)
         judge = TrialJudge(config, runner, findings, masker, code)
         config.pluginmanager.register(code, "autotune-code")
         config.pluginmanager.register(InterruptHooks(), "autotune-interrupts")

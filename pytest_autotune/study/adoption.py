@@ -6,12 +6,13 @@ They stay where they are stored. The study keeps a list of them, with numbers of
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pytest_autotune.scoring.judgement import Ending, decides, judge
+from pytest_autotune.scoring.judgement import Ending, Outcome, decides, judge
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _KEPT: Final = "autotune:kept"
+_UNMEASURED: Final = frozenset({Outcome.FAILED, Outcome.SKIPPED})
 #: Study, place in it, number and slot in the study that keeps it, whether its code was another.
 _Entry: TypeAlias = tuple[int, int, int, str, bool]
 
@@ -60,6 +62,19 @@ class KeptTrials:
             self._keep(entry, read_trial(trials[study_id][place], self._plan))
             yield self._records[-1]
 
+    def with_own(self, own: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return the kept trials and the study's own, in the order in which they count.
+
+        Of two with one number the later counts: the own one, unless it has no result.
+        """
+        failed = {r.number for r in own if r.finished and r.outcome in _UNMEASURED}
+        kept = self.records()
+        return [
+            *(record for record in kept if record.number not in failed),
+            *own,
+            *(record for record in kept if record.number in failed),
+        ]
+
     def add(self, entries: Sequence[_Entry], records: Iterable[TrialRecord]) -> None:
         """Store more of them, all others having been read."""
         known = json.dumps([*self.entries(), *entries])
@@ -77,13 +92,36 @@ class KeptTrials:
 class Adoption:
     """The result of looking through related studies.
 
-    ``kept`` are trials that count from now on. ``estimates`` were cut short by another question,
-    so they may be measured again. ``misfits`` is the number of those that are not in the space.
+    ``entries`` and ``records`` are of trials that count from now on. ``estimates`` were cut short
+    by another question, so they may be measured again. ``misfits`` is the number of those that
+    are not in the space. ``sources`` are the studies that trials were found in.
     """
 
-    kept: list[tuple[StoredStudy, int, TrialRecord]] = field(default_factory=list)
+    entries: list[_Entry] = field(default_factory=list)
+    records: list[TrialRecord] = field(default_factory=list)
     estimates: list[TrialRecord] = field(default_factory=list)
     misfits: int = 0
+    sources: list[StoredStudy] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A trial that might be kept; ``earlier_code`` is whether its code was another.
+
+    ``used`` is when that code was used last, infinite for the present code.
+    """
+
+    study: int
+    place: int
+    record: TrialRecord
+    earlier_code: bool
+    used: float = math.inf
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Sort key: what was measured counts before what failed, and then the latest."""
+        record = self.record
+        return (record.outcome not in _UNMEASURED, self.used, record.owner.started)
 
 
 def adopt(
@@ -93,44 +131,96 @@ def adopt(
     related: Iterable[StoredStudy],
     names: TrialNames,
 ) -> Adoption:
-    """Add every trial of ``related`` to ``kept`` that fits the space and answers the question."""
+    """Find every trial of ``related`` that fits the space and answers the question.
+
+    The caller adds them to ``kept``.
+    """
     taken = {(study_id, place) for study_id, place, *_ in kept.entries()}
     found = Adoption()
     others = [study for study in related if study.id != kept.study_id]
-    others = [study for study in others if _has_more(storage, study, taken)]
+    others = [study for study in others if _has_more(storage, plan, study, taken)]
     if not others:
         return found
-    there = [*_trials(storage, plan, kept.study_id), *kept.records()]
-    keys = {record.key for record in there if record.finished}
-    # Of several measurements of a point, the one of the study that was used last counts.
-    for study in sorted(others, key=lambda study: (study.used, study.id), reverse=True):
-        for place, record in _finished(storage, plan, study):
-            if (study.id, place) in taken or record.key in keys:
-                continue
-            if not fits(plan.spec.space, record.params):
-                found.misfits += 1
-            elif decides(record.measurement, plan.question):
-                found.kept.append((study, place, record))
-                keys.add(record.key)
-            else:
-                found.estimates.append(_as_estimate(record, plan))
-    found.kept.sort(key=lambda entry: entry[2].owner.started)
+    there = kept.with_own(_trials(storage, plan, kept.study_id))
+    new = [c for c in _candidates(storage, plan, others) if (c.study, c.place) not in taken]
+    known = {record.key: record for record in effective(there)}
     used = {record.number for record in there}
-    entries: list[_Entry] = []
-    for study, place, record in found.kept:
-        number = lowest_free(names.place(record.params), used)
+    for candidate in _best_by_point(plan, new, found):
+        record, own = candidate.record, known.get(candidate.record.key)
+        if own is not None and not _says_more(record, own):
+            continue
+        if own is None:
+            place = names.place(record.params)
+            number = lowest_free(record.number if place is None else place, used)
+        else:
+            number = own.number
         used.add(number)
-        slot = names.of(number, record.params)
-        entries.append((study.id, place, number, slot, bool(study.changes)))
-    if entries:
-        kept.add(entries, [record for _, _, record in found.kept])
+        entry = (candidate.study, candidate.place, number, names.of(number, record.params))
+        found.entries.append((*entry, candidate.earlier_code))
+        found.records.append(record)
+    studies = {study_id for study_id, *_ in found.entries}
+    found.sources = [study for study in others if study.id in studies]
     return found
 
 
+def _best_by_point(
+    plan: Plan, candidates: Iterable[_Candidate], found: Adoption
+) -> list[_Candidate]:
+    """Return one trial for each point, by number; note in ``found`` those that do not count."""
+    best: dict[str, _Candidate] = {}
+    for candidate in candidates:
+        record = candidate.record
+        if not fits(plan.spec.space, record.params):
+            found.misfits += 1
+        elif not decides(record.measurement, plan.question):
+            found.estimates.append(_as_estimate(record, plan))
+        elif record.key not in best or best[record.key].rank < candidate.rank:
+            best[record.key] = candidate
+    return sorted(best.values(), key=lambda candidate: candidate.record.number)
+
+
+def _says_more(record: TrialRecord, own: TrialRecord) -> bool:
+    """Return whether a trial takes the place of the study's own one with the same parameters.
+
+    That one failed, was skipped, or was interrupted.
+    """
+    return not own.finished or (own.outcome in _UNMEASURED and record.outcome not in _UNMEASURED)
+
+
+def _candidates(
+    storage: BaseStorage, plan: Plan, studies: Iterable[StoredStudy]
+) -> Iterator[_Candidate]:
+    """Yield the finished trials of studies, and those that they keep although their code changed.
+
+    All others that they keep are trials of related studies, too.
+    """
+    for study in studies:
+        for place, record in _finished(storage, plan, study):
+            yield _Candidate(
+                study=study.id,
+                place=place,
+                record=record,
+                earlier_code=bool(study.changes),
+                used=study.used if study.changes else math.inf,
+            )
+        kept = KeptTrials(storage, plan, study.id)
+        entries = kept.entries()
+        if not any(earlier for *_, earlier in entries):
+            continue
+        for (study_id, place, *_, earlier), record in zip(entries, kept.records(), strict=True):
+            if earlier:
+                yield _Candidate(
+                    study=study_id, place=place, record=record, earlier_code=True, used=study.used
+                )
+
+
 def _has_more(
-    storage: BaseStorage, study: StoredStudy, taken: AbstractSet[tuple[int, int]]
+    storage: BaseStorage, plan: Plan, study: StoredStudy, taken: AbstractSet[tuple[int, int]]
 ) -> bool:
     """Return whether a study has finished trials that are not kept yet."""
+    entries = KeptTrials(storage, plan, study.id).entries()
+    if any(earlier and (other, place) not in taken for other, place, *_, earlier in entries):
+        return True
     trials = storage.get_all_trials(study.id, deepcopy=False)
     return any(
         trial.state.is_finished() and (study.id, place) not in taken

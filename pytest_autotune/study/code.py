@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_autotune.study.digests import digest_of, shown
+from pytest_autotune.study.digests import digest_of, meaning
 from pytest_autotune.study.parts import PART_PREFIXES, part_now
 
 #: No more files than this are named in a message.
@@ -35,10 +35,9 @@ class Code:
     parts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path, files: Iterable[Path], globs: tuple[str, ...] = ()) -> Code:
-        """Read the code of a study that begins, whose test module is among ``files``."""
-        read = {shown(root, path): digest_of(path) for path in files}
-        return cls(root=root, globs=globs, files=read, sources=_sources(root, globs))
+    def of(cls, root: Path, files: Mapping[str, str], globs: tuple[str, ...] = ()) -> Code:
+        """Return the code of a study that begins: ``files`` are those that its module imports."""
+        return cls(root=root, globs=globs, files=files, sources=_sources(root, globs))
 
     @classmethod
     def from_document(cls, root: Path, document: Mapping[str, Any]) -> Code:
@@ -62,13 +61,24 @@ class Code:
 
     def digests_now(self) -> Mapping[str, str]:
         """Return the digest or version of everything as it is now, by name."""
-        files = {name: digest_of(self.root / name) for name in (*self.files, *self.sources)}
+        known = {**self.files, **self.sources}
+        files = {name: meaning(digest_of(self.root / name, old)) for name, old in known.items()}
         parts = {name: part_now(name) or known for name, known in self.parts.items()}
         return {name: now for name, now in {**files, **parts}.items() if now}
 
     def has(self, files: Mapping[str, str], parts: Mapping[str, str]) -> bool:
-        """Return whether all of this is known by name."""
-        return files.keys() <= self.files.keys() and parts.keys() <= self.parts.keys()
+        """Return whether all of this is known, and the same."""
+        known = {*self.files, *self.parts}
+        return known >= {*files, *parts} and not self.differs_from(files, parts)
+
+    def differs_from(self, files: Mapping[str, str], parts: Mapping[str, str]) -> list[str]:
+        """Return the names of what is known and not the same."""
+        known = {**self.files, **self.parts}
+        return [
+            name
+            for name, now in {**files, **parts}.items()
+            if meaning(known.get(name, now)) != meaning(now)
+        ]
 
     def with_more(self, files: Mapping[str, str], parts: Mapping[str, str]) -> Code:
         """Return the code with what was found later; what is known already stays."""
@@ -83,9 +93,13 @@ class Code:
     def changes(self, now: Code) -> list[str]:
         """Return what differs now, by name: a changed, a new or a missing file.
 
-        The files are read again, and the server's parts are looked up. ``now`` has the sources.
+        The files are read again, and the server's parts are looked up. ``now`` has the sources,
+        and the files that a study which begins now would start with.
         """
-        files = {name: digest_of(self.root / name) for name in self.files}
+        files = {
+            name: digest_of(self.root / name, self.files.get(name, ""))
+            for name in {**self.files, **now.files}
+        }
         old, new = self.sources, now.sources
         if self.globs != now.globs:
             # A glob that was added says nothing of a change.
@@ -108,7 +122,7 @@ def changed_since(digests: Mapping[str, str], root: Path) -> list[str]:
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
     for name in sorted({**old, **new}):
-        if old.get(name) == new.get(name):
+        if meaning(old.get(name, "")) == meaning(new.get(name, "")):
             continue
         if not new.get(name):
             yield f"{name} (gone)"

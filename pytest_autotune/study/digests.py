@@ -8,12 +8,20 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-_MARKER: Final = "autotune"
+#: Names by which code imports what its import statements do not show.
+_DYNAMIC: Final = frozenset(
+    {
+        "__import__", "exec", "import_module", "import_string", "importlib", "importorskip",
+        "pytest_plugins", "runpy",
+    }
+)  # fmt: skip
 #: Arguments of the marker that say how tests run, and not what to search.
 _CODE_ARGUMENTS: Final = frozenset({"gpus"})
 _DIGITS: Final = 12
@@ -27,44 +35,88 @@ def shown(root: Path, path: Path) -> str:
         return path.as_posix()
 
 
-def digest_of(path: Path) -> str:
-    """Return the digest of a file, empty where there is none to read."""
+def digest_of(path: Path, known: str = "") -> str:
+    """Return the digest of a file, empty where there is none to read.
+
+    It is ``known`` where the bytes are those of an earlier time: to parse a file takes long.
+    """
     try:
-        found = path.stat()
-        return _digest_of(path, found.st_mtime_ns, found.st_size)
+        content = path.read_bytes()
     except OSError:
         return ""
-
-
-@lru_cache(maxsize=4096)
-def _digest_of(path: Path, changed: int, size: int) -> str:  # noqa: ARG001 - for the cache
-    return digest(path.name, path.read_bytes())
+    return known if known.endswith(f"-{raw_digest(content)}") else digest(path.name, content)
 
 
 def digest(name: str, content: bytes) -> str:
-    """Return the digest of a file's content: for Python without comments, docstrings and layout."""
-    if name.endswith(".py"):
-        tree = parsed(content)
-        if tree is not None:
-            _drop_docstrings(tree)
-            _drop_specs(tree)
-            content = ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")
+    """Return the digest of a file's content.
+
+    For Python it has two parts: of the meaning, without comments, docstrings and layout, and of
+    the bytes.
+    """
+    raw = raw_digest(content)
+    return f"{source_of(content).digest}-{raw}" if name.endswith(".py") else raw
+
+
+def meaning(digest: str) -> str:
+    """Return the part of a digest that counts."""
+    return digest.partition("-")[0]
+
+
+def raw_digest(content: bytes) -> str:
+    """Return the digest of bytes."""
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
-def parsed(content: bytes) -> ast.Module | None:
-    """Return the syntax tree of Python source, None where it is none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One version of a Python file, parsed once.
+
+    ``imports`` are what its import statements name: dots, module and names. ``dynamic`` is
+    whether it may import what no statement names.
+    """
+
+    digest: str
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
+    dynamic: bool = False
+
+
+@lru_cache(maxsize=4096)
+def source_of(content: bytes) -> Source:
+    """Return what is to be known of Python source. What is none is compared byte by byte."""
     try:
-        return ast.parse(content)
+        tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError):
-        return None
+        return Source(digest=raw_digest(content), dynamic=True)
+    imports = tuple(_imports(tree))
+    dynamic = any(_is_dynamic(node) for node in ast.walk(tree))
+    _drop_docstrings(tree)
+    _drop_specs(tree)
+    text = ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")
+    return Source(digest=raw_digest(text), imports=imports, dynamic=dynamic)
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", tuple(alias.name for alias in node.names)
+
+
+def _is_dynamic(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _DYNAMIC
+        case ast.alias(name=name):
+            return name.partition(".")[0] in _DYNAMIC
+    return False
 
 
 def _drop_specs(tree: ast.Module) -> None:
     """Drop the specs in ``autotune`` markers, and the values of names that only they use."""
     names: Counter[str] = Counter()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == _MARKER:
+        if isinstance(node, ast.Call) and _is_marker(node.func):
             for keyword in node.keywords:
                 names += _loads(keyword.value)
             node.keywords = [each for each in node.keywords if each.arg in _CODE_ARGUMENTS]
@@ -80,6 +132,14 @@ def _drop_specs(tree: ast.Module) -> None:
                 dropped = _drop(statement)
                 loaded = _loads(tree)
                 waiting += [other for other in dropped if other not in loaded]
+
+
+def _is_marker(function: ast.expr) -> bool:
+    """Return whether this is ``pytest.mark.autotune``: Triton has an ``autotune`` of its own."""
+    match function:
+        case ast.Attribute(attr="autotune", value=ast.Attribute(attr="mark") | ast.Name(id="mark")):
+            return True
+    return False
 
 
 def _drop(node: ast.Assign | ast.AnnAssign) -> Counter[str]:

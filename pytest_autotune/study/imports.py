@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 import sysconfig
@@ -12,11 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from pytest_autotune.study.digests import digest, parsed, shown
+from pytest_autotune.study.digests import digest, shown, source_of
 
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
-#: Names by which code imports what its import statements do not show.
-_DYNAMIC: Final = frozenset({"__import__", "exec", "import_module", "importlib", "runpy"})
 _OWN: Final = Path(__file__).resolve().parents[1]
 
 
@@ -44,25 +41,40 @@ class ImportedFiles:
                     self._contents[path] = _content(path)
         return len(self._contents) > before
 
-    def used_by(self, module: Path, others: Collection[Path]) -> Mapping[str, str]:
+    def begins_with(self, module: Path, plugins: Collection[Path] = ()) -> Mapping[str, str]:
+        """Return the digests of the files that import statements lead to from a test module.
+
+        They lead from its conftest files and ``plugins``, too, as far as imported by now.
+        """
+        return self._digests(self._reachable(self._roots(module.resolve(), plugins)))
+
+    def used_by(
+        self, module: Path, others: Collection[Path], plugins: Collection[Path] = ()
+    ) -> Mapping[str, str]:
         """Return the digests of the files that the study in ``module`` may use, by path.
 
         These are all that were imported, except ``others``, the test modules of other tests, their
         conftest files, and what only these import. If the study's own files import by name,
-        everything counts.
+        everything counts. ``plugins`` of pytest may be used by any test.
         """
-        module = module.resolve()
-        conftests = {path for path in self._contents if path.name == "conftest.py"}
-        roots = {module, *(path for path in conftests if module.is_relative_to(path.parent))}
+        roots = self._roots(module.resolve(), plugins)
         own = self._reachable(roots)
+        if any(p.suffix == ".py" and source_of(self._contents[p]).dynamic for p in own):
+            return self._digests(self._contents)
+        conftests = {path for path in self._contents if path.name == "conftest.py"}
         foreign = self._reachable({*(path.resolve() for path in others), *conftests} - roots)
-        if any(_is_dynamic(self._contents[path]) for path in own):
-            foreign = set()
-        return {
-            shown(self._root, path): digest(path.name, content)
-            for path, content in self._contents.items()
-            if path in own or path not in foreign
+        return self._digests(path for path in self._contents if path in own or path not in foreign)
+
+    def _roots(self, module: Path, plugins: Collection[Path]) -> set[Path]:
+        conftests = {
+            path
+            for path in self._contents
+            if path.name == "conftest.py" and module.is_relative_to(path.parent)
         }
+        return {module, *conftests, *(path.resolve() for path in plugins)}
+
+    def _digests(self, paths: Iterable[Path]) -> Mapping[str, str]:
+        return {shown(self._root, path): digest(path.name, self._contents[path]) for path in paths}
 
     def _own_file(self, module: ModuleType) -> Path | None:
         """Return the file of a module of the user's, None for one of the environment."""
@@ -88,7 +100,7 @@ class ImportedFiles:
             if path in found:
                 continue
             found.add(path)
-            imported = _imports(self._contents[path], names.get(path, ""), path)
+            imported = _imported(self._contents[path], names.get(path, ""), path)
             waiting += [self._modules[name] for name in imported if name in self._modules]
         return found
 
@@ -113,32 +125,16 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _is_dynamic(content: bytes) -> bool:
-    tree = parsed(content)
-    return tree is None or any(
-        (isinstance(node, ast.Name) and node.id in _DYNAMIC)
-        or (isinstance(node, ast.Attribute) and node.attr in _DYNAMIC)
-        or (isinstance(node, ast.alias) and node.name.partition(".")[0] in _DYNAMIC)
-        for node in ast.walk(tree)
-    )
-
-
-def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
+def _imported(content: bytes, name: str, path: Path) -> Iterator[str]:
     """Yield the full names that import statements of the module ``name`` may mean."""
-    tree = parsed(content)
-    if tree is None:
+    if path.suffix != ".py":
         return
     package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _with_parents(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from _with_parents(base)
-            for alias in node.names:
-                yield f"{base}.{alias.name}"
+    for level, module, names in source_of(content).imports:
+        above = package[: len(package) - level + 1] if level else []
+        base = ".".join([*above, *([module] if module else [])])
+        yield from _with_parents(base)
+        yield from (f"{base}.{name}" for name in names)
 
 
 def _with_parents(name: str) -> Iterator[str]:

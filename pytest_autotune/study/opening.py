@@ -87,11 +87,14 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     mark_used(storage, own.id)
     kept = KeptTrials(storage, plan, own.id)
     adoption = adopt(storage, plan, kept, found.usable, names)
-    code = _with_code_of(own.code, [study for study, _, _ in adoption.kept])
+    code = _with_code_of(own.code, adoption.sources)
     if code is not None and plan.code is not None:
         code = code.with_sources(plan.code)
     if code is not None and code != own.code:
         record_code(storage, own.id, code)
+    if adoption.entries:
+        # Last, as the trials must not be there without their code.
+        kept.add(adoption.entries, adoption.records)
     notices = [*_why_new(plan, own, found, adoption), *_earlier_code(kept, found)]
     search = begin_search(storage, own.id, plan).note(plan)
     if search:
@@ -156,16 +159,15 @@ def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> Stud
 def all_records(storage: BaseStorage, plan: Plan, kept: KeptTrials) -> list[TrialRecord]:
     """Return the trials of a study and those that it keeps, by number."""
     own = [read_trial(t, plan) for t in storage.get_all_trials(kept.study_id, deepcopy=False)]
-    found = settled([*kept.records(), *own], plan.question)
+    found = settled(kept.with_own(own), plan.question)
     return sorted(found, key=lambda record: record.number)
 
 
 def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | None:
     """Return the code of a study and, as it is now, that of others whose trials it keeps."""
-    known = {study.id: study.code for study in studies}
-    for other in known.values():
+    for other in (study.code for study in studies):
         if code is not None and other is not None:
-            files = {name: digest_of(code.root / name) for name in other.files}
+            files = {name: digest_of(code.root / name, old) for name, old in other.files.items()}
             parts = {name: part_now(name) or version for name, version in other.parts.items()}
             code = code.with_more({n: digest for n, digest in files.items() if digest}, parts)
     return code
@@ -174,7 +176,7 @@ def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | N
 def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> Iterator[str]:
     """Yield sentences on what became of earlier trials, where anything changed."""
     if found.own is not None:
-        number = sum(not study.changes for study, _, _ in adoption.kept)
+        number = sum(not earlier for *_, earlier in adoption.entries)
         if number:
             yield f"{_trials(number)} of another question were kept"
         return
@@ -194,7 +196,7 @@ def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> 
 
 def _kept(plan: Plan, own: StoredStudy, before: StoredStudy, adoption: Adoption) -> Iterator[str]:
     titles, changes = question_changes(before.question, own.question)
-    kept, rest = len(adoption.kept), []
+    kept, rest = len(adoption.entries), []
     if not titles or not (kept or adoption.misfits or adoption.estimates):
         return
     if adoption.misfits:

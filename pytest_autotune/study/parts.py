@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -37,16 +38,30 @@ def scripts_in(root: Path, folder: Path, argv: Sequence[str]) -> Mapping[str, st
 
 def parts_of(image: str | None, argv: Sequence[str]) -> Mapping[str, str]:
     """Return the parts of a server that runs: the image of a container, or else a program."""
-    names = [f"{_IMAGE}{image}"] if image is not None else [f"{_PROGRAM}{argv[0]}"] if argv else []
-    found = {name: part_now(name) for name in names}
+    names = []
+    if image is not None:
+        names = [f"{_IMAGE}{image}"]
+    elif argv:
+        module = argv[1:3] if argv[1:2] == ["-m"] and _is_interpreter(argv[0]) else []
+        names = [" ".join([f"{_PROGRAM}{argv[0]}", *module])]
+    found = {name: _look_up(name) for name in names}
     return {name: version for name, version in found.items() if version}
 
 
+@cache
 def part_now(name: str) -> str:
-    """Return the digest or version of a part as it is now, empty where nobody can tell."""
+    """Return the digest or version of a part as it is now, empty where nobody can tell.
+
+    It is looked up once in a run.
+    """
+    return _look_up(name)
+
+
+def _look_up(name: str) -> str:
     if name.startswith(_IMAGE):
         return _image_id(name.removeprefix(_IMAGE))
-    return _program_version(name.removeprefix(_PROGRAM))
+    program, _, module = name.removeprefix(_PROGRAM).partition(" -m ")
+    return _module_version(program, module) if module else _program_version(program)
 
 
 def _image_id(image: str) -> str:
@@ -68,7 +83,7 @@ def _image_id(image: str) -> str:
 def _program_version(program: str) -> str:
     """Return the version of the package that a script belongs to, or else the file's digest."""
     found = shutil.which(program)
-    if found is None or _INTERPRETER.search(Path(found).name):
+    if found is None or _is_interpreter(found):
         # The environment names the interpreter, and its script counts among the files.
         return ""
     path = Path(found)
@@ -76,6 +91,23 @@ def _program_version(program: str) -> str:
         return _package_of(path) or digest_of(path)
     except OSError:
         return ""
+
+
+def _is_interpreter(program: str) -> bool:
+    return _INTERPRETER.search(Path(program).name) is not None
+
+
+def _module_version(interpreter: str, module: str) -> str:
+    """Return the version of the package that an interpreter's environment has ``module`` from."""
+    found = shutil.which(interpreter)
+    if found is None:
+        return ""
+    package = module.partition(".")[0].lower()
+    for metadata in Path(found).parent.parent.glob("lib/python*/site-packages/*.dist-info"):
+        name, _, version = metadata.name.removesuffix(".dist-info").partition("-")
+        if name.lower().replace("-", "_") == package:
+            return f"{name} {version}"
+    return ""
 
 
 def _package_of(script: Path) -> str:

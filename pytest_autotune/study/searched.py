@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_autotune.errors import TrialLostError
+from pytest_autotune.errors import StorageError, TrialLostError
 from pytest_autotune.scoring.judgement import (
     Outcome,
     Question,
@@ -28,6 +28,7 @@ from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
 from pytest_autotune.study.catalogue import code_of, open_store, record_code, storage_errors
 from pytest_autotune.study.claiming import free_number, trial_of, why_stop
+from pytest_autotune.study.code import listed
 from pytest_autotune.study.documents import (
     MEASUREMENT,
     OWNER,
@@ -113,7 +114,7 @@ class SearchedStudy(Study):
             return self._read()
 
     def _read(self) -> list[TrialRecord]:
-        records = list(self._kept.records())
+        own: list[TrialRecord] = []
         for trial in self._storage.get_all_trials(self.id, deepcopy=False):
             trial_id = trial._trial_id  # noqa: SLF001
             record = self._finished.get(trial_id)
@@ -121,8 +122,8 @@ class SearchedStudy(Study):
                 record = read_trial(trial, self.plan)
                 if record.finished:
                     self._finished[trial_id] = record
-            records.append(record)
-        records = settled(records, self.plan.question)
+            own.append(record)
+        records = settled(self._kept.with_own(own), self.plan.question)
         self._finished |= {r.stored: r for r in records if r.finished and r.stored is not None}
         return records
 
@@ -270,6 +271,12 @@ class SearchedStudy(Study):
             return
         with uninterrupted(), self._store.coordinator.mutex(), storage_errors(self.plan):
             stored = code_of(self._storage, self.id, known.root) or known
+            changed = stored.differs_from(files, parts)
+            if changed:
+                raise StorageError(
+                    f"{listed(changed)} changed while runs measured with it: this trial is not "
+                    "stored; run again to measure with one version"
+                )
             self._code = stored.with_more(files, parts)
             record_code(self._storage, self.id, self._code)
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from builders import ended, make_plan, make_spec
 
+from pytest_autotune.errors import StorageError
 from pytest_autotune.scoring.judgement import Ending, Measurement, Outcome, decides
 from pytest_autotune.scoring.levels import Level
-from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.changes import question_changes
 from pytest_autotune.study.code import Code
+from pytest_autotune.study.digests import digest_of
 from pytest_autotune.study.opening import read_records
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
@@ -32,6 +34,10 @@ def plan_of(*, code: Code | None = None, **document: Any) -> Plan:
         **document,
     }
     return replace(make_plan(make_spec(**given)), strategy="random", budget=4, code=code)
+
+
+def code_of(root: Path, module: Path, *globs: str) -> Code:
+    return Code.of(root, {module.name: digest_of(module)}, globs)
 
 
 @pytest.fixture
@@ -117,9 +123,10 @@ def test_only_trials_in_the_new_space_are_kept(open_study: Open) -> None:
     )
     kept = study.records()
     assert [record.params for record in kept] == fitting
-    # Numbers go on after those of the kept trials, without a gap.
-    assert [record.number for record in kept] == list(range(len(kept)))
-    assert claim(study).number == len(kept)
+    # Kept trials keep their numbers, and new ones take those that are free.
+    numbers = [record.number for record in first if record.params["a"] != 1]
+    assert [record.number for record in kept] == numbers
+    assert claim(study).number == min(set(range(8)) - set(numbers))
 
 
 def test_cut_short_trials_may_be_measured_again(open_study: Open) -> None:
@@ -191,7 +198,7 @@ def test_changed_code_starts_a_new_study_unless_it_is_kept(
     module.write_text("a = 1\n")
 
     def plan(*, keep: bool = False) -> Plan:
-        return replace(plan_of(code=Code.of(tmp_path, [module])), keep=keep)
+        return replace(plan_of(code=code_of(tmp_path, module)), keep=keep)
 
     study = open_study(plan())
     study.note_code({"kernel.py": "0123"}, {})
@@ -222,9 +229,9 @@ def test_sources_that_are_named_later_count_from_then_on(open_study: Open, tmp_p
     source.write_text("float k;")
 
     def records(*globs: str) -> list[TrialRecord]:
-        return open_study(plan_of(code=Code.of(tmp_path, [module], globs))).records()
+        return open_study(plan_of(code=code_of(tmp_path, module, *globs))).records()
 
-    first = run(open_study(plan_of(code=Code.of(tmp_path, [module]))))
+    first = run(open_study(plan_of(code=code_of(tmp_path, module))))
     assert records("*.cu") == first
     source.write_text("double k;")
     assert records("*.cu") == []
@@ -235,10 +242,10 @@ def test_a_study_of_restored_code_is_found_again(open_study: Open, tmp_path: Pat
 
     def records(text: str) -> list[TrialRecord]:
         module.write_text(text)
-        return open_study(plan_of(code=Code.of(tmp_path, [module]))).records()
+        return open_study(plan_of(code=code_of(tmp_path, module))).records()
 
     module.write_text("a = 1\n")
-    first = run(open_study(plan_of(code=Code.of(tmp_path, [module]))))
+    first = run(open_study(plan_of(code=code_of(tmp_path, module))))
     assert records("a = 2\n") == []
     assert records("a = 1  # as before\n") == first
 
@@ -276,3 +283,75 @@ def test_a_longer_wait_for_the_server_is_no_other_workload() -> None:
     assert quick.identity() == slow.identity()
     other = plan_of(server={**server, "environment": {"THREADS": "2"}})
     assert other.identity() != quick.identity()
+
+
+LOOSER = [{"metric": "mem", "max": 8, "hard_fail": True, "fail_ratio": 0}]
+
+
+def test_a_success_takes_the_place_of_a_failure(open_study: Open) -> None:
+    study = open_study(plan_of())
+    failed = claim(study)
+    study.finish(ended(failed, study.plan, ending=Ending.FAILED, reason="boom"))
+    other = open_study(plan_of(slo=LOOSER), "two")
+    (kept,) = other.records()
+    assert (kept.params, kept.outcome) == (failed.params, Outcome.FAILED)
+    again = other.claim(SlotRequest(id="slot", ordinal=kept.number, rerun=True))
+    assert isinstance(again, TrialRecord)
+    other.finish(ended(again, other.plan, metrics={"cost": 1.0, "mem": 1.0}))
+    back = open_study(plan_of(), "three")
+    assert [(r.number, r.value) for r in effective(back.records())] == [(failed.number, 1.0)]
+    third = open_study(plan_of(slo=[]), "four")
+    assert [record.value for record in effective(third.records())] == [1.0]
+
+
+def test_an_interrupted_trial_that_was_measured_elsewhere_is_not_run_again(
+    open_study: Open,
+) -> None:
+    study = open_study(plan_of())
+    orphan = claim(study)
+    study.close()
+    other = open_study(plan_of(slo=LOOSER), "two")
+    points = [record.params for record in run(other)]
+    assert orphan.params in points
+    back = open_study(replace(plan_of(), budget=5), "three")
+    trials = effective(back.records())
+    assert [record.finished for record in trials] == [True] * 4
+    assert len({record.number for record in trials}) == 4
+    assert claim(back).params not in points
+
+
+def test_kept_trials_of_earlier_code_stay_kept_by_another_question(
+    open_study: Open, tmp_path: Path
+) -> None:
+    module = tmp_path / "test_x.py"
+    module.write_text("a = 1\n")
+    run(open_study(plan_of(code=code_of(tmp_path, module))))
+    module.write_text("a = 2\n")
+    keep = replace(plan_of(code=code_of(tmp_path, module)), keep=True)
+    assert len(open_study(keep, "two").records()) == 4
+    other = open_study(plan_of(code=code_of(tmp_path, module), slo=LOOSER), "three")
+    assert [record.earlier_code for record in other.records()] == [True] * 4
+    assert other.notices[0] == "4 trials kept, judged by the new SLO: mem ≤ 6 → ≤ 8"
+
+
+def test_a_trial_of_another_version_of_the_code_is_not_stored(
+    open_study: Open, tmp_path: Path
+) -> None:
+    module = tmp_path / "test_x.py"
+    module.write_text("a = 1\n")
+    plan = plan_of(code=code_of(tmp_path, module))
+    early, late = open_study(plan), open_study(plan, "two")
+    late.note_code({"kernel.py": "new"}, {})
+    with pytest.raises(StorageError, match=r"kernel\.py changed while runs measured with it"):
+        early.note_code({"kernel.py": "old"}, {})
+    early.note_code({"kernel.py": "new", "lazy.py": "1"}, {})
+
+
+def test_a_new_file_that_the_tests_import_is_a_change(open_study: Open, tmp_path: Path) -> None:
+    module, conftest = tmp_path / "test_x.py", tmp_path / "conftest.py"
+    module.touch()
+    run(open_study(plan_of(code=code_of(tmp_path, module))))
+    conftest.touch()
+    files = {path.name: digest_of(path) for path in (module, conftest)}
+    (notice,) = open_study(plan_of(code=Code.of(tmp_path, files)), "two").notices
+    assert "because the code changed: conftest.py (new)" in notice

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_autotune.study.code import Code, changed_since, listed
-from pytest_autotune.study.digests import digest, digest_of
+from pytest_autotune.study.digests import digest, digest_of, meaning
 from pytest_autotune.study.imports import ImportedFiles
 from pytest_autotune.study.parts import part_now, parts_of, scripts_in
 
@@ -19,7 +19,7 @@ MARKED = "SPACE = {space}\npytestmark = pytest.mark.autotune(parameters=SPACE{mo
 
 
 def of(text: str, name: str = "x.py") -> str:
-    return digest(name, text.encode())
+    return meaning(digest(name, text.encode()))
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,18 @@ def test_the_spec_in_a_marker_is_no_code() -> None:
     )
 
 
+def test_an_autotune_of_somebody_else_is_code() -> None:
+    kernel = "@triton.autotune(configs=[{}], key=['m'])\ndef kernel(): pass\n"
+    assert of(kernel.format(1)) != of(kernel.format(2))
+
+
 def test_changes_name_changed_missing_and_new_files(tmp_path: Path) -> None:
     for name in ("kernel.py", "gone.py", "csrc/a.cu", "csrc/b.cu"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(KERNEL)
 
     def code() -> Code:
-        files = [tmp_path / "kernel.py", tmp_path / "gone.py"]
+        files = {name: digest_of(tmp_path / name) for name in ("kernel.py", "gone.py")}
         return Code.of(tmp_path, files, ("csrc/*.cu",))
 
     before = Code.from_document(tmp_path, code().document())
@@ -90,8 +95,8 @@ def test_changes_name_changed_missing_and_new_files(tmp_path: Path) -> None:
 
 def test_a_glob_that_is_added_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.cu").write_text("a")
-    before = Code.of(tmp_path, [], ())
-    assert before.changes(Code.of(tmp_path, [], ("*.cu",))) == []
+    before = Code.of(tmp_path, {}, ())
+    assert before.changes(Code.of(tmp_path, {}, ("*.cu",))) == []
 
 
 PROJECT: Mapping[str, str] = {
@@ -157,6 +162,33 @@ def test_a_study_uses_what_its_module_reaches_and_what_nobody_explains(tmp_path:
     assert "only_b.py" in look()[0].split()
 
 
+@pytest.mark.parametrize("how", ["pytest.importorskip('only_b')", "pytest_plugins = ['only_b']"])
+def test_what_pytest_imports_by_name_counts(tmp_path: Path, how: str) -> None:
+    for name, text in {**PROJECT, "test_a.py": f"import pytest\n{how}\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = LOOK.replace('(root / "kernel_a.py").write_text("edited = True")', "").rpartition(
+        "print"
+    )[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "only_b.py" in done.stdout.splitlines()[0].split()
+
+
+def test_the_version_of_a_module_that_another_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib/python3.12/site-packages"
+    (library / "vllm-0.11.0.dist-info").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python3.12"
+    python.touch(mode=0o755)
+    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+    name = f"program {python} -m vllm.entrypoints.openai.api_server"
+    assert parts_of(None, argv) == {name: "vllm 0.11.0"}
+
+
 def test_only_files_below_the_root_are_looked_at(tmp_path: Path) -> None:
     imported = ImportedFiles(tmp_path)
     assert not imported.look()
@@ -185,4 +217,17 @@ def test_the_scripts_of_a_server_are_files_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(KERNEL)
     (tmp_path / "model.bin").write_text("weights")
     argv = [sys.executable, "server.py", "model.bin", "--log", "out.log", "/bin/sh"]
-    assert scripts_in(tmp_path, tmp_path, argv) == {"server.py": of(KERNEL)}
+    (script,) = scripts_in(tmp_path, tmp_path, argv).items()
+    assert (script[0], meaning(script[1])) == ("server.py", of(KERNEL))
+
+
+def test_a_file_whose_bytes_are_known_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kernel.py"
+    path.write_text(KERNEL)
+    known = digest_of(path)
+    monkeypatch.setattr("pytest_autotune.study.digests.source_of", None)
+    assert digest_of(path, known) == known
+    with pytest.raises(TypeError):
+        digest_of(path)
