@@ -44,7 +44,7 @@ class CodeWatcher:
         return Code.of(self._root, {shown(self._root, module): digest_of(module), **files}, globs)
 
     def note(self, active: ActiveTrial, module: Path, server: InferenceServer | None) -> None:
-        """Tell the study of a trial, whose tests are in ``module``, about its code.
+        """Record the code of a trial, whose tests are in ``module``, in its study.
 
         Raises :class:`StorageError` where that is not the code of the study's other trials.
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import StorageError
-from pytest_autotune.study.code import Code
+from pytest_autotune.study.code import Code, Digests, listed
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.storage import (
     Store,
@@ -148,6 +148,25 @@ def mark_used(storage: BaseStorage, study_id: int) -> None:
 def record_code(storage: BaseStorage, study_id: int, code: Code) -> None:
     """Record the code of a study."""
     storage.set_study_user_attr(study_id, _CODE, code.document())
+
+
+def add_code(
+    storage: BaseStorage, study_id: int, known: Code, files: Digests, parts: Digests
+) -> Code:
+    """Record more code of a study, and return all of it. The caller holds the lock.
+
+    Raises :class:`StorageError` where other processes measured with another version.
+    """
+    stored = code_of(storage, study_id, known.root) or known
+    changed = stored.differs_from(files, parts)
+    if changed:
+        raise StorageError(
+            f"{listed(changed)} changed while runs measured with it: this trial is not stored; "
+            "run again to measure with one version"
+        )
+    code = stored.with_more(files, parts)
+    record_code(storage, study_id, code)
+    return code
 
 
 def _stored(storage: BaseStorage, plan: Plan) -> list[StoredStudy]:

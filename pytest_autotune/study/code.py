@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pytest_autotune.study.digests import digest_of, meaning
 from pytest_autotune.study.parts import PART_PREFIXES, part_now
@@ -18,6 +18,10 @@ from pytest_autotune.study.parts import PART_PREFIXES, part_now
 _NAMED: Final = 3
 #: Folders that hold no sources of the user, whatever a glob says.
 _SKIPPED: Final = frozenset({".git", "__pycache__", "node_modules", ".tox", ".venv"})
+
+
+#: Digests or versions by name.
+Digests: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +34,12 @@ class Code:
 
     root: Path
     globs: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
-    parts: Mapping[str, str] = field(default_factory=dict)
+    files: Digests = field(default_factory=dict)
+    sources: Digests = field(default_factory=dict)
+    parts: Digests = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path, files: Mapping[str, str], globs: tuple[str, ...] = ()) -> Code:
+    def of(cls, root: Path, files: Digests, globs: tuple[str, ...] = ()) -> Code:
         """Return the code of a study that begins: ``files`` are those that its module imports."""
         return cls(root=root, globs=globs, files=files, sources=_sources(root, globs))
 
@@ -59,19 +63,19 @@ class Code:
             return self
         return replace(self, globs=now.globs, sources=now.sources)
 
-    def digests_now(self) -> Mapping[str, str]:
+    def digests_now(self) -> Digests:
         """Return the digest or version of everything as it is now, by name."""
         known = {**self.files, **self.sources}
         files = {name: meaning(digest_of(self.root / name, old)) for name, old in known.items()}
         parts = {name: part_now(name) or known for name, known in self.parts.items()}
         return {name: now for name, now in {**files, **parts}.items() if now}
 
-    def has(self, files: Mapping[str, str], parts: Mapping[str, str]) -> bool:
+    def has(self, files: Digests, parts: Digests) -> bool:
         """Return whether all of this is known, and the same."""
         known = {*self.files, *self.parts}
         return known >= {*files, *parts} and not self.differs_from(files, parts)
 
-    def differs_from(self, files: Mapping[str, str], parts: Mapping[str, str]) -> list[str]:
+    def differs_from(self, files: Digests, parts: Digests) -> list[str]:
         """Return the names of what is known and not the same."""
         known = {**self.files, **self.parts}
         return [
@@ -80,7 +84,7 @@ class Code:
             if meaning(known.get(name, now)) != meaning(now)
         ]
 
-    def with_more(self, files: Mapping[str, str], parts: Mapping[str, str]) -> Code:
+    def with_more(self, files: Digests, parts: Digests) -> Code:
         """Return the code with what was found later; what is known already stays."""
         return Code(
             root=self.root,
@@ -91,7 +95,7 @@ class Code:
         )
 
     def changes(self, now: Code) -> list[str]:
-        """Return what differs now, by name: a changed, a new or a missing file.
+        """Return the differences by name: a changed, a new or a missing file.
 
         The files are read again, and the server's parts are looked up. ``now`` has the sources,
         and the files that a study which begins now would start with.
@@ -109,8 +113,8 @@ class Code:
         return [*_changed(self.files, files), *_changed(old, new), *_replaced(self.parts, parts)]
 
 
-def changed_since(digests: Mapping[str, str], root: Path) -> list[str]:
-    """Return what changed since :meth:`Code.digests_now`, by name."""
+def changed_since(digests: Digests, root: Path) -> list[str]:
+    """Return the names of changes since :meth:`Code.digests_now`."""
     found: list[str] = []
     for name, known in digests.items():
         if name.startswith(PART_PREFIXES):
@@ -120,7 +124,7 @@ def changed_since(digests: Mapping[str, str], root: Path) -> list[str]:
     return found
 
 
-def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+def _changed(old: Digests, new: Digests) -> Iterator[str]:
     for name in sorted({**old, **new}):
         if meaning(old.get(name, "")) == meaning(new.get(name, "")):
             continue
@@ -132,7 +136,7 @@ def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
             yield name
 
 
-def _replaced(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+def _replaced(old: Digests, new: Digests) -> Iterator[str]:
     for name, known in old.items():
         if new[name] != known:
             yield f"{name} ({known} → {new[name]})"

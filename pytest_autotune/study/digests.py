@@ -82,7 +82,7 @@ class Source:
 
 @lru_cache(maxsize=4096)
 def source_of(content: bytes) -> Source:
-    """Return what is to be known of Python source. What is none is compared byte by byte."""
+    """Return the digest and the imports of Python source; other text is compared byte by byte."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError):

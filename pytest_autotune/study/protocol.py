@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from pytest_autotune.scoring.judgement import Question
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.parameters import Point
+from pytest_autotune.study.code import Digests
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
@@ -88,7 +89,7 @@ class Study(Protocol):
         """Begin a finished trial anew, as another attempt at one of its tests is made."""
         return record.anew()
 
-    def note_code(self, files: Mapping[str, str], parts: Mapping[str, str]) -> None:  # noqa: ARG002
+    def note_code(self, files: Digests, parts: Digests) -> None:  # noqa: ARG002
         """Record the code that a trial is measured with, where the study goes on later."""
         return
 

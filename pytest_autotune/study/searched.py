@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_autotune.errors import StorageError, TrialLostError
+from pytest_autotune.errors import TrialLostError
 from pytest_autotune.scoring.judgement import (
     Outcome,
     Question,
@@ -26,9 +26,9 @@ from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
-from pytest_autotune.study.catalogue import code_of, open_store, record_code, storage_errors
+from pytest_autotune.study.catalogue import add_code, open_store, storage_errors
 from pytest_autotune.study.claiming import free_number, trial_of, why_stop
-from pytest_autotune.study.code import listed
+from pytest_autotune.study.code import Digests
 from pytest_autotune.study.documents import (
     MEASUREMENT,
     OWNER,
@@ -261,24 +261,15 @@ class SearchedStudy(Study):
             owner = replace(record.owner, retry_of=record.number, started=time.time())
             return self._add(record.number, record.params, owner)
 
-    def note_code(self, files: Mapping[str, str], parts: Mapping[str, str]) -> None:
+    def note_code(self, files: Digests, parts: Digests) -> None:
         """Record the code that a trial is measured with, before the trial itself.
 
         ``files`` are digests of imported files by path, ``parts`` are those of the server.
         """
         known = self._code
-        if known is None or known.has(files, parts):
-            return
-        with uninterrupted(), self._store.coordinator.mutex(), storage_errors(self.plan):
-            stored = code_of(self._storage, self.id, known.root) or known
-            changed = stored.differs_from(files, parts)
-            if changed:
-                raise StorageError(
-                    f"{listed(changed)} changed while runs measured with it: this trial is not "
-                    "stored; run again to measure with one version"
-                )
-            self._code = stored.with_more(files, parts)
-            record_code(self._storage, self.id, self._code)
+        if known is not None and not known.has(files, parts):
+            with uninterrupted(), self._store.coordinator.mutex(), storage_errors(self.plan):
+                self._code = add_code(self._storage, self.id, known, files, parts)
 
     def give_back(self, record: TrialRecord) -> None:
         """Leave an unfinished trial to a later session, without counting this attempt.
