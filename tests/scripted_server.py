@@ -69,6 +69,7 @@ class Options(argparse.Namespace):
     lora: list[str]
     only_listed: bool
     no_models: bool
+    owned_by: str
     api_key: str | None
     ttft: float
     ttft_jitter: float
@@ -102,6 +103,7 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--lora", action="append", default=[], metavar="NAME", help="list a further model")
     add("--only-listed", action="store_true", help="answer 404 to who asks for another model")
     add("--no-models", action="store_true", help="have no list of models")
+    add("--owned-by", default="scripted", help="owner of the listed models")
     add("--api-key", help="answer 401 to who does not give it")
     add("--ttft", type=float, default=0.0)
     add("--ttft-jitter", type=float, default=0.0, help="add 0 to so many seconds, uniformly")
@@ -519,7 +521,7 @@ class Server:
                     return 503, error_document(503, "not ready yet")
                 return 200, {}
             case b"GET", b"/v1/models" if not self.options.no_models:
-                model = {"object": "model", "created": 1, "owned_by": "scripted"}
+                model = {"object": "model", "created": 1, "owned_by": self.options.owned_by}
                 return 200, {"object": "list", "data": [{"id": n} | model for n in self.listed]}
             case b"GET", b"/arguments":
                 return 200, sys.argv

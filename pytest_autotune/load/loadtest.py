@@ -188,9 +188,14 @@ class LoadTest:
         own = self._raw.get("model", {}).get("id_or_path")
         if not listed:
             return spec.model or own or "default"
+        words = (*getattr(target, "command", ()), getattr(target, "image", None) or "")
+        renamed = renames_model(words)
+        if spec.model is not None and renamed:
+            # It may take names that it does not list, or any at all.
+            return served_name(spec.model, listed) or spec.model
         if spec.model is not None:
             return _served_model(spec.origin.at("benchmark", "model_name"), spec.model, listed)
-        if own is None or renames_model(getattr(target, "command", ())):
+        if own is None or renamed:
             return listed[0]
         advice = "; if that is the same model, name it so in 'model_name' of 'benchmark'"
         return _served_model(spec.origin.at("model", "id_or_path"), own, listed, advice)

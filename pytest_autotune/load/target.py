@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ from typing import Final, Protocol, runtime_checkable
 from pytest_autotune.system.listeners import is_local, listener_seconds
 
 _TIMEOUT: Final = 10.0
+#: Flags that name the model, or a file that may.
+_RENAMING: Final = re.compile(r"--?(served.*model.*name|model[-_]name|[^=]*alias[^=]*|config)(=|$)")
+#: Servers that list the file that they have loaded, whatever model that is.
+_OWN_NAME: Final = re.compile(r"llama[-_.]?cpp|llama-server|llamafile")
 
 
 class Target(Protocol):
@@ -76,14 +81,19 @@ class Address:
 
 
 def listed_models(base_url: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the models that the server lists, adapters included; empty where it lists none."""
+    """Return the models that the server lists, adapters included; empty where it lists none.
+
+    Empty, too, for a llama.cpp with one model: it lists a file, and ignores the name in a request.
+    """
     request = urllib.request.Request(f"{base_url}/v1/models", headers=dict(headers))  # noqa: S310 - http(s) by the spec's own check
     try:
         # Not through a proxy that the environment names: the server is here.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=_TIMEOUT) as response:
-            return tuple(str(model["id"]) for model in json.load(response)["data"])
-    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+            models = json.load(response)["data"]
+        ids = tuple(str(model["id"]) for model in models)
+        return () if [model.get("owned_by") for model in models] == ["llamacpp"] else ids
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, HTTPException):
         return ()
 
 
@@ -91,20 +101,22 @@ def served_name(wanted: str, listed: Sequence[str]) -> str | None:
     """Return the name under which a server that lists models has ``wanted``, None if it has not.
 
     ``BASE:ADAPTER`` is SGLang's way to ask for an adapter. A model without its organization, or
-    in a folder, is the one that is listed with it.
+    in a folder, is the one that is listed with it, and so is one without Ollama's ``:latest``.
     """
     if wanted in listed or wanted.rpartition(":")[0] in listed:
         return wanted
-    alike = [name for name in listed if _same(wanted, name)]
+    alike = [name for name in listed if _same(wanted, name.removesuffix(":latest"))]
     return alike[0] if len(alike) == 1 else None
 
 
 def renames_model(command: Sequence[str]) -> bool:
-    """Return whether a server's command gives its model another name, or may do so by itself."""
-    words = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in command}
-    # llama.cpp lists the file that it has loaded, whatever model that is.
-    own_name = any("llama-server" in word or "llama.cpp" in word for word in command)
-    return own_name or not words.isdisjoint({"served-model-name", "alias"})
+    """Return whether a server's command gives its model another name, or may do so by itself.
+
+    The name of its image may be one of the words.
+    """
+    # A shell's command is one word.
+    words = [word for part in command for word in part.lower().split()]
+    return any(_RENAMING.match(word) or _OWN_NAME.search(word) for word in words)
 
 
 def _same(one: str, other: str) -> bool:

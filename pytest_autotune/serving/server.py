@@ -88,6 +88,11 @@ class InferenceServer:
         return list(map(self._mask, self._backend.argv))
 
     @property
+    def image(self) -> str | None:
+        """The image of its container, None without one."""
+        return self.launch.image if self.launch.backend == "docker" else None
+
+    @property
     def folder(self) -> Path:
         """The folder that its command is relative to."""
         spec = self.launch.spec

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
@@ -360,7 +361,13 @@ def test_a_model_that_the_server_does_not_list_is_refused_before_load(
         (["vllm", "serve", "org/m", "--served-model-name", "m"], True),
         (["python", "-m", "sglang.launch_server", "--served_model_name=m"], True),
         (["/opt/llama-server", "-m", "m.gguf"], True),
+        (["lmdeploy", "serve", "api_server", "org/m", "--model-name", "m"], True),
+        (["python", "-m", "llama_cpp.server", "--model_alias", "m"], True),
+        (["sh", "-c", "exec serve org/m --model-alias=m"], True),
+        (["litellm", "--config", "models.yaml"], True),
+        (["-m", "/models/m.gguf", "ghcr.io/ggml-org/llama.cpp:server"], True),
         (["trtllm-serve", "org/m"], False),
+        (["serve", "alias", "--name=alias", "--config-format", "hf", "vllm/vllm-openai"], False),
         ([], False),
     ],
 )
@@ -380,10 +387,25 @@ def test_a_server_may_give_its_model_another_name(command: list[str], *, renames
         ("other/Toy-1B", ["org/Toy-1B"], None),
         ("Toy-1B", ["a/Toy-1B", "b/Toy-1B"], None),
         ("toy-2b", ["toy-1b"], None),
+        ("toy", ["toy-2b:latest", "toy:latest"], "toy:latest"),
+        ("toy", ["toy:8b"], None),
     ],
 )
 def test_a_model_has_the_name_that_is_listed(wanted: str, listed: list[str], name: str) -> None:
     assert served_name(wanted, listed) == name
+
+
+def test_a_server_that_ignores_names_is_asked_for_any(start: Start, make: MakeTest) -> None:
+    server = start("--model", "m.gguf")
+    for extra in ({"command": ["serve", "--alias", "m"]}, {"image": "ghcr.io/ggml-org/llama.cpp"}):
+        target = SimpleNamespace(**vars(Address(server.url)), check_alive=lambda: None, **extra)
+        make({"model_name": "toy"}, model={"id_or_path": "org/toy"})(target)
+        assert server.last()["body"]["model"] == "toy"
+        make(model={"id_or_path": "org/toy"})(target)
+        assert server.last()["body"]["model"] == "m.gguf"
+    llama = start("--model", "m.gguf", "--owned-by", "llamacpp")
+    make(model={"id_or_path": "org/toy"})(llama.url)
+    assert llama.last()["body"]["model"] == "org/toy"
 
 
 def test_a_server_without_a_list_of_models_is_taken_at_its_word(
