@@ -23,6 +23,10 @@ SPARE_OF_SERVERS: Final = 1.0
 _STOLEN: Final = 0.02
 #: More than a tick or two, which may be chance (seconds).
 _LEAST_STOLEN: Final = 0.03
+#: Who answers requests uses at least this much of a processor, and this share of what their client
+#: does. Who uses less hands them on.
+_LEAST_SERVED: Final = 0.1
+_LEAST_SHARE: Final = 0.5
 #: The kernel counts in steps of 10 ms: over less than this they say nothing (seconds).
 _LEAST_SECONDS: Final = 0.09
 
@@ -32,14 +36,15 @@ class Snapshot:
     """Seconds since some moment: of the clock, and of all processors together.
 
     ``own`` is the time of this process, its children and whatever else takes part, NaN where that
-    is unknown. ``interrupts`` are part of ``busy``. ``stolen`` is the time that the host of
-    a virtual machine gave to others.
+    is unknown. ``served`` is the part of it that is no child's. ``interrupts`` are part of
+    ``busy``. ``stolen`` is the time that the host of a virtual machine gave to others.
     """
 
     wall: float
     busy: float
     interrupts: float
     own: float
+    served: float
     stolen: float
     processors: int
 
@@ -55,11 +60,13 @@ def snapshot(served: float | None = 0.0) -> Snapshot | None:
         user, nice, system, _idle, _iowait, irq, softirq, stolen = map(int, total.split()[1:9])
     except (AttributeError, OSError, ValueError):
         return None
+    others = math.nan if served is None else served
     return Snapshot(
         wall=time.perf_counter(),
         busy=(user + nice + system + irq + softirq) / tick,
         interrupts=(irq + softirq) / tick,
-        own=cpu_seconds(os.getpid()) + (math.nan if served is None else served),
+        own=cpu_seconds(os.getpid()) + others,
+        served=others,
         stolen=stolen / tick,
         processors=sum(line.startswith("cpu") for line in rest),
     )
@@ -71,6 +78,7 @@ class MachineWatch:
     With ``shared``, other work is expected, such as other workers, and is only noted. ``served``
     returns the time of processes that take part and do not descend from this one, such as those
     of a container; None where it is unknown, so that nobody's work can be told from theirs.
+    Nor can it where these ``hands_on`` their work, as it seems where they used almost no time.
     Others disturb where they leave no more than ``spare`` processors idle. ``role`` says what this
     machine does where that is not all: ``, which sends the load``.
     """
@@ -84,11 +92,13 @@ class MachineWatch:
         *,
         shared: bool = False,
         served: Callable[[], float | None] = lambda: 0.0,
+        hands_on: bool = False,
         role: str = "",
         spare: float = _LITTLE_IDLE,
     ) -> None:
         self._shared = shared
         self._served = served
+        self._hands_on = hands_on
         self._role = role
         self._spare = spare
         self._before: Snapshot | None = None
@@ -130,6 +140,8 @@ class MachineWatch:
         others = busy - taken / wall
         stolen = (after.stolen - before.stolen) / wall
         processors = after.processors
+        if self._hands_on and _is_forwarded(before, after):
+            others = math.nan
         found = []
         if others >= _MUCH and processors - busy <= self._spare:
             found.append(f"other processes used {others:.1f} of {processors} CPUs{self._role}")
@@ -138,3 +150,11 @@ class MachineWatch:
                 f"the host of this machine withheld {stolen:.2f} of {processors} CPUs{self._role}"
             )
         return tuple(found)
+
+
+def _is_forwarded(before: Snapshot, after: Snapshot) -> bool:
+    """Return whether those who take part, if any, did too little for the work to be theirs."""
+    served = after.served - before.served
+    client = after.own - before.own - served
+    least = max(_LEAST_SERVED * (after.wall - before.wall), _LEAST_SHARE * client)
+    return after.served > 0 and served < least

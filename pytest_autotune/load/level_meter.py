@@ -117,7 +117,9 @@ class LevelMeter:
         if self._processors is not None:
             known = placed(target)
             role = "" if known.is_here else ", which sends the load"
-            watches.append(self._processors(served=known.served_seconds, role=role))
+            watches.append(
+                self._processors(served=known.served_seconds, hands_on=known.hands_on, role=role)
+            )
         with Watches(watches) as seen:
             result = self._measured(spec, job, target, level, scenario)
         metrics = {**result.metrics, **_device_metrics(seen, result.metrics)}

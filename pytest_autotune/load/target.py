@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Final, Protocol, runtime_checkable
 
-from pytest_autotune.system.listeners import is_local, listener_seconds
+from pytest_autotune.system.listeners import Listening
 
 _TIMEOUT: Final = 10.0
 #: Flags that name the model, or a file that may.
@@ -47,6 +47,10 @@ class Placed(Protocol):
     def is_here(self) -> bool:
         """Return whether it runs on this machine."""
 
+    @property
+    def hands_on(self) -> bool:
+        """Return whether processes that are not known may do its work."""
+
     def served_seconds(self) -> float | None:
         """Return the processor time here of processes of it that are no children of ours.
 
@@ -60,21 +64,12 @@ def placed(target: Target) -> Placed:
 
 
 @dataclass(frozen=True)
-class Address:
+class Address(Listening):
     """A server of which only the address is known."""
 
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 1
-
-    @property
-    def is_here(self) -> bool:
-        """Return whether the address is one of this machine's."""
-        return is_local(self.base_url)
-
-    def served_seconds(self) -> float | None:
-        """Return the processor time of whoever listens there, None where that is unknown."""
-        return listener_seconds(self.base_url)
 
     def check_alive(self) -> None:
         """Do nothing, as this cannot be known of an address."""

@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import docker
 from docker import DockerClient
@@ -215,6 +215,9 @@ class DockerServer:
         for thread in self._threads:
             thread.join(0.5)
         return self._exit
+
+    #: All its processes are known.
+    hands_on: ClassVar[bool] = False
 
     @property
     def is_here(self) -> bool:

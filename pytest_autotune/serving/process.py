@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, ClassVar, Final
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.visible import VISIBLE, entries
@@ -152,6 +152,9 @@ class ProcessServer:
             # Its last words are the reason.
             self._pump.join(0.5)
         return self._exit
+
+    #: All its processes are known.
+    hands_on: ClassVar[bool] = False
 
     @property
     def is_here(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_autotune.serving.launch import Launch
-from pytest_autotune.system.listeners import is_local, listener_seconds
+from pytest_autotune.system.listeners import Listening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,10 @@ class RunningServer(Protocol):
     def is_here(self) -> bool:
         """Return whether it runs on this machine."""
 
+    @property
+    def hands_on(self) -> bool:
+        """Return whether processes that are not known may do its work."""
+
     def served_seconds(self) -> float | None:
         """Return the processor time here of those of its processes that are no children of ours.
 
@@ -59,7 +63,7 @@ class RunningServer(Protocol):
         """End it with all its children, and release its resources. May be called twice."""
 
 
-class UrlServer:
+class UrlServer(Listening):
     """An endpoint that is already up. It is neither started nor stopped here."""
 
     def __init__(self, launch: Launch) -> None:
@@ -70,15 +74,6 @@ class UrlServer:
     def exited(self) -> Exit | None:
         """Return None, as only a request shows whether it runs."""
         return None
-
-    @property
-    def is_here(self) -> bool:
-        """Return whether its address is one of this machine's."""
-        return is_local(self.base_url)
-
-    def served_seconds(self) -> float | None:
-        """Return the processor time of whoever listens there, None where that is unknown."""
-        return listener_seconds(self.base_url)
 
     def stop(self) -> None:
         """Leave it running."""

@@ -118,6 +118,11 @@ class InferenceServer:
         """Return whether it runs on this machine."""
         return self._backend.is_here
 
+    @property
+    def hands_on(self) -> bool:
+        """Return whether processes that are not known may do its work."""
+        return self._backend.hands_on
+
     def served_seconds(self) -> float | None:
         """Return the processor time here of processes of it that are no children of ours."""
         return self._backend.served_seconds()

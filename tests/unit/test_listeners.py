@@ -70,3 +70,19 @@ def test_whoever_only_forwards_is_not_the_server(monkeypatch: pytest.MonkeyPatch
     with serve() as server:
         monkeypatch.setattr(listeners, "_FORWARDS", Path(sys.executable).name)
         assert listener_seconds(server.url) is None
+
+
+@pytest.mark.parametrize("host", ["10.9.8.7", "172.18.0.200", "192.168.77.6", "[fd00::77]"])
+def test_a_private_address_may_be_of_a_container_here(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever networks this machine is in.
+    monkeypatch.setattr(listeners, "is_local", lambda url: False)
+    assert listener_seconds(f"http://{host}:8000") is None
+    assert listener_seconds("http://172.32.0.1:8000") == 0.0
+
+
+def test_who_has_used_no_time_is_not_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "_listeners", lambda port: iter([1]))
+    monkeypatch.setattr(listeners, "cpu_seconds", lambda *pids: 0.0)
+    assert listener_seconds("http://127.0.0.1:8000") is None

@@ -356,6 +356,8 @@ def test_a_level_beside_busy_processes_is_measured_again_and_told(server: Script
     assert len(asked) == 2
     # The server of these tests is a child of this process, on this machine.
     assert [given["role"] for given in asked] == ["", ""]
+    # But of an address it is not known who does the work.
+    assert [given["hands_on"] for given in asked] == [True, True]
     assert asked[0]["served"]() == 0.0
 
 

@@ -104,6 +104,30 @@ def test_where_a_server_is_not_found_nobody_can_be_told_from_it(computer: Machin
     assert watch.disturbances == ("the host of this machine withheld 0.40 of 2 CPUs",)
 
 
+@pytest.mark.parametrize(
+    ("client", "served", "said"),
+    [
+        (0.1, 0.05, ()),
+        (0.6, 0.2, ()),
+        (0.2, 0.15, ("other processes used 1.5 of 2 CPUs",)),
+    ],
+    ids=["idle", "less than its client", "working"],
+)
+def test_behind_a_forwarder_nobody_can_be_told_from_the_server(
+    computer: Machine, client: float, served: float, said: tuple[str, ...]
+) -> None:
+    seconds = iter([0.02, 0.02 + served])
+    with MachineWatch(served=lambda: next(seconds), hands_on=True) as watch:
+        computer.goes_on(1.0, own=client, others=1.5 + served, stolen=0.4)
+    assert watch.disturbances == (*said, "the host of this machine withheld 0.40 of 2 CPUs")
+
+
+def test_a_server_that_is_a_child_or_elsewhere_is_no_forwarder(computer: Machine) -> None:
+    with MachineWatch(hands_on=True) as watch:
+        computer.goes_on(1.0, own=0.2, others=1.7)
+    assert watch.disturbances == ("other processes used 1.7 of 2 CPUs",)
+
+
 def test_of_a_server_elsewhere_it_is_said_whose_processors_they_are(computer: Machine) -> None:
     with MachineWatch(role=", which sends the load") as watch:
         computer.goes_on(1.0, own=0.2, others=1.7)
