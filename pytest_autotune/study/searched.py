@@ -268,7 +268,7 @@ class SearchedStudy(Study):
         """
         known = self._code
         if known is not None and not known.has(files, parts):
-            with uninterrupted(), self._store.coordinator.mutex(), storage_errors(self.plan):
+            with self._store.coordinator.mutex(), storage_errors(self.plan):
                 self._code = add_code(self._storage, self.id, known, files, parts)
 
     def give_back(self, record: TrialRecord) -> None:

@@ -37,17 +37,17 @@ class Store:
         self.coordinator.release()
 
 
-# NumPy, which it loads, cannot be loaded again once that was interrupted.
-@uninterrupted()
 def open_journal(directory: Path, slug: str) -> Store:
     """Open (or make) the journal ``slug`` under ``directory``.
 
     A journal with a damaged line is cut before that line, the damaged file is kept beside it,
     and a notice says so.
     """
-    from optuna.storages import JournalStorage
+    # NumPy, which it loads, cannot be loaded again once that was interrupted.
+    with uninterrupted():
+        from optuna.storages import JournalStorage
 
-    _quiet_optuna()
+        _quiet_optuna()
     place = directory / slug
     coordinator = FileCoordinator(place)
     path = place / _JOURNAL
@@ -140,13 +140,13 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, Mapping) and "op_code" in entry and "worker_id" in entry
 
 
-@uninterrupted()
 def open_database(url: str, study: str) -> Store:
     """Open the RDB at ``url``; raise :class:`StorageError` without its password."""
-    import sqlalchemy
-    from optuna.storages import RDBStorage, get_storage
+    with uninterrupted():
+        import sqlalchemy
+        from optuna.storages import RDBStorage, get_storage
 
-    _quiet_optuna()
+        _quiet_optuna()
     shown = masked_url(url)
     try:
         parsed = sqlalchemy.make_url(url)
@@ -166,7 +166,8 @@ def open_database(url: str, study: str) -> Store:
         if dialect == _SQLITE:
             coordinator: Coordinator = _beside(Path(str(parsed.database)))
         else:
-            coordinator = DatabaseCoordinator(url, study)
+            with uninterrupted():
+                coordinator = DatabaseCoordinator(url, study)
         # Creating the tables is not safe against a second process doing so.
         with coordinator.mutex():
             database = RDBStorage(url)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-#: Signals whose handlers raise an exception: Ctrl-C, and the time limit of a test.
+#: Signals whose handlers raise an exception: Ctrl-C, and the time limit of a test. The first is
+#: raised last, so that nothing takes its place.
 _RAISING: Final = tuple(
-    getattr(signal, name) for name in ("SIGALRM", "SIGINT") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGALRM") if hasattr(signal, name)
 )
 #: A signal that is repeated after so many seconds gets through: something hangs.
 _HOLD_SECONDS: Final = 2.0

@@ -7,6 +7,8 @@ run leaves nothing to wait for.
 from __future__ import annotations
 
 import hashlib
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +21,15 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pytest_autotune.errors import StorageError
 from pytest_autotune.system.interrupts import uninterrupted
 
+#: The time between two attempts at a lock that another process has (seconds).
+_POLL_SECONDS: Final = 0.03
+
 
 class Coordinator(ABC):
     """Mutual exclusion between all processes that share a study."""
 
-    def __init__(self, take: Callable[[], object], give: Callable[[], object]) -> None:
-        """``take`` and ``give`` lock and unlock the study."""
+    def __init__(self, take: Callable[[], bool], give: Callable[[], object]) -> None:
+        """``take`` locks the study if that is possible at once, ``give`` unlocks it."""
         self._take = take
         self._give = give
         self._depth = 0
@@ -33,20 +38,24 @@ class Coordinator(ABC):
     def mutex(self) -> Iterator[None]:
         """Hold the study for a short, exclusive section; re-entrant within the process.
 
-        Ctrl-C waits until its end: it would leave what is stored half read or half written.
+        Ctrl-C waits until its end: it would leave what is stored half read or half written. It
+        takes effect at once while another process holds the study.
         """
         # Counted here, as a file lock's own re-entrance costs time.
         if self._depth:
             yield
             return
-        with uninterrupted():
-            self._take()
-            self._depth = 1
-            try:
-                yield
-            finally:
-                self._depth = 0
-                self._give()
+        while True:
+            with uninterrupted():
+                if self._take():
+                    self._depth = 1
+                    try:
+                        yield
+                    finally:
+                        self._depth = 0
+                        self._give()
+                    return
+            _pause()
 
     @abstractmethod
     def hold(self, process: str) -> None:
@@ -68,7 +77,7 @@ class FileCoordinator(Coordinator):
         self._owners = directory / "owners"
         self._owners.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / "study.lock")
-        super().__init__(lock.acquire, lock.release)
+        super().__init__(partial(_taken, lock), lock.release)
         self._held: dict[str, BaseFileLock] = {}
 
     def hold(self, process: str) -> None:
@@ -103,16 +112,29 @@ class FileCoordinator(Coordinator):
         return self._owners / f"{process}.lock"
 
 
-#: For a negative number of seconds MySQL waits forever, MariaDB not at all.
+def _taken(lock: BaseFileLock) -> bool:
+    """Return whether ``lock`` could be taken at once."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _pause() -> None:
+    """Wait for a moment, as long on average for everybody, and not in step with others."""
+    time.sleep(random.uniform(0.5, 1.5) * _POLL_SECONDS)  # noqa: S311 - no secret
+
+
 _MYSQL: Final = (
-    "SELECT GET_LOCK(:name, 4294967)",
+    "SELECT GET_LOCK(:name, 0)",
     "SELECT RELEASE_LOCK(:name)",
     "SELECT IS_FREE_LOCK(:name)",
 )
-#: By SQL dialect: statements that take, release and test a named lock of the connection.
+#: By SQL dialect: statements that try to take, release and test a named lock of the connection.
 _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "postgresql": (
-        "SELECT pg_advisory_lock(:key)",
+        "SELECT pg_try_advisory_lock(:key)",
         "SELECT pg_advisory_unlock(:key)",
         # It is free if it can be taken, and then released again.
         "SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_advisory_unlock(:key) ELSE false END",
@@ -138,13 +160,15 @@ class DatabaseCoordinator(Coordinator):
         self._lock, unlock, self._free = _STATEMENTS[engine.dialect.name]
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         super().__init__(
-            partial(self._execute, self._lock, study), partial(self._execute, unlock, study)
+            lambda: bool(self._execute(self._lock, study)), partial(self._execute, unlock, study)
         )
 
     def hold(self, process: str) -> None:
         """Announce that ``process`` is alive."""
         if process not in self._held:
-            self._execute(self._lock, process)
+            # Another process may have it for a moment, to see whether this one is alive.
+            while not self._execute(self._lock, process):
+                _pause()
             self._held.append(process)
 
     def is_alive(self, process: str) -> bool:

@@ -6,8 +6,9 @@ import itertools
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, Final
@@ -25,6 +26,7 @@ from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
 from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
+from pytest_autotune.study.storage import open_journal
 from pytest_autotune.system.interrupts import CleanUp, uninterrupted
 from pytest_autotune.system.locks import FileCoordinator
 from pytest_autotune.system.masking import Masker
@@ -176,6 +178,72 @@ def test_a_lock_is_free_after_an_interrupt(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
     with FileLock(tmp_path / "study.lock", timeout=0):
         pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM")
+def test_ctrl_c_wins_over_a_time_limit_in_the_same_section() -> None:
+    def expire(*_: object) -> None:
+        raise TimeoutError
+
+    def section(numbers: Sequence[int]) -> None:
+        with uninterrupted():
+            for number in numbers:
+                signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGALRM, expire)
+    try:
+        for numbers in itertools.permutations((signal.SIGINT, signal.SIGALRM)):
+            with pytest.raises(KeyboardInterrupt):
+                section(numbers)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+@pytest.mark.parametrize("opening", [False, True], ids=["waiting", "opening"])
+def test_ctrl_c_and_time_limits_are_heeded_while_another_process_has_the_study(
+    tmp_path: Path, *, opening: bool
+) -> None:
+    journal = open_journal(tmp_path, "study")
+
+    def wait() -> None:
+        if opening:
+            open_journal(tmp_path, "study")
+        else:
+            with journal.coordinator.mutex():
+                pytest.fail("another process has the study")
+
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    holder = (
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    path = str(tmp_path / "study" / "study.lock")
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline().strip() == b"held"
+        # If it is not heeded, the study is free after some seconds.
+        release = threading.Timer(10.0, other.kill)
+        release.start()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                wait()
+            assert other.poll() is None
+        finally:
+            release.cancel()
+            signal.signal(signal.SIGALRM, before)
+            other.stdin.close()
+    with journal.coordinator.mutex():
+        pass
+    journal.close()
 
 
 def test_a_clean_up_is_not_disturbed_and_knows_of_it() -> None:
