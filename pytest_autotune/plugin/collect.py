@@ -153,7 +153,9 @@ class StudyCollector:
     def _searched(self, study: CollectedStudy) -> CollectedStudy:
         """Return a study with a slot for each trial that it may have."""
         plan = replace(study.plan, pinned=self._hints(study.nodeid, study.plan))
-        strategy = make_strategy(plan.strategy, plan.context, self._extension)
+        given = self._settings.strategy is not None
+        where = "" if given else plan.spec.origin.at("optimization", "strategy")
+        strategy = make_strategy(plan.strategy, plan.context, self._extension, where=where)
         spares = SPARE_PER_WORKER * self._context.workers
         slots = make_slots(study.nodeid, plan, strategy, spares)
         return replace(study, plan=plan, slots=slots)

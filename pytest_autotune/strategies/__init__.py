@@ -33,9 +33,13 @@ ExtensionLookup = Callable[[str, StrategyContext], Strategy | None]
 
 
 def make_strategy(
-    name: str, context: StrategyContext, extension: ExtensionLookup | None = None
+    name: str,
+    context: StrategyContext,
+    extension: ExtensionLookup | None = None,
+    *,
+    where: str = "",
 ) -> Strategy:
-    """Make the strategy called ``name``.
+    """Make the strategy called ``name``, which is given ``where``.
 
     A plugin's answer wins over a built-in of the same name. Raises :class:`OptionError`
     listing the known names.
@@ -49,7 +53,8 @@ def make_strategy(
         with uninterrupted():
             strategy: Strategy = getattr(import_module(module), attribute)(context)
         return strategy
+    place = f"{where}: " if where else ""
     raise OptionError(
-        f"unknown strategy {name!r}{did_you_mean(name, BUILT_IN)}; "
+        f"{place}unknown strategy {name!r}{did_you_mean(name, BUILT_IN)}; "
         f"built in: {', '.join(sorted(BUILT_IN))}; no installed plugin offers it either"
     )

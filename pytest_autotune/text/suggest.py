@@ -27,5 +27,8 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return `` (did you mean …?)`` where one of ``known`` is close to ``word``, else nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
+    known = list(known)
+    close = difflib.get_close_matches(str(word), known, n=1)
+    # The first word of a name is far from it by its letters.
+    close = close or [name for name in known if name.startswith(f"{word}_")]
     return f" (did you mean {close[0]!r}?)" if close else ""

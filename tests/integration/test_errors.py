@@ -31,7 +31,10 @@ def _assert_usage_error(result: pytest.RunResult, *lines: str) -> None:
         ),
         (
             {"optimization": {"strategy": "baysian"}},
-            "unknown strategy 'baysian' (did you mean 'bayesian'?); built in: *",
+            (
+                "test_study.py: autotune marker: /optimization/strategy: "
+                "unknown strategy 'baysian' (did you mean 'bayesian'?); built in: *"
+            ),
         ),
         (
             {"constraints": ["a < b"]},
@@ -65,6 +68,22 @@ def test_a_typo_in_the_spec_file_is_found_before_anything_runs(
     _assert_usage_error(
         result,
         "autotune.yaml:5:5: /decode/slo/latancy: unknown key 'latancy' (did you mean 'latency'?)*",
+    )
+
+
+def test_an_unknown_strategy_is_found_where_the_spec_names_it(
+    study: Run, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "autotune.yaml").write_text(
+        "decode:\n  parameters: {tile: [1, 2]}\n  optimization:\n"
+        "    objective: minimize:cost\n    strategy: grid\n"
+    )
+    pytester.makeini("[pytest]")
+    result = study("pytestmark = pytest.mark.autotune('decode')\n" + BODY)
+    _assert_usage_error(
+        result,
+        "autotune.yaml:5:5: /decode/optimization/strategy: unknown strategy 'grid' (did you mean "
+        "'grid_search'?); built in: *",
     )
 
 
