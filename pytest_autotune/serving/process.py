@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, ClassVar, Final
+from typing import ClassVar, Final
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.visible import VISIBLE, entries
@@ -25,6 +26,8 @@ _HOST: Final = "127.0.0.1"
 _VMSTAT: Final = Path("/proc/vmstat")
 #: Time that the kernel may take to end a killed process.
 _AFTER_KILL_SECONDS: Final = 10.0
+#: All that a pipe holds.
+_PIPE_BYTES: Final = 1 << 16
 
 
 def check_command(launch: Launch) -> None:
@@ -129,9 +132,11 @@ class ProcessServer:
         finally:
             os.close(writer)
         assert self._supervisor.stdout is not None
-        self._pump = threading.Thread(
-            target=_pump, args=(self._supervisor.stdout, log), daemon=True
-        )
+        self._log = log
+        self._output = self._supervisor.stdout
+        os.set_blocking(self._output.fileno(), False)
+        self._reading = threading.Lock()
+        self._pump = threading.Thread(target=self._take_all, daemon=True)
         self._pump.start()
         self._reports = threading.Thread(target=self._listen, args=(reader,), daemon=True)
         self._reports.start()
@@ -149,8 +154,9 @@ class ProcessServer:
             if self._exit is None:
                 self._exit = Exit(status=self._supervisor.returncode or 1)
         if self._exit is not None:
-            # Its last words are the reason.
-            self._pump.join(0.5)
+            # Its last words are the reason. They are in the pipe, as it wrote them before its end,
+            # but on a busy machine the thread may not have come to them.
+            self._take()
         return self._exit
 
     #: All its processes are known.
@@ -184,12 +190,30 @@ class ProcessServer:
                 os.killpg(self._pid, signal.SIGKILL)
         self._pump.join(1.0)
         self._reports.join(1.0)
-        assert self._supervisor.stdout is not None
         if not self._pump.is_alive():
-            self._supervisor.stdout.close()
+            self._output.close()
         self._reservation.release()
         # Last, so that an end that was interrupted is repeated.
         self._stopped = True
+
+    def _take_all(self) -> None:
+        """Log the output as it comes, until nobody can write more."""
+        waiting = select.poll()
+        waiting.register(self._output, select.POLLIN)
+        while self._take():
+            waiting.poll()
+
+    def _take(self) -> bool:
+        """Log what the pipe holds; return whether there may be more."""
+        # Reading and logging are one step, so that the log is up to date when this returns.
+        with self._reading, suppress(ValueError, OSError):
+            try:
+                chunk = os.read(self._output.fileno(), _PIPE_BYTES)
+            except BlockingIOError:
+                return True
+            self._log.write(chunk)
+            return bool(chunk)
+        return False
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader) as reports:
@@ -203,12 +227,6 @@ class ProcessServer:
     def _ran_out(self, status: int) -> bool:
         """Return whether the kernel killed it for memory, by the kernel's counter."""
         return status in {-signal.SIGKILL, 128 + signal.SIGKILL} and _oom_kills() > self._oom_kills
-
-
-def _pump(source: IO[bytes], log: LogFile) -> None:
-    with suppress(ValueError, OSError):
-        while chunk := os.read(source.fileno(), 65536):
-            log.write(chunk)
 
 
 def _oom_kills() -> int:

@@ -146,7 +146,7 @@ def test_trials_that_only_missed_a_misspelled_metric_count_once_it_is_corrected(
 
 
 def test_the_cause_of_a_server_that_does_not_start_is_its_last_word(serving: Serving) -> None:
-    program = "import sys; print('loading'); sys.exit('unknown flag --tp-sise')"
+    program = "import sys; print('loading', flush=True); sys.exit('unknown flag --tp-sise')"
     server = {"command": [sys.executable, "-c", program, "{port}"], "startup_timeout": 10}
     serving.write(server, parameters={"ttft": [0.01, 0.02, 0.03, 0.04]})
     lines = serving.run(status=1).splitlines()

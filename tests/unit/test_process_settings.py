@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,25 @@ def test_a_kill_is_for_memory_if_the_kernel_counted_one(
         assert ended.status == -number
         assert ended.out_of_memory is out_of_memory
     finally:
+        server.stop()
+        log.close()
+
+
+def test_the_last_words_of_a_server_are_logged_before_its_end_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # On a busy machine the thread that logs may come to nothing for a long time.
+    goes_on = threading.Event()
+    monkeypatch.setattr(ProcessServer, "_take_all", lambda _: goes_on.wait(10.0))
+    log = LogFile(tmp_path / "log", str)
+    server = ProcessServer(launch(command=["{python}", "-c", "exit('last words')"]), log)
+    try:
+        while (ended := server.exited()) is None:
+            pass
+        assert ended.status == 1
+        assert log.tail() == "last words"
+    finally:
+        goes_on.set()
         server.stop()
         log.close()
 
