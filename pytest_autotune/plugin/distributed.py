@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +24,7 @@ from pytest_autotune.plugin.slots import CollectedStudy, StudyOutline
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
 from pytest_autotune.study.code import Code
+from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.system.interrupts import defer_in_children, heed
@@ -82,6 +84,7 @@ def publish_collection(
                 "capacity": study.outline.capacity,
                 "gpus": study.gpus,
                 "tests": study.tests,
+                "names": asdict(study.outline.names),
                 "chosen": study.chosen,
             }
             for study in studies
@@ -251,5 +254,6 @@ def _outline(study: Mapping[str, Any], settings: Settings) -> StudyOutline:
         plan=make_plan(study["nodeid"], spec, settings, gpus=study["gpus"], code=code),
         capacity=study["capacity"],
         tests=[(before, after) for before, after in study["tests"]],
+        names=TrialNames(**study["names"]),
         chosen=study["chosen"],
     )

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import Strategy
-from pytest_autotune.study.names import TrialNames
+from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.pinned import Pin
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest
@@ -61,14 +61,16 @@ class StudyOutline:
     """A collected study without its slots, as the process with the terminal knows it.
 
     ``capacity`` is how many trials it can have: its budget, or fewer where the space is small.
-    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
-    ``chosen`` is how many slots run, spare ones aside, where a selection leaves something out.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes; ``names``
+    are those of its trials. ``chosen`` is how many slots run, spare ones aside, where a selection
+    leaves something out.
     """
 
     nodeid: str
     plan: Plan
     capacity: int
     tests: Sequence[tuple[str, str]]
+    names: TrialNames = NUMBERED
     chosen: int | None = None
 
 
@@ -105,6 +107,7 @@ class CollectedStudy:
             plan=self.plan,
             capacity=sum(slot.ordinal is not None for slot in self.slots),
             tests=self.tests,
+            names=self.slots[0].names if self.slots else NUMBERED,
             chosen=self.chosen,
         )
 

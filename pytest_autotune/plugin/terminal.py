@@ -282,6 +282,7 @@ class StudyReporter:
             running=state.running,
             search=state.search,
             tests=study.tests,
+            names=study.names,
             notices=list(dict.fromkeys(notices)),
             caution=no_effect(study.plan.spec, reached),
         )

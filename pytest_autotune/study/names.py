@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pytest_autotune.space.parameters import Point, point_key
 
@@ -32,3 +33,7 @@ class TrialNames:
         """Return the place of a point in the grid, None where there is none."""
         place, _ = self.grid.get(point_key(params), (None, ""))
         return place
+
+
+#: The names of a study whose trials have numbers only.
+NUMBERED: Final = TrialNames()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,8 @@ from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.scoring.wording import limits, unjudged
 from pytest_autotune.study.code import Code
+from pytest_autotune.study.commands import repeating
+from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.repeated import LIMIT, Failures, failures, repeated_failure
@@ -27,9 +28,9 @@ class Summary:
     """One study at the end of a session.
 
     ``capacity`` is how many trials the study can have: its budget, or fewer in a small space.
-    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes.
-    ``notices`` are one sentence each; ``caution`` is a reason not to believe the result. ``code``
-    is the code of its trials, where that is known.
+    ``tests`` are the node ids of its tests, each cut in two where the slot's id goes; ``names``
+    are the names that its trials have in this run. ``notices`` are one sentence each; ``caution``
+    is a reason not to believe the result. ``code`` is the code of its trials, where that is known.
     ``running`` are the numbers of trials that run now, in another session. ``search`` are the
     options that it began with, None for those of the plan.
     """
@@ -43,6 +44,7 @@ class Summary:
     running: Collection[int] = ()
     search: SearchOptions | None = None
     tests: Sequence[tuple[str, str]] = ()
+    names: TrialNames = NUMBERED
     notices: Sequence[str] = ()
     caution: str = ""
 
@@ -170,24 +172,7 @@ class Summary:
 
     def commands(self) -> list[str]:
         """Return the command that repeats the study, and the one that repeats its best trial."""
-        plan = self.plan
-        where = shlex.quote(self.tests[0][0].partition("::")[0]) if self.tests else ""
-        search = self.search or SearchOptions.of(plan)
-        again = (
-            f"pytest --autotune {where} --autotune-fresh --autotune-strategy {search.strategy} "
-            f"--autotune-seed {search.seed} --autotune-trials {plan.budget}"
-        )
-        if plan.xfail:
-            again += " --autotune-infeasible xfail"
-        given = "".join(f" {argument}" for argument in plan.source.arguments)
-        again += given
-        best = self.best
-        if best is None:
-            return [again]
-        nodes = " ".join(
-            shlex.quote(f"{before}{best.owner.slot}{after}") for before, after in self.tests
-        )
-        return [again, f"pytest --autotune {nodes}{given}"]
+        return repeating(self.plan, self.search, self.tests, self.best, self.names)
 
     def tightest(self) -> str:
         """Return the SLO that stood in the way when nothing was feasible.

@@ -26,7 +26,9 @@ from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Owner, TrialRecord
 from pytest_autotune.scoring.slo import Severity
 from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.space.parameters import point_key
 from pytest_autotune.study.lines import broken_bounds, trial_line
+from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.standing import Best, Standings, standing
 from pytest_autotune.study.summary import Summary
@@ -42,6 +44,7 @@ def make_summary(records: Sequence[TrialRecord], **fields: Any) -> Summary:
     fields.setdefault("plan", make_plan(SPEC, trials=6))
     fields.setdefault("stop", Stop.BUDGET)
     fields.setdefault("capacity", 6)
+    fields.setdefault("tests", [("test_it.py::test_a[", "]")])
     return Summary(records=records, session="s", **fields)
 
 
@@ -153,15 +156,50 @@ def test_the_reason_for_stopping_is_a_phrase(stop: Stop | None, finished: int, w
 def test_the_study_and_its_best_trial_can_be_repeated() -> None:
     plan = make_plan(SPEC, trials=6, strategy="random", infeasible="xfail")
     tests = [("test_it.py::test_a[", "]"), ("test_it.py::test_b[", "-x y]")]
-    summary = make_summary([feasible(0, 1.0, slot="trial-003")], plan=plan, tests=tests)
+    summary = make_summary([feasible(3, 1.0)], plan=plan, tests=tests)
     assert summary.commands() == [
         (
             "pytest --autotune test_it.py --autotune-fresh --autotune-strategy random "
             "--autotune-seed 4 --autotune-trials 6 --autotune-infeasible xfail"
         ),
-        "pytest --autotune 'test_it.py::test_a[trial-003]' 'test_it.py::test_b[trial-003-x y]'",
+        (
+            "pytest --autotune 'test_it.py::test_a[trial-003]' 'test_it.py::test_b[trial-003-x y]' "
+            "--autotune-strategy random"
+        ),
     ]
     assert len(make_summary([failed(0)], plan=plan, tests=tests).commands()) == 1
+    assert make_summary([feasible(0, 1.0)], tests=()).commands() == []
+
+
+def repeats(record: TrialRecord, trials: int, names: TrialNames = NUMBERED, **settings: Any) -> str:
+    """Return the command that repeats a trial; its spec has a budget of 2."""
+    spec = make_spec(SPEC.raw, optimization={**SPEC.raw["optimization"], "max_iterations": 2})
+    plan = make_plan(spec, trials=trials, **settings)
+    return make_summary([record], plan=plan, names=names).commands()[-1]
+
+
+def test_a_best_trial_is_named_as_the_next_run_names_it() -> None:
+    start = "pytest --autotune 'test_it.py::test_a["
+    assert repeats(feasible(1, 1.0), 6) == f"{start}trial-001]'"
+    # What named it before does not matter, nor does the budget of this run.
+    assert repeats(feasible(1, 1.0, slot="a:1"), 6) == f"{start}trial-001]'"
+    assert repeats(feasible(4, 1.0), 6) == f"{start}trial-004]' --autotune-trials 6"
+    assert repeats(feasible(4, 1.0), 2) == f"{start}trial-004]' --autotune-trials 5"
+    names = TrialNames(grid={point_key({"a": 4}): (3, "a:4")})
+    options = "--autotune-strategy grid_search --autotune-trials 6"
+    assert repeats(feasible(4, 1.0), 6, names, strategy="grid_search") == f"{start}a:4]' {options}"
+    # No test of this run has it.
+    assert "--autotune-fresh" in repeats(feasible(5, 1.0), 6, names, strategy="grid_search")
+
+
+def test_the_commands_name_the_database_that_only_the_command_line_named() -> None:
+    url = "postgresql://me:secret@host/db"
+    plan = make_plan(SPEC, trials=6, storage=url)
+    commands = make_summary([feasible(0, 1.0)], plan=plan).commands()
+    assert all("--autotune-storage 'postgresql://me:***@host/db'" in line for line in commands)
+    spec = make_spec(SPEC.raw, optimization={**SPEC.raw["optimization"], "storage": url})
+    commands = make_summary([feasible(0, 1.0)], plan=make_plan(spec, trials=6)).commands()
+    assert not any("storage" in line for line in commands)
 
 
 def test_the_tightest_bound_is_the_one_that_even_its_best_trial_missed_most() -> None:
