@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path
 
 import pytest
 
@@ -78,17 +79,20 @@ def slot_param(item: pytest.Item) -> Slot | None:
 
 def is_asked_for(config: pytest.Config, items: Iterable[pytest.Item]) -> bool:
     """Return whether one of the tests was named by its id, or failed last time under --lf."""
-    nodeids = [item.nodeid for item in items]
-    named = [arg for arg in config.args if "::" in arg and "[" in arg]
-    if any(_names(arg, nodeid) for arg in named for nodeid in nodeids):
+    chosen = list(items)
+    named = {
+        _test(config.invocation_params.dir / path, test)
+        for path, _, test in (arg.partition("::") for arg in config.args)
+        if "[" in test
+    }
+    if any(_test(item.path, item.nodeid.partition("::")[2]) in named for item in chosen):
         return True
     cache = getattr(config, "cache", None)
     if cache is None or not config.getoption("lf", default=False):
         return False
-    return not set(nodeids).isdisjoint(cache.get("cache/lastfailed", {}))
+    return not {item.nodeid for item in chosen}.isdisjoint(cache.get("cache/lastfailed", {}))
 
 
-def _names(arg: str, nodeid: str) -> bool:
-    """Return whether an argument is a node id, whatever folder it is relative to."""
-    (path, _, test), (own_path, _, own_test) = arg.partition("::"), nodeid.partition("::")
-    return test == own_test and PurePath(path).name == PurePath(own_path).name
+def _test(path: Path, name: str) -> tuple[str, str]:
+    """Return a test's file, whatever names lead to it, and its name there."""
+    return os.path.realpath(path), name
