@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 import pytest
+from gated import Gated
 from project import SPEC, Project
 
 from pytest_autotune.scoring.judgement import Outcome
@@ -160,3 +161,33 @@ def test_it(trial):
     )
     result = project.run(*PLUGINS["rerunfailures"], "-n", "2", status=(0, 1))
     assert "trials   5 of 5: 5 feasible" in result
+
+
+@pytest.mark.parametrize(
+    "loaded", [("retry",), ("rerunfailures", "flaky"), ("rerunfailures", "retry"), tuple(PLUGINS)]
+)
+def test_the_first_attempt_decides_in_a_gate_run(gated: Gated, loaded: Sequence[str]) -> None:
+    gated.write(
+        "test_kernel.py",
+        """
+        import pytest
+
+        TRIED = []
+        pytestmark = pytest.mark.autotune("kernel")
+
+        def test_right(trial):
+            TRIED.append(trial.number)
+            assert len(TRIED) > 1, "wrong at first"
+
+        def test_cost(trial):
+            trial.report({"cost": 1.0})
+        """,
+    )
+    options = [option for name in loaded for option in PLUGINS[name]]
+    text = gated.run("--autotune-gate", "-v", *options, status=1)
+    assert "FAILED test_kernel.py::test_right[pinned] - AssertionError: wrong at first" in text
+    # The comparison has no result either, and is not repeated.
+    assert text.count("test_kernel.py::gate ") == 1
+    assert "RERUN" not in text
+    assert "RETRY" not in text
+    assert "TypeError" not in text

@@ -19,7 +19,8 @@ from pytest_autotune.gate.revision.repository import Repository
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import register_controller
-from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties, run_once
+from pytest_autotune.plugin.gate import attempts
+from pytest_autotune.plugin.gate.items import GateItem, belongs_to, report_properties
 from pytest_autotune.plugin.gate.terminal import GateReporter
 from pytest_autotune.plugin.harness import harness_of
 from pytest_autotune.plugin.tuning import Tuning
@@ -45,6 +46,8 @@ def register(config: pytest.Config, settings: Settings) -> None:
         config.pluginmanager.register(reporter, "autotune-report")
         register_controller(config, settings, context, reporter)
     pins = LockPins(lock, config.rootpath)
+    # Before the runner, whose hooks are asked first, then.
+    config.pluginmanager.register(attempts, "autotune-attempts")
     tuning = Tuning.register(config, settings, context, reporter, pins)
     gate = GateHooks(config, settings, context, tuning, pins)
     config.pluginmanager.register(gate, "autotune-gate")
@@ -95,7 +98,7 @@ class GateHooks:
                 if item.nodeid.startswith(nodeid) and belongs_to(item, nodeid):
                     last[nodeid] = item
                     self._tuning.collector.keep_whole(item.nodeid, _UNIT)
-                    run_once(item)
+                    attempts.run_once(item)
         for nodeid, item in last.items():
             added = GateItem.behind(item, nodeid, strict=self._strict, compare=self._compare)
             self._tuning.collector.keep_whole(added.nodeid, _UNIT)

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gate.outcome import GateOutcome
+from pytest_autotune.plugin.gate.attempts import run_once
 from pytest_autotune.report.gate import headline
 
 
@@ -78,12 +79,6 @@ def belongs_to(item: pytest.Item, nodeid: str) -> bool:
     callspec = getattr(item, "callspec", None)
     slot = None if callspec is None else callspec.params.get("trial")
     return slot is not None and slot.study == nodeid
-
-
-def run_once(item: pytest.Item) -> None:
-    """Switch off reruns for an item: one failure is a result."""
-    if item.config.pluginmanager.hasplugin("rerunfailures"):
-        item.add_marker(pytest.mark.flaky(reruns=0))
 
 
 def report_properties(outcome: GateOutcome) -> Iterable[tuple[str, object]]:
