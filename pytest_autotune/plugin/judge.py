@@ -175,7 +175,8 @@ class TrialJudge:
         command = self._runner.resources.server_command(active)
         if isinstance(error, _PLAIN_ERRORS):
             report.longrepr = f"trial {active.record.number}: {error}"
-            if command:
+            # The reason why there is none may be the failure itself.
+            if command and not command.endswith(" ".join(str(error).split())):
                 report.longrepr += f"\nserver command: {command}"
         elif command:
             report.sections.append(("inference server command", command))

@@ -28,19 +28,19 @@ def server_command(spec: Spec, params: Mapping[str, Any]) -> str:
     """Return the command that starts the server of a trial with ``params``; secrets are masked.
 
     It follows from the spec and the parameters alone, so the server need not run, nor have run
-    here. Empty where there is no command: for an address, or a spec that cannot be launched here.
+    here. Empty for an address; for a spec that cannot be launched here a comment that says why.
     """
     if spec.server is None or spec.server.backend == "url":
         return ""
-    try:
-        launch = make_launch(spec.server, params, spec.layout)
-    except UserError:
-        return ""
     masker = Masker()
     masker.learn(os.environ)
+    masker.learn_document(spec.raw)
+    try:
+        launch = make_launch(spec.server, params, spec.layout)
+    except UserError as error:
+        return f"# cannot be started here: {masker(' '.join(str(error).split()))}"
     masker.learn({k: v for k, v in launch.environment.items() if v}, launch.spec.secrets)
     masker.learn({"api_key": launch.api_key or ""})
-    masker.learn_document(spec.raw)
     words = _docker(launch, masker) if launch.backend == "docker" else _process(launch, masker)
     return " ".join(words)
 
@@ -72,8 +72,11 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
     yield "docker run --rm --init"
     if not host:
         yield f"-p 127.0.0.1:{port}:{port}"
-    # The flag takes one word; the others go before the command.
-    entrypoint, before = (spec.entrypoint or (None,))[0], (spec.entrypoint or ())[1:]
+    # The flag takes one word, an empty one for none; the others go before the command.
+    entrypoint: str | None = None
+    before: list[str] = []
+    if spec.entrypoint is not None:
+        entrypoint, *before = masked_words(spec.entrypoint) or [""]
     options = {
         "network": spec.network,
         "gpus": _gpus(launch),

@@ -117,5 +117,16 @@ def test_a_container_is_a_docker_run() -> None:
 def test_what_has_no_command_gives_none() -> None:
     assert command(url="http://127.0.0.1:1") == ""
     assert server_command(make_spec(parameters={"a": [1]}), {"a": 1}) == ""
-    # It cannot be launched here, but its results may come from elsewhere.
-    assert command(image="i:1", volumes=["/no/such/folder:/data"]) == ""
+
+
+def test_what_cannot_be_started_here_says_why_in_a_comment() -> None:
+    # Its results may come from elsewhere.
+    found = command(image="i:1", volumes=["/no/such/folder:/data"])
+    assert found.startswith("# cannot be started here: ")
+    assert "/no/such/folder" in found
+    assert "\n" not in found
+
+
+def test_an_image_without_its_entrypoint_is_run_without_it() -> None:
+    found = command(image="i:1", entrypoint=[], command=["serve"])
+    assert found.endswith("--entrypoint '' i:1 serve --size 2")
