@@ -9,20 +9,29 @@ from typing import Final
 from pytest_autotune.errors import OptionError
 
 _MAX_SECONDS: Final = 1e12
-_NUMBER: Final = r"\d+(?:\.\d+)?"
-_DURATION: Final = re.compile(
-    rf"(?:({_NUMBER})h)?(?:({_NUMBER})m)?"
-    # A number without a unit is seconds, and ends a duration.
-    rf"(?:({_NUMBER})|(?:({_NUMBER})s)?(?:({_NUMBER})ms)?(?:({_NUMBER})[uµμ]s)?)"
-)
+
+
+def _pattern(number: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?:({number})h)?(?:({number})m)?"
+        # A number without a unit is seconds, and ends a duration.
+        rf"(?:({number})|(?:({number})s)?(?:({number})ms)?(?:({number})[uµμ]s)?(?:({number})ns)?)"
+    )
+
+
+_DURATION: Final = _pattern(r"\d+(?:\.\d+)?")
+#: Bounds are often computed, and printed by some language.
+_TIME: Final = _pattern(r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?")
 #: Seconds of a unit, and units of a second where they are shorter: 200ms is 0.2 exactly.
-_LONG: Final = (3600, 60, 1, 1, 1, 1)
-_SHORT: Final = (1, 1, 1, 1, 1_000, 1_000_000)
+_LONG: Final = (3600, 60, 1, 1, 1, 1, 1)
+_SHORT: Final = (1, 1, 1, 1, 1_000, 1_000_000, 1_000_000_000)
 #: Units as a spec may write them, and the beginnings of their longer names.
-_UNITS: Final = ("h", "m", "s", "ms", "us", "µs")
+_UNITS: Final = ("h", "m", "s", "ms", "us", "µs", "ns")
 _LONGER: Final = {
     "h": "h", "min": "m", "sec": "s", "mil": "ms", "mse": "ms", "mic": "us", "use": "us",
+    "nan": "ns", "nse": "ns",
 }  # fmt: skip
+_KNOWN: Final = ", ".join(_UNITS)
 _ONE: Final = re.compile(r"[\d.]+([^\d.]*)")
 
 
@@ -34,7 +43,7 @@ def parse_duration(text: str | float) -> float:
     if isinstance(text, int | float):
         seconds = float(text) if abs(text) < _MAX_SECONDS else math.inf
     else:
-        found = _seconds(text)
+        found = _seconds(text, _DURATION)
         if found is None:
             raise OptionError(
                 f"{text!r} is not a duration; write for example 90s, 30m, 2h or 1h30m"
@@ -45,8 +54,8 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
-def _seconds(text: str) -> float | None:
-    match = _DURATION.fullmatch(text.replace(" ", ""))
+def _seconds(text: str, pattern: re.Pattern[str]) -> float | None:
+    match = pattern.fullmatch(text.replace(" ", ""))
     if not text.strip() or match is None:
         return None
     parts = zip(match.groups(), _LONG, _SHORT, strict=True)
@@ -59,7 +68,7 @@ def parse_time(text: str) -> float:
     Raises ValueError with what is wrong and what to write.
     """
     compact = text.replace(" ", "")
-    seconds = _seconds(text)
+    seconds = _seconds(text, _TIME)
     if seconds is not None and compact[-1].isalpha():
         if seconds >= _MAX_SECONDS:
             raise ValueError(f"{text!r} is too long a time")
@@ -73,13 +82,13 @@ def parse_time(text: str) -> float:
     if unit == "%":
         raise ValueError(f"{text!r} is not a time; write a share as a number, such as 0.01")
     if not unit or unit in _UNITS:
-        raise ValueError(f"{text!r} is not a time; write for example 0.2, 200ms or 1.5s")
+        raise ValueError(
+            f"{text!r} is not a time; write for example 0.2, 200ms or 1.5s; units: {_KNOWN}"
+        )
     meant = next((short for begin, short in _LONGER.items() if unit.lower().startswith(begin)), "")
     meant = meant or (unit.lower() if unit.lower() in _UNITS else "")
     hint = f" (did you mean {meant!r}?)" if meant else ""
-    raise ValueError(
-        f"{text!r} is not a time: unknown unit {unit!r}{hint}; known: {', '.join(_UNITS)}"
-    )
+    raise ValueError(f"{text!r} is not a time: unknown unit {unit!r}{hint}; known: {_KNOWN}")
 
 
 def duration(seconds: float) -> str:

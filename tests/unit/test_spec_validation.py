@@ -380,6 +380,7 @@ def test_a_bound_on_any_metric_is_hard_unless_it_says_otherwise() -> None:
     [
         ("200ms", 0.2), ("200 ms", 0.2), (" 1.5s ", 1.5), ("500us", 0.0005), ("500µs", 0.0005),
         ("500μs", 0.0005), ("2m", 120.0), ("1h", 3600.0), ("1m30s", 90.0), (0.2, 0.2), (3, 3),
+        (".5s", 0.5), ("2e-1s", 0.2), ("500ns", 5e-7), ("1.5E2 ms", 0.15),
     ],
 )  # fmt: skip
 def test_a_time_of_an_slo_may_have_a_unit(written: Any, seconds: float) -> None:
@@ -400,7 +401,7 @@ def test_a_time_of_an_slo_may_have_a_unit(written: Any, seconds: float) -> None:
     ("message", "slo"),
     {
         "/slo/ttft/threshold: '200msec' is not a time: unknown unit 'msec' (did you mean 'ms'?); "
-        "known: h, m, s, ms, us, µs": {"ttft": {"threshold": "200msec"}},
+        "known: h, m, s, ms, us, µs, ns": {"ttft": {"threshold": "200msec"}},
         "/slo/latency/p99/threshold: '2 Seconds' is not a time: unknown unit 'Seconds' (did you "
         "mean 's'?)": {"latency": {"p99": {"threshold": "2 Seconds"}}},
         "/slo/0/max: '200MS' is not a time: unknown unit 'MS' (did you mean 'ms'?)": [
@@ -412,12 +413,18 @@ def test_a_time_of_an_slo_may_have_a_unit(written: Any, seconds: float) -> None:
         "/slo/ttft/threshold: '0.2' is text without a unit; write 0.2s, or the number without ": {
             "ttft": {"threshold": "0.2"}
         },
-        "/slo/ttft/threshold: 'soon' is not a time; write for example 0.2, 200ms or 1.5s": {
-            "ttft": {"threshold": "soon"}
-        },
+        "/slo/ttft/threshold: 'soon' is not a time; write for example 0.2, 200ms or 1.5s; "
+        "units: h, m, s, ms, us, µs, ns": {"ttft": {"threshold": "soon"}},
         "/slo/ttft/threshold: '-5ms' is not a time; write for example": {
             "ttft": {"threshold": "-5ms"}
         },
+        "/slo/ttft/threshold: '2e-1' is text without a unit; write 2e-1s": {
+            "ttft": {"threshold": "2e-1"}
+        },
+        "/slo/ttft/threshold: '3 nanos' is not a time: unknown unit 'nanos' (did you mean 'ns'?)": {
+            "ttft": {"threshold": "3 nanos"}
+        },
+        "/slo/ttft/threshold: '1e999s' is too long a time": {"ttft": {"threshold": "1e999s"}},
         "/slo/ttft/threshold: '1s1h' is not a time; write": {"ttft": {"threshold": "1s1h"}},
         "/slo/ttft/threshold: true is not a number, nor a time such as 200ms": {
             "ttft": {"threshold": True}
@@ -443,7 +450,7 @@ def test_what_is_no_time_says_so(message: str, slo: Any) -> None:
 def test_the_published_schema_knows_times_with_units() -> None:
     schema = json.loads(schema_text())
     time = Draft202012Validator(schema["$defs"]["time"])
-    for good in (0.2, 3, "200ms", "200 ms", "1m30s", "500µs", "1.5 s"):
+    for good in (0.2, 3, "200ms", "200 ms", "1m30s", "500µs", "1.5 s", ".5s", "2e-1s", "5ns"):
         assert time.is_valid(good)
     for bad in ("0.2", "ms", "200msec", "", True, None, "1,5s"):
         assert not time.is_valid(bad)
