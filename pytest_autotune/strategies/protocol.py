@@ -33,16 +33,18 @@ class History:
     """All trials of a study so far, in the order of their numbers, running ones included.
 
     ``estimates`` are trials of an earlier question that were cut short. They say something about
-    their points, which may be proposed again.
+    their points, which may be proposed again. ``later`` are keys of points that are not to be
+    proposed now.
     """
 
     records: Sequence[TrialRecord] = ()
     estimates: Sequence[TrialRecord] = ()
+    later: frozenset[str] = frozenset()
 
     @cached_property
     def seen(self) -> frozenset[str]:
-        """The keys of all points that were run or are running. None may be proposed again."""
-        return frozenset(record.key for record in self.records)
+        """The keys of all points that were run, are running or wait. None may be proposed."""
+        return self.later.union(record.key for record in self.records)
 
     @property
     def informative(self) -> int:

@@ -29,7 +29,7 @@ from pytest_autotune.study.changes import identity_changes, question_changes
 from pytest_autotune.study.code import Code, listed
 from pytest_autotune.study.digests import digest_of
 from pytest_autotune.study.documents import read_trial
-from pytest_autotune.study.in_vain import without_vain
+from pytest_autotune.study.in_vain import put_off, without_vain
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.parts import part_now
 from pytest_autotune.study.plan import Plan
@@ -101,6 +101,8 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
         notices.append(search)
     if found.own is None and found.own is not there.own:
         notices.append(IN_VAIN)
+        left = {study.id for study in found.usable}
+        put_off(storage, plan, own.id, [s.id for s in there.usable if s.id not in left])
     if found.own is None and (hints := _hints(storage, plan, found, adoption)):
         storage.set_study_user_attr(own.id, _HINTS, [dict(point) for point in hints])
         count = "a configuration" if len(hints) == 1 else f"{len(hints)} configurations"

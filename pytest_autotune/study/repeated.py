@@ -15,7 +15,7 @@ from pytest_autotune.study.lines import broken_bounds, first_line
 #: After so many equal failures, and no other end of a trial, a study stops.
 LIMIT: Final = 3
 #: The note of a run that begins anew after one that stopped so.
-IN_VAIN: Final = "the trials of the last run, which all failed in the same way, were run again"
+IN_VAIN: Final = "the trials of the last run all failed in the same way: others came first"
 #: Parts of a message that differ between trials: addresses, paths, numbers, and constants.
 _VARYING: Final = re.compile(
     r"\b0x[0-9a-f]+\b | (?:[\w.~-]+)?(?:/[\w.@~-]+)+/? | \d+(?:\.\d+)?(?:e[+-]?\d+)?"

@@ -37,8 +37,9 @@ from pytest_autotune.study.documents import (
     new_trial,
     read_trial,
 )
+from pytest_autotune.study.in_vain import open_to_others, propose, put_off_points
 from pytest_autotune.study.looks import Look
-from pytest_autotune.study.names import TrialNames
+from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.opening import all_records, open_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
 _UNMEASURED: Final = (Outcome.FAILED, Outcome.SKIPPED)
 
 
-_NAMES: Final = TrialNames()
-
-
 class SearchedStudy(Study):
     """One study in storage, as one process works on it."""
 
@@ -66,7 +64,7 @@ class SearchedStudy(Study):
         session: str,
         started: float,
         extension: ExtensionLookup | None = None,
-        names: TrialNames = _NAMES,
+        names: TrialNames = NUMBERED,
     ) -> None:
         """Open the study of ``plan``, making it where there is none.
 
@@ -78,6 +76,7 @@ class SearchedStudy(Study):
         self._storage: BaseStorage = self._store.storage
         with self._store.coordinator.mutex(), storage_errors(plan):
             opened = open_study(self._storage, plan, session, names)
+            self._later = put_off_points(self._storage, opened.id)
         self.id = opened.id
         self.plan = plan
         self.seed = plan.seed
@@ -137,6 +136,7 @@ class SearchedStudy(Study):
 
     def claim(self, slot: SlotRequest) -> Claim:
         """Take the next trial for ``slot``: an orphan, its own point, or a new proposal."""
+        slot = open_to_others(slot, self._later)
         if not slot.rerun and not slot.left_out and self._is_done_before(slot):
             return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), storage_errors(self.plan):
@@ -220,7 +220,7 @@ class SearchedStudy(Study):
         if point is None:
             seed = [self.plan.seed, len(records)]
             history = History(records=current, estimates=self._estimates)
-            point = self._strategy.propose(history, seed)
+            point = propose(self._strategy, history, self._later, seed)
         if point is None:
             return self._wait_or(Stop.EXHAUSTED, current)
         place = slot.names.place(point)

@@ -146,11 +146,10 @@ class Summary:
         """Return why no further trial was started, as a phrase."""
         plan = self.plan
         if self.repeated is not None:
-            # A grid begins in one corner of the space, where all may fail alike.
-            other = "; --autotune-strategy random tries others first"
+            others = self.capacity > len(self.finished)
             return (
                 f"the first {LIMIT} trials failed in the same way; they do not count, and the next "
-                f"run repeats them{other if plan.strategy == 'grid_search' else ''}"
+                f"run {'begins with others' if others else 'repeats them'}"
             )
         waits = self.stop not in {Stop.PATIENCE, Stop.TIMEOUT}
         if self._elsewhere and waits and len(self.trials) >= self.capacity:

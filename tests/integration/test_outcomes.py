@@ -196,7 +196,7 @@ def test_a_trial_without_a_result_fails_and_says_why(study: Run, body: str, reas
             "best * none: every trial failed in the same way",
             f"cause * {reason}*",
             "trials * 3 of 4: 0 feasible, 3 failed",
-            "stopped * the first 3 trials failed in the same way; * random tries others first",
+            "stopped * the first 3 trials failed in the same way; * next run begins with others",
         ]
     )
 

@@ -109,17 +109,44 @@ def test_the_same_failure_stops_a_study_and_is_repeated_by_the_next_run(
     assert "best     none: every trial failed in the same way" in text
     assert "cause    RuntimeError: no device " in text
     # One more may have been running.
-    assert len(project.records()) in ({3, 4} if workers else {3})
+    first = project.records()
+    assert len(first) in ({3, 4} if workers else {3})
     again = project.run(*workers, status=1)
-    assert (
-        "note     the trials of the last run, which all failed in the same way, were run" in again
-    )
-    assert len(project.records()) in ({3, 4} if workers else {3})
+    assert "note     the trials of the last run all failed in the same way: others came" in again
+    second = project.records()
+    assert len(second) in ({3, 4} if workers else {3})
+    assert {record.key for record in first}.isdisjoint(record.key for record in second)
     (project.path / "fixed").touch()
     fixed = project.run(*workers, status=0)
     assert "12 of 12: 12 feasible" in fixed
     assert "earlier runs" not in fixed
     assert sorted(record.number for record in project.records()) == list(range(12))
+    assert "no tests ran" in project.run(*workers, status=0)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_corner_that_fails_alike_is_left_and_tried_last(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.write(
+        """
+def test_fast(trial):
+    assert trial.params["a"] > 3, "out of memory"
+    trial.report({"cost": trial.params["a"], "mem": 1})
+""",
+        {
+            "parameters": {"a": [1, 2, 3, 4, 5, 6, 7, 8]},
+            "optimization": {"objective": "minimize:cost", "strategy": "grid_search"},
+        },
+    )
+    text = project.run(*workers, "-v", status=1)
+    assert "they do not count, and the next run begins with others" in text
+    if not workers:
+        ran = re.findall(r"^test_study.py::test_fast\[a:(\d)\]", project.run("-v"), re.MULTILINE)
+        # Once one works, the others have their turn.
+        assert ran == ["4", "1", "2", "3", "5", "6", "7", "8"]
+    else:
+        assert "trials   8 of 8: 5 feasible, 3 failed" in project.run(*workers)
     assert "no tests ran" in project.run(*workers, status=0)
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import ended, make_plan, make_record, make_spec
+from builders import ended, make_plan, make_record, make_spec, strategy_for
 
 from pytest_autotune.scoring.judgement import Ending, Measurement, Outcome
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.strategies import History
+from pytest_autotune.study.in_vain import propose
 from pytest_autotune.study.repeated import ended_in_vain, failure, failures, repeated_failure
 
 SPEC = make_spec(
@@ -129,3 +131,17 @@ def test_a_point_that_the_tests_skip_says_nothing() -> None:
     skipped = make_record(3, outcome=Outcome.SKIPPED, score=None)
     assert repeated_failure([skipped, failed(0), failed(1), failed(2)]) is not None
     assert repeated_failure([skipped, failed(0), failed(1)]) is None
+
+
+@pytest.mark.parametrize("strategy", ["auto", "bayesian", "random", "grid_search"])
+def test_points_that_failed_in_vain_wait_until_something_works(strategy: str) -> None:
+    made = strategy_for(strategy, SPEC.space)
+    later = frozenset(record.key for record in map(failed, (1, 2, 3)))
+    assert propose(made, History(), later, [0, 0]) == {"a": 4}
+    # Nothing else is left.
+    tried = failed(0, params={"a": 4})
+    assert propose(made, History(records=[tried]), later, [0, 1]) != {"a": 4}
+    works = make_record(0, params={"a": 4}, score=1.0)
+    found = propose(made, History(records=[works]), later, [0, 1])
+    assert found is not None
+    assert found["a"] in {1, 2, 3}
