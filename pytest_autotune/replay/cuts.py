@@ -41,7 +41,7 @@ def why_undecided(measurement: Measurement, cell: str, question: Question) -> st
         return ""
     if decides(measurement, question):
         return ""
-    return "was cut short by the SLO that it was recorded under, so this SLO has no answer"
+    return "it was cut short by the SLO that it was recorded under, and does not answer this one"
 
 
 def _digest(slo: SLO) -> str:
