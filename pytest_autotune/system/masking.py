@@ -48,9 +48,9 @@ _URL_PASSWORD: Final = re.compile(r"(://[^/\s:@]*:)([^/\s@]+)@")
 #: A flag whose value is the next word of a command.
 _FLAG: Final = re.compile(r"^--?([A-Za-z][\w.-]*)$")
 #: What one word of a command sets: ``--flag=value``, ``NAME=value``, and in a shell's script
-#: ``--flag value``.
+#: ``--flag value``. Lower-case names are no variables, but often arguments in code.
 _IN_WORD: Final = re.compile(
-    r"(?<![\w.$-])(?P<before>-{0,2}(?P<variable>[A-Za-z_][\w.-]*)=|--(?P<flag>[A-Za-z][\w.-]*)\s+)"
+    r"(?<![\w.$-])(?P<before>--?[A-Za-z][\w.-]*(?:=|\s+)|[A-Z_][A-Z0-9_]*=)"
     r"(?P<quote>['\"]?)(?P<value>\S+?)(?P=quote)(?=\s|$)"
 )
 _HARMLESS_VALUES: Final = frozenset({"true", "false", "none", "null", "auto", "test", "empty"})
@@ -148,7 +148,7 @@ def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
         return match[1] + of(match[2]) + "@"
 
     def in_word(match: re.Match[str]) -> str:
-        if not is_secret_name(match["variable"] or match["flag"]) or match["value"][0] == "-":
+        if not is_secret_name(match["before"].strip("-= \t\n")) or match["value"][0] == "-":
             return match[0]
         return match["before"] + match["quote"] + of(match["value"]) + match["quote"]
 

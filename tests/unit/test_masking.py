@@ -288,11 +288,13 @@ COMMAND: Final = [
     "sh", "--api-key", "sk-abc", "--hf-token=literal", "http://u:passw0rd@h/", "API_KEY=in-env",
     "--host", "127.0.0.1", "--tokenizer=auto", "--use-token", "--model", "m", "--api-key",
     "${API_KEY}", "--hf-token=$HF_TOKEN", "run --api-key 'in-script' --port 1",
+    "--override-kv", "add_bos_token=bool:false", "print(max('ab', key=str.lower))",
 ]  # fmt: skip
 HIDDEN: Final = [
     "sh", "--api-key", MASK, f"--hf-token={MASK}", f"http://u:{MASK}@h/", f"API_KEY={MASK}",
     "--host", "127.0.0.1", "--tokenizer=auto", "--use-token", "--model", "m", "--api-key",
     "${API_KEY}", "--hf-token=$HF_TOKEN", f"run --api-key '{MASK}' --port 1",
+    "--override-kv", "add_bos_token=bool:false", "print(max('ab', key=str.lower))",
 ]  # fmt: skip
 
 
