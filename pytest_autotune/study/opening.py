@@ -180,7 +180,7 @@ def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> 
     if found.own is not None:
         number = sum(not earlier for *_, earlier in adoption.entries)
         if number:
-            yield f"{_trials(number)} of another question were kept"
+            yield f"kept {_trials(number)} that had another SLO, objective or space"
         return
     if found.usable:
         yield from _kept(plan, own, found.usable[-1], adoption)
@@ -192,7 +192,12 @@ def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> 
         )
     elif found.all and not plan.fresh:
         changes = ", ".join(identity_changes(found.all[-1].identity, own.identity))
-        if changes:
+        if not found.all[-1].is_readable:
+            yield (
+                "a new study was started, because another version of pytest-autotune stored the "
+                "earlier trials"
+            )
+        elif changes:
             yield f"a new study was started, because this changed: {changes}"
 
 
@@ -206,7 +211,13 @@ def _kept(plan: Plan, own: StoredStudy, before: StoredStudy, adoption: Adoption)
     if adoption.estimates:
         rest.append(f"{_trials(len(adoption.estimates))} cut short, to be measured again if needed")
     left = f" ({'; '.join(rest)})" if rest else ""
-    yield f"{_trials(kept)} kept, judged by the new {titles}: {changes}{left}"
+    if kept:
+        yield f"{_trials(kept)} kept, judged by the new {titles}: {changes}{left}"
+    elif adoption.estimates:
+        yield f"no trial kept under the new {titles}: {changes}{left}"
+    else:
+        left = f"{_trials(adoption.misfits)} left out"
+        yield f"no earlier trial fits the new space: {changes} ({left})"
     if kept >= plan.budget:
         yield (
             f"the kept trials use up the budget of {plan.budget}; "

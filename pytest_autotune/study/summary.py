@@ -154,6 +154,9 @@ class Summary:
         waits = self.stop not in {Stop.PATIENCE, Stop.TIMEOUT}
         if self._elsewhere and waits and len(self.trials) >= self.capacity:
             return f"another session runs the rest of the {self.capacity} trials"
+        used_up = f"the budget of {plan.budget} trials is used up"
+        if len(self.finished) > plan.budget:
+            used_up = f"earlier runs used more than the budget of {plan.budget} trials"
         match self.stop:
             case Stop.EXHAUSTED:
                 return "every valid combination has been tried"
@@ -162,9 +165,9 @@ class Summary:
             case Stop.TIMEOUT:
                 return f"the time limit of {duration(plan.timeout or 0)} was reached"
             case Stop.BUDGET:
-                return f"the budget of {plan.budget} trials is used up"
+                return used_up
         if len(self.finished) >= plan.budget:
-            return f"the budget of {plan.budget} trials is used up"
+            return used_up
         if len(self.finished) >= self.capacity:
             return "every valid combination has been tried"
         return "the session ended first; run again to resume"

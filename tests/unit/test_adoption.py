@@ -90,7 +90,7 @@ def test_trials_are_kept_and_judged_by_the_new_question(open_study: Open, tmp_pa
     # Going back finds the study as it was, and what the other one added.
     more = run(open_study(replace(looser, budget=6), "four"), 2)
     back = open_study(replace(plan_of(), budget=6), "five")
-    assert back.notices == ("2 trials of another question were kept",)
+    assert back.notices == ("kept 2 trials that had another SLO, objective or space",)
     assert [r.params for r in sorted(back.records(), key=lambda record: record.number)] == [
         r.params for r in more
     ]
@@ -127,6 +127,15 @@ def test_only_trials_in_the_new_space_are_kept(open_study: Open) -> None:
     numbers = [record.number for record in first if record.params["a"] != 1]
     assert [record.number for record in kept] == numbers
     assert claim(study).number == min(set(range(8)) - set(numbers))
+
+
+def test_a_space_that_no_earlier_trial_fits_is_said_to_be_so(open_study: Open) -> None:
+    run(open_study(plan_of()))
+    study = open_study(plan_of(parameters={"a": [8], "b": [1, 2]}, constraints=[]))
+    assert study.records() == []
+    said = study.notices[0]
+    assert said.startswith("no earlier trial fits the new space: parameter a: 8 added")
+    assert said.endswith("(4 trials left out)")
 
 
 def test_cut_short_trials_may_be_measured_again(open_study: Open) -> None:

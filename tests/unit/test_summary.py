@@ -273,7 +273,7 @@ def test_more_trials_than_the_budget_are_said_to_be_so() -> None:
     plan = make_plan(SPEC, trials=2)
     summary = make_summary([feasible(n, 0.25) for n in range(4)], plan=plan, capacity=2)
     assert summary.counts() == "4, 2 over the budget: 4 feasible"
-    assert summary.why_stopped() == "the budget of 2 trials is used up"
+    assert summary.why_stopped() == "earlier runs used more than the budget of 2 trials"
 
 
 def test_a_dropped_level_is_visible_in_the_live_line_and_the_summary() -> None:
