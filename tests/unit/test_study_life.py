@@ -502,9 +502,8 @@ def test_trials_in_another_format_are_left_alone(
         old.close()
     new = open_study(make_plan(), session="two")
     assert new.records() == []
-    assert new.notices == (
-        (
-            "a new study was started, because another version of pytest-autotune stored the earlier "
-            "trials"
-        ),
+    (notice,) = new.notices
+    assert notice == (
+        "a new study was started, because another version of pytest-autotune stored the "
+        "earlier trials"
     )
