@@ -133,7 +133,7 @@ def test_what_a_search_of_levels_left_out_counts_under_its_own_slo(
     body = """
     def test_it(trial):
         a = trial.params["a"]
-        trial.report({"partial": True, "levels": [
+        trial.report({"partial": "by the search", "levels": [
             {"concurrency": c, "cost": c, "ttft": c / a / 10} for c in (1, 2)
         ]})
     """
