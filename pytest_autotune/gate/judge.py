@@ -29,8 +29,8 @@ from pytest_autotune.gate.revision.worktree import worktree
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.environment import environment_changes, fingerprint
-from pytest_autotune.study.lines import broken_bounds
 from pytest_autotune.study.plan import Plan
+from pytest_autotune.study.trial_line import broken_bounds
 
 #: The number of latest sessions whose differences count.
 _SESSIONS: Final = 20

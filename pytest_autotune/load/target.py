@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
-from pytest_autotune.system.listeners import Listening
+from pytest_autotune.system.listeners import Listening, Placed
 
 _TIMEOUT: Final = 10.0
 #: Flags that name the model, or a file that may.
@@ -37,25 +37,6 @@ class Target(Protocol):
 
     def check_alive(self) -> None:
         """Raise an error if the server has ended."""
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """A server whose place, and whose use of this machine's processors, is known."""
-
-    @property
-    def is_here(self) -> bool:
-        """Return whether it runs on this machine."""
-
-    @property
-    def hands_on(self) -> bool:
-        """Return whether processes that are not known may do its work."""
-
-    def served_seconds(self) -> float | None:
-        """Return the processor time here of processes of it that are no children of ours.
-
-        None where that is unknown.
-        """
 
 
 def placed(target: Target) -> Placed:

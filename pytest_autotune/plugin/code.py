@@ -60,7 +60,7 @@ class CodeWatcher:
         if server is not None and server.launch.backend != "url":
             from pytest_autotune.study.parts import parts_of, scripts_in
 
-            files = {**files, **scripts_in(self._root, server.folder, server.command)}
+            files = {**files, **scripts_in(self._root, server.launch.folder, server.command)}
             parts = parts_of(server.launch.image, server.command)
         active.study.note_code(files, parts)
 

@@ -17,7 +17,6 @@ from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.distributed import publish_collection
 from pytest_autotune.plugin.findings import Findings
-from pytest_autotune.plugin.marked import check_place, idle_markers
 from pytest_autotune.plugin.marker import ignored_specs, spec_of
 from pytest_autotune.plugin.planning import make_plan, prepare
 from pytest_autotune.plugin.selection import Selection, slot_param
@@ -27,6 +26,7 @@ from pytest_autotune.plugin.slots import (
     Slot,
     make_slots,
 )
+from pytest_autotune.plugin.unused_markers import check_place, idle_markers
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import ExtensionLookup, make_strategy

@@ -11,8 +11,8 @@ import pytest
 
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.study.lines import shortfall
 from pytest_autotune.study.summary import Summary
+from pytest_autotune.study.trial_line import shortfall
 
 #: Attributes of a report, which xdist takes along.
 STATUS: Final = "autotune_status"

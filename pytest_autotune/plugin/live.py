@@ -8,8 +8,8 @@ import pytest
 
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.study.lines import trial_line
 from pytest_autotune.study.standing import Best, Standings, standing
+from pytest_autotune.study.trial_line import trial_line
 from pytest_autotune.text.values import parameters
 
 #: Attributes of a report, which xdist takes along.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pytest_autotune.scoring.levels import failed_requests
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table
-from pytest_autotune.study.lines import broken_bounds
 from pytest_autotune.study.reliability import disturbed_line
+from pytest_autotune.study.trial_line import broken_bounds
 
 
 def infeasible_report(record: TrialRecord, table: str, command: str) -> str:

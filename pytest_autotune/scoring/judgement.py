@@ -57,6 +57,10 @@ class Outcome(str, enum.Enum):
     SKIPPED = "skipped"
 
 
+#: Outcomes of trials that measured nothing, so that they may be measured yet.
+UNMEASURED: Final = frozenset({Outcome.FAILED, Outcome.SKIPPED})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """The metrics of a trial and the end of its tests: a fact, whatever the question.

@@ -14,7 +14,7 @@ from pytest_autotune.engines.flags import text_of
 from pytest_autotune.errors import UserError
 from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving.launch import Launch, container_gpus, make_launch
-from pytest_autotune.serving.process import program_path, visible_gpus, working_directory
+from pytest_autotune.serving.process import program_path, visible_gpus
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.system.masking import MASK, Masker, is_secret_name, masked_words
 
@@ -46,7 +46,7 @@ def server_command(spec: Spec, params: Mapping[str, Any]) -> str:
 
 
 def _process(launch: Launch, mask: Masker) -> Iterator[str]:
-    folder = working_directory(launch)
+    folder = launch.folder
     if folder != Path.cwd():
         yield f"cd {shlex.quote(str(folder))} &&"
     environment = dict(launch.variables("127.0.0.1", _PORT))

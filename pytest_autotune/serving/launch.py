@@ -48,6 +48,11 @@ class Launch:
         return self.spec.backend
 
     @property
+    def folder(self) -> Path:
+        """The folder that a process runs in, and that its command is relative to."""
+        return (self.spec.folder / Path(self.spec.working_directory).expanduser()).resolve()
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """Headers that authorize requests."""
         return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}

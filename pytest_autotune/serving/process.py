@@ -33,7 +33,7 @@ _PIPE_BYTES: Final = 1 << 16
 def check_command(launch: Launch) -> None:
     """Raise :class:`LaunchError` if the command cannot be found."""
     program = launch.argv[0]
-    folder = working_directory(launch)
+    folder = launch.folder
     if not folder.is_dir():
         raise LaunchError(f"{launch.spec.at('working_directory')}: {folder} is no folder")
     if program_path(launch, program) is None:
@@ -52,17 +52,12 @@ def check_command(launch: Launch) -> None:
 def program_path(launch: Launch, program: str) -> str | None:
     """Return the program's path: as given, on the server's PATH, or beside this interpreter."""
     if os.sep in program:
-        path = working_directory(launch) / program
+        path = launch.folder / program
         return str(path) if path.exists() else None
     beside = str(Path(sys.executable).parent)
     path_variable = _environment(launch).get("PATH", os.defpath)
     # A run of .venv/bin/pytest without activation means that environment.
     return shutil.which(program, path=os.pathsep.join((path_variable, beside)))
-
-
-def working_directory(launch: Launch) -> Path:
-    """Return the folder that the server runs in."""
-    return (launch.spec.folder / Path(launch.spec.working_directory).expanduser()).resolve()
 
 
 def _environment(launch: Launch, port: int = 0) -> dict[str, str]:
@@ -117,7 +112,7 @@ class ProcessServer:
                     sys.executable, "-I", "-S", supervisor.__file__,
                     str(self._grace), str(writer), "--", *command,
                 ],
-                cwd=working_directory(launch),
+                cwd=launch.folder,
                 env=_environment(launch, self._reservation.port),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

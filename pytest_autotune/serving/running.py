@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_autotune.serving.launch import Launch
-from pytest_autotune.system.listeners import Listening
+from pytest_autotune.system.listeners import Listening, Placed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Exit:
         return f"exit status {self.status}"
 
 
-class RunningServer(Protocol):
+class RunningServer(Placed, Protocol):
     """A server that was started. Made by a function that takes a launch."""
 
     @property
@@ -44,20 +44,6 @@ class RunningServer(Protocol):
 
     def exited(self) -> Exit | None:
         """Return the server's end, None while it runs. It is cheap, and soon up to date."""
-
-    @property
-    def is_here(self) -> bool:
-        """Return whether it runs on this machine."""
-
-    @property
-    def hands_on(self) -> bool:
-        """Return whether processes that are not known may do its work."""
-
-    def served_seconds(self) -> float | None:
-        """Return the processor time here of those of its processes that are no children of ours.
-
-        None where that is unknown.
-        """
 
     def stop(self) -> None:
         """End it with all its children, and release its resources. May be called twice."""

@@ -93,12 +93,6 @@ class InferenceServer:
         return self.launch.image if self.launch.backend == "docker" else None
 
     @property
-    def folder(self) -> Path:
-        """The folder that its command is relative to."""
-        spec = self.launch.spec
-        return (spec.folder / Path(spec.working_directory).expanduser()).resolve()
-
-    @property
     def log_file(self) -> Path | None:
         """The file of its masked output; None for a server that somebody else runs."""
         return None if self._log is None else self._log.path

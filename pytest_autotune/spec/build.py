@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pytest_autotune.errors import ExpressionError, SpecError
+from pytest_autotune.scoring.known_metrics import wrong_way
 from pytest_autotune.scoring.objective import Objective
-from pytest_autotune.scoring.usual import wrong_way
 from pytest_autotune.space.categorical import Categorical
 from pytest_autotune.space.expressions import FUNCTIONS, Expression, identifier
 from pytest_autotune.space.parameters import Parameter

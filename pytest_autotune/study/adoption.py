@@ -12,13 +12,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pytest_autotune.scoring.judgement import Ending, Outcome, decides, judge
+from pytest_autotune.scoring.judgement import UNMEASURED, Ending, decides, judge
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
 from pytest_autotune.study.catalogue import StoredStudy
 from pytest_autotune.study.claiming import lowest_free
-from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.documents import read_trial, read_trials
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _KEPT: Final = "autotune:kept"
-_UNMEASURED: Final = frozenset({Outcome.FAILED, Outcome.SKIPPED})
 #: Study, place in it, number and slot in the study that keeps it, whether its code was another.
 _Entry: TypeAlias = tuple[int, int, int, str, bool]
 
@@ -67,7 +66,7 @@ class KeptTrials:
 
         Of two with one number the later counts: the own one, unless it has no result.
         """
-        failed = {r.number for r in own if r.finished and r.outcome in _UNMEASURED}
+        failed = {r.number for r in own if r.finished and r.outcome in UNMEASURED}
         kept = self.records()
         return [
             *(record for record in kept if record.number not in failed),
@@ -121,7 +120,7 @@ class _Candidate:
     def rank(self) -> tuple[bool, float, float]:
         """Sort key: what was measured counts before what failed, and then the latest."""
         record = self.record
-        return (record.outcome not in _UNMEASURED, self.used, record.owner.started)
+        return (record.outcome not in UNMEASURED, self.used, record.owner.started)
 
 
 def adopt(
@@ -141,7 +140,7 @@ def adopt(
     others = [study for study in others if _has_more(storage, plan, study, taken)]
     if not others:
         return found
-    there = kept.with_own(_trials(storage, plan, kept.study_id))
+    there = kept.with_own(list(read_trials(storage, plan, kept.study_id)))
     new = [c for c in _candidates(storage, plan, others) if (c.study, c.place) not in taken]
     known = {record.key: record for record in effective(there)}
     used = {record.number for record in there}
@@ -184,7 +183,7 @@ def _says_more(record: TrialRecord, own: TrialRecord) -> bool:
 
     That one failed, was skipped, or was interrupted.
     """
-    return not own.finished or (own.outcome in _UNMEASURED and record.outcome not in _UNMEASURED)
+    return not own.finished or (own.outcome in UNMEASURED and record.outcome not in UNMEASURED)
 
 
 def _candidates(
@@ -249,12 +248,8 @@ def _finished(
     storage: BaseStorage, plan: Plan, study: StoredStudy
 ) -> Iterator[tuple[int, TrialRecord]]:
     """Yield the place and the record of each finished trial that no later one replaced."""
-    records = _trials(storage, plan, study.id)
+    records = list(read_trials(storage, plan, study.id))
     current = {id(record) for record in effective(records)}
     for place, record in enumerate(records):
         if record.finished and id(record) in current:
             yield place, record
-
-
-def _trials(storage: BaseStorage, plan: Plan, study_id: int) -> list[TrialRecord]:
-    return [read_trial(t, plan) for t in storage.get_all_trials(study_id, deepcopy=False)]

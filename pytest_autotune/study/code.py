@@ -65,10 +65,17 @@ class Code:
 
     def digests_now(self) -> Digests:
         """Return the digest or version of everything as it is now, by name."""
-        known = {**self.files, **self.sources}
-        files = {name: meaning(digest_of(self.root / name, old)) for name, old in known.items()}
-        parts = {name: part_now(name) or known for name, known in self.parts.items()}
-        return {name: now for name, now in {**files, **parts}.items() if now}
+        files = replace(self, files={**self.files, **self.sources}).files_now()
+        found = {name: meaning(digest) for name, digest in files.items()} | self.parts_now()
+        return {name: now for name, now in found.items() if now}
+
+    def files_now(self) -> Digests:
+        """Return the digests of the files as they are now, empty where one is gone."""
+        return {name: digest_of(self.root / name, old) for name, old in self.files.items()}
+
+    def parts_now(self) -> dict[str, str]:
+        """Return the parts as they are now; of what nobody can tell, as they were."""
+        return {name: part_now(name) or known for name, known in self.parts.items()}
 
     def has(self, files: Digests, parts: Digests) -> bool:
         """Return whether all of this is known, and the same."""
@@ -100,17 +107,15 @@ class Code:
         The files are read again, and the server's parts are looked up. ``now`` has the sources,
         and the files that a study which begins now would start with.
         """
-        files = {
-            name: digest_of(self.root / name, self.files.get(name, ""))
-            for name in {**self.files, **now.files}
-        }
+        added = {name: "" for name in now.files if name not in self.files}
+        files = replace(self, files={**self.files, **added}).files_now()
         old, new = self.sources, now.sources
         if self.globs != now.globs:
             # A glob that was added says nothing of a change.
             old = {name: old[name] for name in old if name in new}
             new = {name: new[name] for name in old}
-        parts = {name: part_now(name) or known for name, known in self.parts.items()}
-        return [*_changed(self.files, files), *_changed(old, new), *_replaced(self.parts, parts)]
+        parts = _replaced(self.parts, self.parts_now())
+        return [*_changed(self.files, files), *_changed(old, new), *parts]
 
 
 def changed_since(digests: Digests, root: Path) -> list[str]:

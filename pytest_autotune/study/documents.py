@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.plan import Plan
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 #: Keys of Optuna's user attributes.
@@ -54,6 +55,12 @@ def read_trial(trial: FrozenTrial, plan: Plan) -> TrialRecord:
             f"trial {trial.number} of study {plan.label!r} cannot be read ({error!r}); "
             "start anew with --autotune-fresh"
         ) from None
+
+
+def read_trials(storage: BaseStorage, plan: Plan, study_id: int) -> Iterator[TrialRecord]:
+    """Yield a study's own trials in the order they began, read only when they are asked for."""
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        yield read_trial(trial, plan)
 
 
 def _record(trial: FrozenTrial, question: Question) -> TrialRecord:

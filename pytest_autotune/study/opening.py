@@ -13,6 +13,7 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.study.adoption import Adoption, KeptTrials, adopt
+from pytest_autotune.study.all_failed import put_off, without_vain
 from pytest_autotune.study.catalogue import (
     Found,
     StoredStudy,
@@ -27,11 +28,8 @@ from pytest_autotune.study.catalogue import (
 )
 from pytest_autotune.study.changes import identity_changes, question_changes
 from pytest_autotune.study.code import Code, listed
-from pytest_autotune.study.digests import digest_of
-from pytest_autotune.study.documents import read_trial
-from pytest_autotune.study.in_vain import put_off, without_vain
+from pytest_autotune.study.documents import read_trials
 from pytest_autotune.study.names import TrialNames
-from pytest_autotune.study.parts import part_now
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.repeated import IN_VAIN
 from pytest_autotune.study.search_options import SearchOptions, begin_search, search_of
@@ -119,11 +117,6 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     )
 
 
-def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
-    """Return the trials of the study of ``plan``, none where there is no such study."""
-    return list(read_study(plan, directory).records)
-
-
 def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> StudyState:
     """Return the stored state of a study, without making one or taking part in it.
 
@@ -160,7 +153,7 @@ def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> Stud
 
 def all_records(storage: BaseStorage, plan: Plan, kept: KeptTrials) -> list[TrialRecord]:
     """Return the trials of a study and those that it keeps, by number."""
-    own = [read_trial(t, plan) for t in storage.get_all_trials(kept.study_id, deepcopy=False)]
+    own = list(read_trials(storage, plan, kept.study_id))
     found = settled(kept.with_own(own), plan.question)
     return sorted(found, key=lambda record: record.number)
 
@@ -169,9 +162,8 @@ def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | N
     """Return the code of a study and, as it is now, that of others whose trials it keeps."""
     for other in (study.code for study in studies):
         if code is not None and other is not None:
-            files = {name: digest_of(code.root / name, old) for name, old in other.files.items()}
-            parts = {name: part_now(name) or version for name, version in other.parts.items()}
-            code = code.with_more({n: digest for n, digest in files.items() if digest}, parts)
+            files = {name: digest for name, digest in other.files_now().items() if digest}
+            code = code.with_more(files, other.parts_now())
     return code
 
 
@@ -265,8 +257,7 @@ def _trials_of(
     """Read the trials of other studies, as far as they are asked for."""
     for study in studies:
         try:
-            found = storage.get_all_trials(study.id, deepcopy=False)
-            records = [read_trial(trial, plan) for trial in found]
+            records = list(read_trials(storage, plan, study.id))
             question = referenced(plan.question, records)
             yield [_by_what_it_measured(record, question) for record in records]
         except StorageError:

@@ -66,7 +66,7 @@ class Study(Protocol):
     seed: int
 
     def records(self) -> Sequence[TrialRecord]:
-        """Return all trials by number, re-runs included."""
+        """Return all trials in the order in which they count, re-runs included."""
 
     def question(self, record: TrialRecord) -> Question:  # noqa: ARG002 - most need nothing
         """Return the question for a trial that was just measured."""

@@ -10,7 +10,7 @@ from typing import Final
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Severity
-from pytest_autotune.study.lines import broken_bounds, first_line
+from pytest_autotune.study.trial_line import broken_bounds, first_line
 
 #: After so many equal failures, and no other end of a trial, a study stops.
 LIMIT: Final = 3

@@ -12,11 +12,13 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import TrialLostError
 from pytest_autotune.scoring.judgement import (
+    UNMEASURED,
     Outcome,
     Question,
     stored_value,
@@ -26,6 +28,7 @@ from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
+from pytest_autotune.study.all_failed import open_to_others, propose, put_off_points
 from pytest_autotune.study.catalogue import add_code, open_store, storage_errors
 from pytest_autotune.study.claiming import free_number, trial_of, why_stop
 from pytest_autotune.study.code import Digests
@@ -37,7 +40,6 @@ from pytest_autotune.study.documents import (
     new_trial,
     read_trial,
 )
-from pytest_autotune.study.in_vain import open_to_others, propose, put_off_points
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.opening import all_records, open_study
@@ -48,9 +50,6 @@ from pytest_autotune.system.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-#: Ends without a measurement: such a trial is run again where that is asked for.
-_UNMEASURED: Final = (Outcome.FAILED, Outcome.SKIPPED)
 
 
 class SearchedStudy(Study):
@@ -145,7 +144,7 @@ class SearchedStudy(Study):
                 return self._look(slot, records)
             previous = trial_of(slot, effective(records)) if slot.rerun else None
             if previous is not None and previous.finished:
-                if previous.outcome in _UNMEASURED:
+                if previous.outcome in UNMEASURED:
                     return self._create(slot, previous.number, previous.params, is_retry=True)
                 return self._look(slot, records)
             if slot.rerun or slot.exact:
@@ -154,14 +153,15 @@ class SearchedStudy(Study):
 
     def _claim_again(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
         """Take the parameters that this slot had before the code changed, if they are new here."""
-        earlier = trial_of(slot, self._earlier())
+        earlier = trial_of(slot, self._earlier)
         taken = any(r.number == slot.ordinal for r in records)
         if earlier is None or taken or any(record.key == earlier.key for record in records):
             return self._claim_next(slot, records)
         return self._create(slot, free_number(earlier.number, records), earlier.params)
 
+    @cached_property
     def _earlier(self) -> Sequence[TrialRecord]:
-        """Return the trials that were measured before the code changed, in the study's space."""
+        """The trials of the study's space that were measured before the code changed."""
         if self._earlier_id is None:
             return ()
         found = all_records(
@@ -177,7 +177,7 @@ class SearchedStudy(Study):
 
     def _look(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
         """Return a look at the trial of ``slot``, or at one that might become it."""
-        found = trial_of(slot, effective(records)) or trial_of(slot, self._earlier())
+        found = trial_of(slot, effective(records)) or trial_of(slot, self._earlier)
         if found is None and slot.point is None and slot.ordinal is None:
             return Stop.DONE_BEFORE  # A spare slot stands for no trial.
         point, proposed = slot.point, False

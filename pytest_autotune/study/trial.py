@@ -16,11 +16,11 @@ from pytest_autotune.errors import (
 )
 from pytest_autotune.scoring.compliance import broken_so_far
 from pytest_autotune.scoring.judgement import Ending, Measurement, ambiguity
+from pytest_autotune.scoring.known_metrics import impossible
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import Metrics, flatten
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
-from pytest_autotune.scoring.usual import impossible
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.study.params import Params

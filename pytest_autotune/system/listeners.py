@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pytest_autotune.system.processes import cpu_seconds, family
@@ -23,6 +23,25 @@ _FORWARDS: Final = "docker-proxy"
 _NEAR: Final = tuple(
     map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"))
 )
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A server whose place, and whose use of this machine's processors, is known."""
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether it runs on this machine."""
+
+    @property
+    def hands_on(self) -> bool:
+        """Return whether processes that are not known may do its work."""
+
+    def served_seconds(self) -> float | None:
+        """Return the processor time here of processes of it that are no children of ours.
+
+        None where that is unknown.
+        """
 
 
 class Listening:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builders import read_records
 from inner import Runs
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Spec
-from pytest_autotune.study.opening import read_records
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
 

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pytest
@@ -24,6 +25,7 @@ from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.spec.model import Optimization, Spec
 from pytest_autotune.strategies import History, Strategy, StrategyContext, make_strategy
 from pytest_autotune.study.machine import on_this_machine
+from pytest_autotune.study.opening import read_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.settings import Settings
 
@@ -303,3 +305,8 @@ def isolate_git(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+
+
+def read_records(plan: Plan, directory: Path) -> list[TrialRecord]:
+    """Return the trials of the study of ``plan`` under ``directory``, none without such a study."""
+    return list(read_study(plan, directory).records)

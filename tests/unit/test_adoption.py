@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import ended, make_plan, make_spec
+from builders import ended, make_plan, make_spec, read_records
 
 from pytest_autotune.errors import StorageError
 from pytest_autotune.scoring.judgement import Ending, Measurement, Outcome, decides
@@ -17,7 +17,6 @@ from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.study.changes import question_changes
 from pytest_autotune.study.code import Code
 from pytest_autotune.study.digests import digest_of
-from pytest_autotune.study.opening import read_records
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
 from pytest_autotune.study.searched import SearchedStudy

@@ -31,11 +31,11 @@ from pytest_autotune.scoring.references import referenced, settled
 from pytest_autotune.scoring.slo import SLO, Severity
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.documents import measurement_document, read_measurement
-from pytest_autotune.study.lines import broken_bounds, trial_line
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.standing import Best, standing
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.trial import Trial
+from pytest_autotune.study.trial_line import broken_bounds, trial_line
 
 COST = Objective.parse("minimize:cost")
 SPEED = Objective.parse("maximize:speed")

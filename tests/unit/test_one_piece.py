@@ -15,7 +15,7 @@ from pytest_autotune.scoring.judgement import Judgement, Measurement, Outcome, Q
 from pytest_autotune.scoring.metrics import in_one_piece
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO
-from pytest_autotune.study.lines import broken_bounds
+from pytest_autotune.study.trial_line import broken_bounds
 
 REAL = {"p50_tpot": 0.01, "p90_tpot": 0.01, "mean_tpot": 0.01, "mean_ttft": 0.1, "p50_itl": 0.01}
 WHOLE = {"p50_tpot": 0.0, "p90_tpot": 1e-6, "mean_tpot": 1e-6, "mean_ttft": 0.1, "p50_itl": 0.0}

@@ -12,11 +12,11 @@ from pytest_autotune.replay.table import Recording
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.judgement import Measurement, Outcome
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.study.lines import trial_line
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.reliability import disturbed_count, disturbed_line
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.trial import Trial
+from pytest_autotune.study.trial_line import trial_line
 
 BUSY = "other processes used 1.5 of 2 CPUs"
 LESS = "other processes used 0.9 of 2 CPUs"

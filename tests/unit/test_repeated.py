@@ -11,7 +11,7 @@ from builders import ended, make_plan, make_record, make_spec, strategy_for
 from pytest_autotune.scoring.judgement import Ending, Measurement, Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.strategies import History
-from pytest_autotune.study.in_vain import propose
+from pytest_autotune.study.all_failed import propose
 from pytest_autotune.study.repeated import ended_in_vain, failure, failures, repeated_failure
 
 SPEC = make_spec(

@@ -17,14 +17,14 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import ended
+from builders import ended, read_records
 
 from pytest_autotune.errors import StorageError, TrialLostError
 from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.looks import Look
-from pytest_autotune.study.opening import read_records, read_study
+from pytest_autotune.study.opening import read_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
 from pytest_autotune.study.searched import SearchedStudy

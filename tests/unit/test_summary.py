@@ -27,11 +27,11 @@ from pytest_autotune.scoring.records import Owner, TrialRecord
 from pytest_autotune.scoring.slo import Severity
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.space.parameters import point_key
-from pytest_autotune.study.lines import broken_bounds, trial_line
 from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.standing import Best, Standings, standing
 from pytest_autotune.study.summary import Summary
+from pytest_autotune.study.trial_line import broken_bounds, trial_line
 
 SPEC = make_spec(
     parameters={"a": [1, 2, 3, 4, 5, 6]}, optimization={"objective": "minimize:ttft", "seed": 4}

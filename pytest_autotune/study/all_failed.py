@@ -15,7 +15,7 @@ from pytest_autotune.space.parameters import Point
 from pytest_autotune.strategies import History, Strategy
 from pytest_autotune.study.adoption import KeptTrials
 from pytest_autotune.study.catalogue import Found
-from pytest_autotune.study.documents import read_trial
+from pytest_autotune.study.documents import read_trials
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest
 from pytest_autotune.study.repeated import ended_in_vain, failure
@@ -75,10 +75,7 @@ def propose(
     strategy: Strategy, history: History, later: frozenset[str], seed: Sequence[int]
 ) -> Point | None:
     """Return the next point: one that failed in vain only once something works, or none is left."""
-    works = any(
-        record.finished and record.outcome is not Outcome.SKIPPED and not failure(record)
-        for record in history.records
-    )
+    works = any(map(_has_result, history.records))
     point = None
     if later and not works:
         point = strategy.propose(replace(history, later=later), seed)
@@ -89,13 +86,16 @@ def _only_failures(storage: BaseStorage, plan: Plan, study_id: int) -> list[Tria
     """Return the trials of a study, None as soon as one of them has a result."""
     found = []
     for record in _records(storage, plan, study_id):
-        if record.finished and record.outcome is not Outcome.SKIPPED and not failure(record):
+        if _has_result(record):
             return None
         found.append(record)
     return found
 
 
 def _records(storage: BaseStorage, plan: Plan, study_id: int) -> Iterator[TrialRecord]:
-    for trial in storage.get_all_trials(study_id, deepcopy=False):
-        yield read_trial(trial, plan)
+    yield from read_trials(storage, plan, study_id)
     yield from KeptTrials(storage, plan, study_id).each()
+
+
+def _has_result(record: TrialRecord) -> bool:
+    return record.finished and record.outcome is not Outcome.SKIPPED and not failure(record)
