@@ -19,6 +19,10 @@ from typing import Any, ClassVar, Final, TypeAlias
 FEW_PLUGINS: Final[Mapping[str, str]] = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTEST_ADDOPTS": "-p autotune -p xdist",
+    # On CI pytest repeats whole failures in its short summary: tests that count lines would count
+    # others there than at a desk.
+    "CI": "",
+    "BUILD_NUMBER": "",
 }
 #: Plugins that change what runs, and are loaded by tests of that only.
 CHANGING: Final = ("flaky", "pytest-retry", "randomly", "repeat", "rerunfailures")
