@@ -10,13 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal, Protocol, TypeAlias
 
-from pytest_autotune.bench.device import (
-    DeviceTimer,
-    GraphTimer,
-    TimedDevice,
-    launches_work,
-    sees_work,
-)
+from pytest_autotune.bench.device import DeviceTimer, TimedDevice
 from pytest_autotune.bench.frameworks import (
     Framework,
     device_for,
@@ -25,19 +19,17 @@ from pytest_autotune.bench.frameworks import (
     wait_for,
     wait_for_devices,
 )
+from pytest_autotune.bench.graph import GraphTimer
 from pytest_autotune.bench.host import HostTimer, affinity
+from pytest_autotune.bench.launches import launches_work, sees_work
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
+from pytest_autotune.bench.remarks import launch_bound
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
 from pytest_autotune.bench.timing import Timing
+from pytest_autotune.bench.warming import ROUND_CALLS, ROUND_SECONDS, warm_up
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
-from pytest_autotune.text.numbers import quantity
 
-#: A round of warming up lasts at least this long, in calls and in seconds.
-_ROUND_CALLS: Final = 3
-_ROUND_SECONDS: Final = 0.025
-#: Times that fall by less than this from one round to the next do not fall.
-_STABLE: Final = 0.02
 #: Tracing allocations slows a call down; one that takes longer is not traced (seconds).
 _TRACED_SECONDS: Final = 2.0
 #: Energy counters move in steps of up to 100 ms, so many calls are needed for one (seconds).
@@ -171,7 +163,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     return replace(
         found,
         compile_time=max(first - found.median, 0.0),
-        remarks=(*found.remarks, *_launch_bound(found, graph=graph, cold=cold_cache is not False)),
+        remarks=(*found.remarks, *launch_bound(found, graph=graph, cold=cold_cache is not False)),
     )
 
 
@@ -229,32 +221,16 @@ def _timer(
             )
         host = HostTimer(work, wait=wait, cold_cache=bool(cold_cache))
         # The first call may have been long for compiling only.
-        if host.batch(1)[0] < _ROUND_SECONDS:
+        if host.batch(1)[0] < ROUND_SECONDS:
             host.calibrate()
         return host, f"the host's clock ({affinity()})"
     if graph:
         probe = DeviceTimer(work, device, cold_cache=False)
-        estimate = min(probe.batch(_ROUND_CALLS))
+        estimate = min(probe.batch(ROUND_CALLS))
         replay = GraphTimer(work, device, cold_cache=bool(cold_cache), estimate=estimate)
         return replay, f"events of {device.name} around a CUDA graph"
     timer = DeviceTimer(work, device, cold_cache=cold_cache is not False)
     return timer, f"events of {device.name}"
-
-
-def warm_up(timer: _Timer, max_time: float) -> float:
-    """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
-    began = time.perf_counter()
-    previous = float("inf")
-    count = _ROUND_CALLS
-    while True:
-        begin = time.perf_counter()
-        latest = median(timer.batch(count))
-        now = time.perf_counter()
-        if latest >= previous * (1 - _STABLE) or now - began >= max_time:
-            return latest
-        previous = latest
-        if now - begin < _ROUND_SECONDS:
-            count = min(int(count * _ROUND_SECONDS / max(now - begin, 1e-6)) + 1, 10 * count)
 
 
 def _sample(timer: _Timer, goal: Goal, race: Race | None, watch: Watch | None) -> _Taken:
@@ -312,15 +288,3 @@ def _energy(
                 wait()
             calls += each
     return None if seen.energy is None else seen.energy / calls
-
-
-def _launch_bound(found: Timing, *, graph: bool, cold: bool) -> tuple[str, ...]:
-    """Return a remark if the host could not keep up with the device."""
-    if graph or found.host_time is None:
-        return ()
-    # Without a flush that the host can hide behind, its time is part of what was measured.
-    share = 1.0 if cold else 0.5
-    if found.host_time <= share * found.median:
-        return ()
-    needs, runs = (quantity("time", value) for value in (found.host_time, found.median))
-    return (f"the host needs {needs} to launch what runs for {runs}; see graph=True",)

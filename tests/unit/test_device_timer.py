@@ -14,15 +14,13 @@ import pytest
 
 from pytest_autotune.bench import device as device_module
 from pytest_autotune.bench import host as host_module
+from pytest_autotune.bench import launches as launches_module
 from pytest_autotune.bench import measure as measure_module
-from pytest_autotune.bench.device import (
-    FLUSH_BYTES,
-    DeviceTimer,
-    GraphTimer,
-    launches_work,
-    sees_work,
-)
+from pytest_autotune.bench import warming as warming_module
+from pytest_autotune.bench.device import FLUSH_BYTES, DeviceTimer
 from pytest_autotune.bench.frameworks import NumbaDevice
+from pytest_autotune.bench.graph import GraphTimer
+from pytest_autotune.bench.launches import launches_work, sees_work
 from pytest_autotune.bench.measure import measure
 from pytest_autotune.bench.peaks import Peaks
 from pytest_autotune.bench.sampler import sample
@@ -165,8 +163,8 @@ class Gpu:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(device_module, "time", found)
-    monkeypatch.setattr(measure_module, "time", found)
+    for module in (device_module, launches_module, measure_module, warming_module):
+        monkeypatch.setattr(module, "time", found)
     monkeypatch.setattr(measure_module, "sample", partial(sample, clock=found.perf_counter))
     return found
 

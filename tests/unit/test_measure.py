@@ -17,11 +17,13 @@ from builders import make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import measure as module
 from pytest_autotune.bench import peaks
+from pytest_autotune.bench import warming as warming_module
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched, measure
 from pytest_autotune.bench.sampler import Race, Sampling, SamplingEnd, sample
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.bench.timing import Timing
+from pytest_autotune.bench.warming import warm_up
 from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
 from pytest_autotune.scoring.judgement import Ending, Outcome, judge
 from pytest_autotune.scoring.objective import Objective
@@ -56,7 +58,7 @@ def test_a_sleep_takes_at_least_its_time() -> None:
 
 def test_short_functions_are_called_many_times_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     # However slow the first call is, where something else held it up.
-    monkeypatch.setattr(module, "_ROUND_SECONDS", 1e9)
+    monkeypatch.setattr(module, "ROUND_SECONDS", 1e9)
     assert measure(nothing, **QUICK).calls_per_sample > 1
 
 
@@ -580,25 +582,25 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(module, "time", found)
+    monkeypatch.setattr(warming_module, "time", found)
     return found
 
 
 def test_warming_up_ends_once_times_no_longer_fall(clock: Clock) -> None:
     timer: Any = Falling(clock, 0.5, 0.4, 0.3, 0.299, 0.1)
-    assert module.warm_up(timer, 100.0) == 0.299
+    assert warm_up(timer, 100.0) == 0.299
     assert len(timer.counts) == 4
 
 
 def test_warming_up_ends_when_the_time_is_up(clock: Clock) -> None:
     timer: Any = Falling(clock, *(1.0 / 2**k for k in range(30)))
-    assert module.warm_up(timer, 4.0) == 0.5
+    assert warm_up(timer, 4.0) == 0.5
     assert len(timer.counts) == 2
 
 
 def test_rounds_of_short_calls_become_longer(clock: Clock) -> None:
     timer: Any = Falling(clock, *(1e-6 * 0.9**k for k in range(9)), 1e-6)
-    module.warm_up(timer, 10.0)
+    warm_up(timer, 10.0)
     assert timer.counts[:4] == [3, 30, 300, 3000]
     # But not for ever: a round is to last 25 ms.
     assert 25_000 < timer.counts[5] < 50_000
