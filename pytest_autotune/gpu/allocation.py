@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
+from pytest_autotune.gpu import cuda
 from pytest_autotune.gpu.leases import Desk, Lease
 from pytest_autotune.gpu.visible import VISIBLE, Device, caller_gpus, entries, show, show_callers
-
-_DESCRIPTORS: Final = Path("/proc/self/fd")
-#: A device that CUDA opens and NVML does not.
-_CUDA_DEVICE: Final = "/dev/nvidia-uvm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +28,6 @@ class Need:
 NONE: Final = Need(count=0)
 
 
-def cuda_started() -> bool:
-    """Return whether CUDA runs in this process: from then on it sees no other devices."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return True
-    with suppress(OSError):
-        for path in _DESCRIPTORS.iterdir():
-            with suppress(OSError):
-                if str(path.readlink()) == _CUDA_DEVICE:
-                    return True
-    return False
-
-
 class Allocator:
     """The leases of one process, one at a time.
 
@@ -60,7 +41,7 @@ class Allocator:
         timeout: float,
         on_wait: Callable[[str], None],
         session: str = "",
-        started: Callable[[], bool] = cuda_started,
+        started: Callable[[], bool] = cuda.started,
     ) -> None:
         self._share = share
         self._timeout = timeout

@@ -57,14 +57,14 @@ def test_a_real_device_tells_what_telemetry_is_made_of(device: Device) -> None:
 def test_cuda_is_seen_to_start_and_nvml_is_not_taken_for_it() -> None:
     seen = in_a_process(
         "from pytest_autotune.gpu import nvml\n"
-        "from pytest_autotune.gpu import allocation\n"
+        "from pytest_autotune.gpu import cuda\n"
         "nvml.gpus()\n"
-        "before = allocation.cuda_started()\n"
+        "before = cuda.started()\n"
         "import torch, sys\n"
         "torch.zeros(1, device='cuda')\n"
-        "with_torch = allocation.cuda_started()\n"
+        "with_torch = cuda.started()\n"
         "del sys.modules['torch']\n"  # what any other framework would show
-        "print(before, with_torch, allocation.cuda_started())\n"
+        "print(before, with_torch, cuda.started())\n"
     )
     assert seen == "False True True"
 

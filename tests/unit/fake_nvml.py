@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-SOURCE = Path(__file__).parent.parent / "fake_nvml.c"
+from compiled import need_compiled
 
 _CHILD = """
 import pickle, sys
@@ -39,34 +37,9 @@ while True:
 """
 
 
-def compile_library(folder: Path) -> Path | None:
-    """Compile the fake into ``folder``, unless it is there; None without a C compiler."""
-    library = folder / "libnvidia-ml.so.1"
-    if not library.exists():
-        compiler = shutil.which("cc")
-        if compiler is None:
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f"new-{os.getpid()}.so"
-        name = f"-Wl,-soname,{library.name}"
-        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", name]
-        subprocess.run([compiler, *flags, "-o", str(new), str(SOURCE)], check=True)
-        new.replace(library)
-    return library
-
-
 def need_library(factory: pytest.TempPathFactory) -> Path:
-    """Return the library, compiled once per session; without a compiler, skip the test.
-
-    ``AUTOTUNE_REQUIRE=cc`` makes that a failure, as it does for other engines.
-    """
-    library = compile_library(factory.getbasetemp() / "fake-nvml")
-    if library is None:
-        reason = "no C compiler is installed"
-        if "cc" in os.environ.get("AUTOTUNE_REQUIRE", "").split(","):
-            pytest.fail(f"AUTOTUNE_REQUIRE asks for cc, but {reason}", pytrace=False)
-        pytest.skip(reason)
-    return library
+    """Return the library, compiled once per session; without a compiler, skip the test."""
+    return need_compiled(factory, "fake_nvml.c", "libnvidia-ml.so.1")
 
 
 class FakeNvml:

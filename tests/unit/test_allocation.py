@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TypeAlias
 
 import pytest
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
-from pytest_autotune.gpu import allocation
 from pytest_autotune.gpu import visible as visible_module
-from pytest_autotune.gpu.allocation import NONE, Allocator, Need, cuda_started
+from pytest_autotune.gpu.allocation import NONE, Allocator, Need
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE, Desk, Lease
 from pytest_autotune.gpu.visible import ORDER, VISIBLE, Device, VisibleGpus, adopt, caller_gpus
 
@@ -307,33 +304,6 @@ def test_cuda_may_have_started_before_anything_was_leased(
     with pytest.raises(TooFewGpusError, match=r"1 were visible \(CUDA_VISIBLE_DEVICES=3,-1,1\)"):
         make().take(TWO, "x")
     assert take(make(DEVICES[:1]), ONE).devices == (DEVICES[3],)
-
-
-def test_cuda_runs_where_torch_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path)
-    runs = False
-    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: runs))
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    assert not cuda_started()
-    runs = True
-    assert cuda_started()
-
-
-def test_cuda_runs_where_its_device_is_open(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path)
-    (tmp_path / "0").symlink_to("/dev/null")
-    # What NVML opens does not count.
-    (tmp_path / "1").symlink_to("/dev/nvidiactl")
-    (tmp_path / "2").symlink_to("/dev/nvidia0")
-    (tmp_path / "3").write_text("no link")
-    assert not cuda_started()
-    (tmp_path / "4").symlink_to("/dev/nvidia-uvm")
-    assert cuda_started()
-    monkeypatch.setattr(allocation, "_DESCRIPTORS", tmp_path / "none")
-    assert not cuda_started()
 
 
 # Where there is nothing
