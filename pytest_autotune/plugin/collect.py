@@ -30,6 +30,7 @@ from pytest_autotune.plugin.unused_markers import check_place, idle_markers
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.strategies import ExtensionLookup, make_strategy
+from pytest_autotune.study.database_url import url_secrets
 from pytest_autotune.study.machine import is_measured
 from pytest_autotune.study.pinned import PINNED, Pins
 from pytest_autotune.study.plan import Plan
@@ -132,7 +133,7 @@ class StudyCollector:
         if self._pins is None:
             code = self._code.begin(node.path, spec.sources)
         plan = make_plan(node.nodeid, spec, self._settings, gpus=gpus, code=code)
-        self._learn_secrets(spec)
+        self._learn_secrets(spec, plan)
         study = CollectedStudy(
             nodeid=node.nodeid,
             scope=scope,
@@ -146,7 +147,9 @@ class StudyCollector:
         self._findings.add_notices(node.nodeid, ignored_specs(node, mark))
         return study
 
-    def _learn_secrets(self, spec: Spec) -> None:
+    def _learn_secrets(self, spec: Spec, plan: Plan) -> None:
+        for secret in url_secrets(plan.storage) if plan.storage else ():
+            self._masker.learn_value(secret)
         self._masker.learn_document(spec.raw)
         self._masker.learn(os.environ, spec.raw.get("server", {}).get("secrets", ()))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus, share
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.system.scratch import Scratch, sweep
+from pytest_autotune.system.sealing import new_key
 
 if TYPE_CHECKING:
     import pytest
@@ -31,7 +31,8 @@ class RunContext:
     ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
     where neither workers nor a missing cache call for one. ``started`` is in seconds since the
     epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of the GPUs, None
-    where they are not shared out.
+    where they are not shared out. ``key`` opens what lies in the scratch folder. ``owned`` is that
+    folder in the process that made it.
     """
 
     session: str
@@ -42,6 +43,8 @@ class RunContext:
     is_worker: bool = False
     persistent: bool = True
     gpus: tuple[Device, ...] | None = None
+    key: bytes = field(default=b"", repr=False)
+    owned: Scratch | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, config: pytest.Config, folder: Path | None = None) -> RunContext:
@@ -58,14 +61,15 @@ class RunContext:
                 is_worker=True,
                 persistent=sent["persistent"],
                 gpus=_own_gpus(sent.get(_GPUS)),
+                key=bytes.fromhex(sent["key"]),
             )
         adopt(None)
         distributed = is_distributed(config)
         cache = getattr(config, "cache", None)
         needs_scratch = distributed or cache is None
-        scratch = None
-        if needs_scratch:
-            scratch = Path(tempfile.mkdtemp(prefix="pytest-autotune-", dir=folder))
+        sweep()
+        owned = Scratch("pytest-autotune-", folder) if needs_scratch else None
+        scratch = None if owned is None else owned.path
         if cache is not None:
             state = state_directory(cache)
         else:
@@ -77,6 +81,8 @@ class RunContext:
             state_directory=state,
             scratch=scratch,
             persistent=cache is not None,
+            key=new_key(),
+            owned=owned,
         )
 
     def document(self, *, worker: int, workers: int, local: bool) -> dict[str, Any]:
@@ -93,6 +99,8 @@ class RunContext:
             "state": str(self.state_directory),
             "scratch": str(self.scratch),
             "persistent": self.persistent,
+            # It never lies in a file, as the folder of a killed run is left.
+            "key": self.key.hex(),
             **({_GPUS: gpus} if local else {}),
         }
 
@@ -103,8 +111,8 @@ class RunContext:
 
     def cleanup(self) -> None:
         """Remove the scratch folder."""
-        if self.scratch is not None and not self.is_worker:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.owned is not None:
+            self.owned.remove()
 
 
 def _new_session_id() -> str:

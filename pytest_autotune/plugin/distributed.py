@@ -28,6 +28,7 @@ from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.settings import Settings
 from pytest_autotune.system.files import replace_file
 from pytest_autotune.system.interrupts import defer_in_children, heed
+from pytest_autotune.system.sealing import sealed, unsealed
 from pytest_autotune.text.places import Origin
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 
-_COLLECTION: Final = "collection.json"
+_COLLECTION: Final = "collection"
 #: ``--dist`` modes under which the user leaves it to xdist where a test runs.
 _OURS: Final = frozenset({"load", "loadscope", "loadfile", "loadgroup", "worksteal"})
 
@@ -92,14 +93,17 @@ def publish_collection(
         "scopes": scopes,
         "errors": list(errors),
     }
-    replace_file(context.scratch / _COLLECTION, json.dumps(document).encode())
+    # Specs may hold secrets.
+    content = sealed(json.dumps(document).encode(), context.key)
+    replace_file(context.scratch / _COLLECTION, content)
 
 
 def read_collection(context: RunContext) -> Mapping[str, Any]:
     """Return the collection of the workers, empty where they are on another machine."""
     assert context.scratch is not None
     try:
-        document: Mapping[str, Any] = json.loads((context.scratch / _COLLECTION).read_text("utf-8"))
+        content = unsealed((context.scratch / _COLLECTION).read_bytes(), context.key)
+        document: Mapping[str, Any] = json.loads(content)
     except FileNotFoundError:
         document = {"studies": [], "scopes": {}, "errors": []}
     return document

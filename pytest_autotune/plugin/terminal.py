@@ -23,11 +23,11 @@ from pytest_autotune.plugin.live import line_of
 from pytest_autotune.report.render import render
 from pytest_autotune.scoring.magnitudes import magnitude_notes
 from pytest_autotune.scoring.records import effective
+from pytest_autotune.study.database_url import masked_url
 from pytest_autotune.study.looks import look_notes
 from pytest_autotune.study.opening import StudyState, read_study
 from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
-from pytest_autotune.study.storage import masked_url
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.unread import no_effect, unread_notes
 

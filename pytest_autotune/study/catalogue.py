@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import StorageError
 from pytest_autotune.study.code import Code, Digests, listed
+from pytest_autotune.study.database_url import masked_url, without_url_secrets
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.storage import (
     Store,
     journal_exists,
-    masked_url,
     open_database,
     open_journal,
 )
@@ -205,8 +205,11 @@ def storage_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, OSError) as error:
-        where = masked_url(plan.storage) if plan.storage else "the trial log"
-        raise StorageError(f"{where} cannot be read or written: {error}") from None
+        where, problem = "the trial log", str(error)
+        if plan.storage:
+            where = masked_url(plan.storage)
+            problem = without_url_secrets(problem, plan.storage)
+        raise StorageError(f"{where} cannot be read or written: {problem}") from None
 
 
 def _identity(plan: Plan) -> Mapping[str, Any]:

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.study.database_url import masked_url
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.search_options import SearchOptions
-from pytest_autotune.study.storage import masked_url
 
 
 def repeating(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from pytest_autotune.errors import StorageError
+from pytest_autotune.study.database_url import masked_url, without_url_secrets
 from pytest_autotune.system.interrupts import uninterrupted
 from pytest_autotune.system.locks import Coordinator, DatabaseCoordinator, FileCoordinator
 
@@ -151,7 +151,8 @@ def open_database(url: str, study: str) -> Store:
     try:
         parsed = sqlalchemy.make_url(url)
         dialect = parsed.get_backend_name()
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # The second is for a port that is no number.
         raise StorageError(
             f"storage {shown!r} is not a database URL; write for example postgresql://user@host/db"
         ) from None
@@ -177,7 +178,9 @@ def open_database(url: str, study: str) -> Store:
         ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         problem = str(error.__cause__ or error).strip().splitlines()[0]
-        raise StorageError(f"storage {shown!r} cannot be opened: {problem}") from None
+        raise StorageError(
+            f"storage {shown!r} cannot be opened: {without_url_secrets(problem, url)}"
+        ) from None
     except OSError as error:
         raise StorageError(f"storage {shown!r} cannot be opened: {error}") from None
 
@@ -197,18 +200,6 @@ def _beside(database: Path) -> FileCoordinator:
 def check_database(url: str) -> None:
     """Raise :class:`StorageError` unless the RDB at ``url`` can be opened."""
     open_database(url, "check").close()
-
-
-def masked_url(url: str) -> str:
-    """Return ``url`` with its password replaced by ``***``."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "***"
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 def _quiet_optuna() -> None:

@@ -104,7 +104,7 @@ def _secrets(document: Mapping[str, Any], listed: frozenset[str]) -> Iterator[tu
         elif _is_secret(name, value, listed):
             yield name, value
         elif not _is_plain(value):
-            yield from (("", secret) for secret in _within(value) if _is_telling(secret))
+            yield from (("", secret) for secret in _within(value) if is_telling(secret))
 
 
 def _listed(document: Mapping[str, Any]) -> frozenset[str]:
@@ -123,7 +123,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _mask_telling(secret: str) -> str:
-    return MASK if _is_telling(secret) else secret
+    return MASK if is_telling(secret) else secret
 
 
 def _within(value: Any) -> list[str]:
@@ -186,7 +186,7 @@ class Masker:
         self._add(
             value
             for name, value in environment.items()
-            if name in listed or (is_secret_name(name) and _is_telling(value))
+            if name in listed or (is_secret_name(name) and is_telling(value))
         )
 
     def learn_document(self, document: Mapping[str, Any]) -> None:
@@ -196,7 +196,7 @@ class Masker:
         self._add(
             value
             for name, value in _secrets(sections, listed)
-            if name in listed or _is_telling(value)
+            if name in listed or is_telling(value)
         )
 
     def learn_value(self, value: str) -> None:
@@ -216,7 +216,8 @@ class Masker:
         return text if self._pattern is None else self._pattern.sub(MASK, text)
 
 
-def _is_telling(value: str) -> bool:
+def is_telling(value: str) -> bool:
+    """Return whether a secret is long and odd enough to be masked in any text."""
     return len(value.strip()) >= _MIN_LENGTH and value.strip().lower() not in _HARMLESS_VALUES
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 from inner import kill
 from project import SPEC, Project
@@ -86,3 +89,90 @@ def test_it(trial):
     project.run(*args, status=pytest.ExitCode.OK)
     records = project.records(storage=postgres_url)
     assert [record.finished for record in records] == [True] * 12
+
+
+def _with_secrets_everywhere(url: str) -> str:
+    """Return a URL of the same database with a password in its query, and odd characters in it."""
+    server, _, database = url.partition("://tester:s3cr3t-word@")
+    return f"{server}://{database}&user=tester&password=s3cr3t-w%23ord"
+
+
+@pytest.mark.parametrize(("place", "workers"), [("option", "0"), ("spec", "2")])
+def test_a_password_in_the_query_is_shown_nowhere(
+    project: Project, postgres_url: str, place: str, workers: str
+) -> None:
+    url = _with_secrets_everywhere(postgres_url)
+    body = """
+def test_it(trial):
+    print(pathlib.Path("url").read_text())
+    assert trial.number != 3
+    trial.report({"cost": trial.params["a"], "mem": 1})
+"""
+    args = ["-n", workers, "-v", "--junitxml=out.xml"]
+    if place == "spec":
+        optimization = {**SPEC["optimization"], "storage": url}
+        project.write(body, {**SPEC, "optimization": optimization})
+    else:
+        project.write(body)
+        args += ["--autotune-storage", url]
+    (project.path / "url").write_text(url)
+    result = project.run(*args, status=1)
+    assert "12 of 12" in result
+    assert "password=***" in result
+    for shown in (result, (project.path / "out.xml").read_text()):
+        assert "s3cr3t-w" not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://127.0.0.1:1/db?user=me&password=s3cr3t-word",
+        "postgresql+psycopg://me:s3cr3t-/#?word@127.0.0.1:1/db",
+        "postgresql+psycopg://me:s3@cr3t-word@127.0.0.1:1/db",
+        "postgresql+psycopg://me:s3@cr3t/cr3t-word@127.0.0.1:1/db",
+        "postgresql+psycopg://me:s3cr3t-word",
+        "me:s3cr3t-word@127.0.0.1/db",
+        "postgresql+psycopg://127.0.0.1:1/db?pasword=s3cr3t-word",
+        "oracle://me:s3cr3t-word@x",
+    ],
+)
+def test_an_error_shows_no_password(project: Project, url: str) -> None:
+    result = project.run("--autotune-storage", url, status=pytest.ExitCode.USAGE_ERROR)
+    assert "storage '" in result
+    assert "cr3t-" not in result
+    assert "Traceback" not in result
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_no_password_and_its_folder_to_the_next_run(
+    project: Project, postgres_url: str, number: signal.Signals
+) -> None:
+    temporary = project.path / "temporary"
+    temporary.mkdir()
+    optimization = {**SPEC["optimization"], "storage": _with_secrets_everywhere(postgres_url)}
+    project.write(
+        """
+def test_it(trial):
+    pathlib.Path(f"began-{os.environ['PYTEST_XDIST_WORKER']}").touch()
+    while pathlib.Path("wait").exists():
+        time.sleep(0.01)
+    trial.report({"cost": trial.params["a"], "mem": 1})
+""",
+        {**SPEC, "optimization": optimization},
+    )
+    (project.path / "wait").touch()
+    process = project.start("-n", "2", TMPDIR=str(temporary))
+    limit = time.monotonic() + 60
+    while len(list(project.path.glob("began-*"))) < 2:
+        assert time.monotonic() < limit, project.output()
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.wait(timeout=30)
+    (left,) = temporary.glob("pytest-autotune-*/collection")
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            assert b"s3cr3t" not in path.read_bytes()
+    (project.path / "wait").unlink()
+    project.run("-n", "2", status=(0, 1), TMPDIR=str(temporary))
+    assert not left.exists()
+    assert list(temporary.glob("*autotune-*")) == []

@@ -29,7 +29,6 @@ from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop, Wait
 from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.storage import masked_url
 
 SPEC: Mapping[str, Any] = {
     "parameters": {"a": [1, 2, 3, 4, 5], "b": [True, 1, 1.0, "1", None, [1, 2]]},
@@ -477,19 +476,6 @@ def test_an_unreadable_trial_is_an_error_that_names_a_way_out(
         connection.execute("DELETE FROM trial_user_attributes WHERE key = 'autotune:params'")
     with pytest.raises(StorageError, match=r"cannot be read.*--autotune-fresh"):
         read_records(plan, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://me:pw@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("postgresql://host/db", "postgresql://host/db"),
-        ("mysql://:pw@host/db?x=1", "mysql://:***@host/db?x=1"),
-        ("http://[broken", "***"),
-    ],
-)
-def test_passwords_are_masked(url: str, shown: str) -> None:
-    assert masked_url(url) == shown
 
 
 def test_trials_in_another_format_are_left_alone(

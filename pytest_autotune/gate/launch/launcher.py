@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from pytest_autotune.gate.revision.imports import strays
 from pytest_autotune.scoring.cases import CaseRule
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
+from pytest_autotune.system.scratch import scratch_folder
 
 _CHILD: Final = Path(__file__).with_name("child.py")
 #: The folder of this package. Launches of both revisions use this one.
@@ -128,11 +128,11 @@ class Launcher:
         assert nodeids, "without node ids, pytest would run everything"
         if not self.folder.is_dir():
             raise LaunchFailed("test missing", f"it has no folder {self.folder.name!r}")
-        with tempfile.TemporaryDirectory(prefix="autotune-launch-") as scratch:
-            result, job = Path(scratch) / "result.json", Path(scratch) / "job.json"
+        with scratch_folder("autotune-launch-") as scratch:
+            result, job = scratch / "result.json", scratch / "job.json"
             document = {
                 # pytest would clear away the folders of the user's own runs.
-                "options": {**self.options, "basetemp": str(Path(scratch) / "tmp")},
+                "options": {**self.options, "basetemp": str(scratch / "tmp")},
                 # Not as a path, which would drop parts of a parameter's id such as "//".
                 "args": [*self.arguments, *(f"{self.root}/{nodeid}" for nodeid in nodeids)],
                 "lenient": self.lenient,

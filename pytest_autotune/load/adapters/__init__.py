@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from pytest_autotune.load.adapters import aiperf, guidellm, vllm
 from pytest_autotune.load.job import Job
 from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.system.processes import OWN_GROUP
+from pytest_autotune.system.scratch import scratch_folder
 
 _POLL_SECONDS: Final = 0.2
 _TAIL: Final = 2000
@@ -61,8 +61,7 @@ def run_installed(
     # As our own requests: answers of the length asked for; a null takes the key away.
     body = {"ignore_eos": True, **job.extra_body}
     job = replace(job, extra_body={key: v for key, v in body.items() if v is not None})
-    with tempfile.TemporaryDirectory(prefix="autotune-load-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("autotune-load-") as folder:
         try:
             command = adapter.command(job, scenario, folder)
             output = _run([program, *command[1:]], _environment(adapter, job), folder, check)
