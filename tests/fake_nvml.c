@@ -11,6 +11,7 @@
  *   N.error=15              what device N answers to everything, also to getting its handle
  *   N.unsupported=power,..  fields (below) that it does not support
  *   N.mig=2                 MIG mode with so many instances (at most 7)
+ *   N.mig_mode=1            MIG mode, also without instances
  *   N.uuid= N.name= N.pci= N.memory= N.memory_used= (bytes) N.reserved= (bytes)
  *   N.sm_clock= N.memory_clock= (MHz) N.power= N.power_limit= (mW) N.energy= (mJ)
  *   N.temperature= N.throttle=0x8 N.utilization= N.persistence=
@@ -420,7 +421,7 @@ int nvmlDeviceGetProcessUtilization(
 
 int nvmlDeviceGetMigMode(Device *device, unsigned *current, unsigned *pending) {
     REFUSE(device, "mig");
-    *current = *pending = instances(device->gpu) > 0;
+    *current = *pending = (unsigned)number_of(device, "mig_mode", instances(device->gpu) > 0);
     return SUCCESS;
 }
 

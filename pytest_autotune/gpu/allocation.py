@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
 from pytest_autotune.gpu import cuda
 from pytest_autotune.gpu.leases import Desk, Lease
-from pytest_autotune.gpu.visible import VISIBLE, Device, caller_gpus, entries, show, show_callers
+from pytest_autotune.gpu.visible import (
+    VISIBLE,
+    Device,
+    VisibleGpus,
+    caller_gpus,
+    entries,
+    show,
+    show_callers,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,9 @@ class Allocator:
             raise LeaseError(gpus.refusal)
         if need.required and not gpus.devices:
             raise LeaseError(f"the fixture 'gpu' needs one, and there is no GPU: {gpus.problem}")
+        if gpus.devices and need.count != 0 and not need.named:
+            with suppress(TooFewGpusError):
+                _refuse_unlike(*_usable(need, gpus))
 
     def fits(self, need: Need) -> bool:
         """Return whether the current lease, if there is one, fits ``need``."""
@@ -126,12 +138,8 @@ class Allocator:
                     f"{', '.join(device.visible for device in gpus.devices)}"
                 )
             return named, len(named)
-        usable: Sequence[Device] = gpus.devices
-        count = len(usable) if need.count is None else need.count
-        if count > 1 and sum(str(device.uuid).startswith("MIG-") for device in usable) > 1:
-            raise TooFewGpusError(
-                f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
-            )
+        usable, count = _usable(need, gpus)
+        _refuse_unlike(usable, count)
         if self._seen is not None:
             # Code of this process uses the first devices it sees, and CUDA sees what was visible
             # when it started.
@@ -147,8 +155,43 @@ class Allocator:
                 )
             return usable, count
         if count > len(usable):
+            left_out = f" ({gpus.left_out})" if gpus.left_out else ""
             raise TooFewGpusError(
-                f"the trial needs {count} GPUs, and there are {len(usable)} to use"
+                f"the trial needs {count} GPUs, and there are {len(usable)} to use{left_out}"
             )
-        first = self._share or ()
+        first = [device for device in self._share or () if device in usable]
         return (*first, *(device for device in usable if device not in first)), count
+
+
+def _usable(need: Need, gpus: VisibleGpus) -> tuple[Sequence[Device], int]:
+    """Return the devices out of which a trial gets its GPUs, and how many it needs.
+
+    Beside a MIG instance CUDA uses nothing else in a process. Raises :class:`TooFewGpusError`.
+    """
+    whole = [device for device in gpus.devices if not device.is_instance]
+    count = (len(whole) or len(gpus.devices)) if need.count is None else need.count
+    if count <= 1:
+        return gpus.devices, count
+    if len(whole) < count <= len(gpus.devices):
+        raise TooFewGpusError(
+            f"the trial needs {count} GPUs, and CUDA uses one MIG instance a process"
+        )
+    return whole, count
+
+
+def _refuse_unlike(usable: Sequence[Device], count: int) -> None:
+    """Raise :class:`LeaseError` if one trial may get GPUs of another model than the next."""
+    models: dict[str, list[Device]] = {}
+    for device in usable:
+        models.setdefault(device.model, []).append(device)
+    if len(models) <= 1 or count >= len(usable):
+        return
+    there = "; ".join(
+        f"{model}: {', '.join(device.visible for device in devices)}"
+        for model, devices in models.items()
+    )
+    one = ",".join(device.uuid or device.visible for device in next(iter(models.values())))
+    raise LeaseError(
+        f"the GPUs are of different models ({there}), on which trials cannot be compared; choose "
+        f"one model, for example {VISIBLE}={one}"
+    )

@@ -97,7 +97,10 @@ def _query_tool() -> tuple[Gpu, ...]:
     if not found:
         return ()
     instances = _mig({gpu.uuid: gpu.name for gpu in found})
-    return tuple(replace(gpu, mig=tuple(instances[gpu.uuid])) for gpu in found)
+    divided = _in_mig_mode()
+    return tuple(
+        replace(gpu, mig=tuple(instances[gpu.uuid]), mig_mode=gpu.uuid in divided) for gpu in found
+    )
 
 
 def _parse(line: str) -> Gpu | None:
@@ -108,6 +111,16 @@ def _parse(line: str) -> Gpu | None:
             size = int(memory) * 2**20 if memory.isdecimal() else 0
             return Gpu(index=int(index), uuid=uuid, name=name, memory=size)
     return None
+
+
+def _in_mig_mode() -> set[str]:
+    """Return the UUIDs of the devices in MIG mode, none where the tool does not know the mode."""
+    try:
+        answer = _ask_tool("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")
+    except _NoAnswer:
+        return set()
+    pairs = [[field.strip() for field in line.split(",")] for line in answer.splitlines()]
+    return {pair[0] for pair in pairs if pair[1:] == ["Enabled"]}
 
 
 def _mig(names: dict[str, str]) -> dict[str, list[Mig]]:

@@ -183,12 +183,14 @@ def gpus() -> tuple[Gpu, ...]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                mig_mode = _is_in_mig_mode(pynvml, handle)
                 gpu = Gpu(
                     index=index,
                     uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
                     name=_text(pynvml.nvmlDeviceGetName(handle)),
                     memory=_Handle(pynvml, handle).total_memory(),
-                    mig=_mig(pynvml, handle),
+                    mig=_mig(pynvml, handle) if mig_mode else (),
+                    mig_mode=mig_mode,
                 )
             except pynvml.NVMLError as error:
                 if error.value not in _UNUSABLE:
@@ -198,11 +200,13 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def _is_in_mig_mode(pynvml: Any, handle: Any) -> bool:
+    mode = _Handle(pynvml, handle).ask(("nvmlDeviceGetMigMode",))
+    return mode is not None and bool(mode[0])
+
+
 def _mig(pynvml: Any, handle: Any) -> tuple[Mig, ...]:
     device = _Handle(pynvml, handle)
-    mode = device.ask(("nvmlDeviceGetMigMode",))
-    if mode is None or not mode[0]:
-        return ()
     found = []
     for slot in range(device.ask(("nvmlDeviceGetMaxMigDeviceCount",)) or 0):
         # Slots of instances that were taken away stay empty, with others after them.

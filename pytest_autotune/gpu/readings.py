@@ -26,7 +26,8 @@ class Gpu:
     """A device.
 
     ``index`` is the driver's (in the order of PCI addresses), ``memory`` in bytes, 0 if it has
-    none of its own. ``mig`` are its MIG instances, where MIG mode is on.
+    none of its own. ``mig`` are its MIG instances, where ``mig_mode`` is on. In that mode nothing
+    but an instance can be used.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Gpu:
     name: str
     memory: int
     mig: tuple[Mig, ...] = ()
+    mig_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ class Device:
 
     ``key`` is the same for every process of this machine: its UUID where that is known.
     ``visible`` is how the caller names it in ``CUDA_VISIBLE_DEVICES``. ``memory`` is in bytes,
-    0 where it is not known.
+    0 where it is not known. ``index`` is the driver's number of a whole card.
     """
 
     key: str
@@ -32,10 +32,23 @@ class Device:
     uuid: str | None = None
     name: str = ""
     memory: int = 0
+    index: int | None = None
 
     def __str__(self) -> str:
         """Return the caller's name of it."""
         return f"GPU {self.visible}"
+
+    @property
+    def is_instance(self) -> bool:
+        """Return whether it is a MIG instance."""
+        return str(self.uuid).startswith("MIG-")
+
+    @property
+    def model(self) -> str:
+        """The name and memory: devices of one model are equally fast."""
+        # Some models are sold with more or less memory under one name.
+        size = f", {self.memory / 2**30:.0f} GiB" if self.memory else ""
+        return f"{self.name or 'unknown'}{size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +57,14 @@ class VisibleGpus:
 
     ``problem`` is why there are none. ``order`` is the ``CUDA_DEVICE_ORDER`` under which the
     devices' names mean them, None if the caller's own is right. ``refusal`` is why it cannot be
-    known which devices the caller means.
+    known which devices the caller means. ``left_out`` names cards that nobody can use now.
     """
 
     devices: tuple[Device, ...] = ()
     problem: str = ""
     order: str | None = None
     refusal: str = ""
+    left_out: str = ""
 
     def environment(self, devices: Sequence[Device]) -> dict[str, str]:
         """Return the variables that make ``devices``, and no others, visible."""
@@ -62,7 +76,9 @@ class VisibleGpus:
         found = []
         for name in names:
             match = [d for d in self.devices if name in {d.visible, d.uuid, d.key}]
-            if not match:
+            if not match and name.startswith(("GPU-", "MIG-")):
+                match = [d for d in self.devices if d.key.startswith(name)]
+            if len(match) != 1:
                 return None
             found.append(match[0])
         return tuple(dict.fromkeys(found))
@@ -89,7 +105,8 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
     itself and all that follow, as for CUDA. If the machine's devices are not known, every entry
     counts as one.
     """
-    mixed = len({gpu.name for gpu in inventory.gpus}) > 1
+    mixed = len({_card(gpu, "").model for gpu in inventory.gpus}) > 1
+    left_out = _left_out(inventory)
     if visible is None:
         # Where CUDA counts differently, only the UUID means the same to both.
         by_uuid = mixed and order not in {None, _PCI_ORDER}
@@ -98,9 +115,12 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
             for gpu in inventory.gpus
             for d in _whole(gpu, gpu.uuid if by_uuid else str(gpu.index))
         )
-        problem = "" if devices else inventory.problem
+        problem = "" if devices else left_out or inventory.problem
         return VisibleGpus(
-            devices=devices, problem=problem, order=_PCI_ORDER if order is None else None
+            devices=devices,
+            problem=problem,
+            order=_PCI_ORDER if order is None else None,
+            left_out=left_out,
         )
     if mixed and order != _PCI_ORDER and any(e.isdecimal() for e in entries(visible)):
         refusal = (
@@ -115,9 +135,11 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
             break
         found.setdefault(device.key, device)
     if found:
-        return VisibleGpus(devices=tuple(found.values()))
+        return VisibleGpus(devices=tuple(found.values()), left_out=left_out)
     known = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in inventory.gpus)
     there = f"this machine has: {known}" if known else inventory.problem
+    if left_out:
+        there = f"{there}; {left_out}"
     reason = "" if inventory.source == "none" else f" ({there})"
     return VisibleGpus(problem=f"{VISIBLE}={visible!r} leaves none visible{reason}")
 
@@ -131,22 +153,28 @@ def _device(entry: str, inventory: Inventory) -> Device | None:
     if entry.isdecimal():
         card = next((gpu for gpu in inventory.gpus if gpu.index == int(entry)), None)
         # A card in MIG mode shows its first instance under its own number.
-        return None if card is None else _whole(card, entry)[0]
+        return None if card is None else _first(card, entry)
     matches = [
         # A card in MIG mode is used by its first instance, whatever it is called by.
-        _whole(gpu, entry)[0] if device.key == gpu.uuid else device
+        _first(gpu, entry) if device.key == gpu.uuid else device
         for gpu in inventory.gpus
         for device in (_card(gpu, entry), *_instances(gpu))
         if device.key.startswith(entry)
     ]
-    if len(matches) != 1:
+    if len(matches) != 1 or matches[0] is None:
         return None
-    (found,) = matches
-    return replace(found, visible=entry)
+    return replace(matches[0], visible=entry)
 
 
 def _card(gpu: Gpu, visible: str) -> Device:
-    return Device(key=gpu.uuid, visible=visible, uuid=gpu.uuid, name=gpu.name, memory=gpu.memory)
+    return Device(
+        key=gpu.uuid,
+        visible=visible,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        memory=gpu.memory,
+        index=gpu.index,
+    )
 
 
 def _instances(gpu: Gpu) -> tuple[Device, ...]:
@@ -157,8 +185,27 @@ def _instances(gpu: Gpu) -> tuple[Device, ...]:
 
 
 def _whole(gpu: Gpu, visible: str) -> tuple[Device, ...]:
-    """Return the parts of a card that can be leased: itself, or its MIG instances."""
-    return _instances(gpu) or (_card(gpu, visible),)
+    """Return the parts of a card that can be leased: itself, or its MIG instances.
+
+    CUDA cannot use a card in MIG mode that has no instances.
+    """
+    return _instances(gpu) or (() if gpu.mig_mode else (_card(gpu, visible),))
+
+
+def _first(gpu: Gpu, visible: str) -> Device | None:
+    return next(iter(_whole(gpu, visible)), None)
+
+
+def _left_out(inventory: Inventory) -> str:
+    """Return which cards CUDA cannot use and what to do, empty where there are none."""
+    cards = [str(gpu.index) for gpu in inventory.gpus if not _whole(gpu, "")]
+    if not cards:
+        return ""
+    which = f"GPU {cards[0]} is" if len(cards) == 1 else f"GPUs {', '.join(cards)} are"
+    return (
+        f"{which} in MIG mode without an instance, so CUDA cannot use it; make instances "
+        "(nvidia-smi mig -cgi PROFILE -C), or turn the mode off (nvidia-smi -mig 0)"
+    )
 
 
 @dataclass(slots=True)

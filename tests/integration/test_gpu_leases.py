@@ -761,7 +761,8 @@ def test_a_run_on_other_gpus_starts_a_new_study_and_says_why(one: Leasing, fake:
     one.write(parameters={"a": [1, 2]})
     assert "2 of 2" in one.run()
     assert "earlier runs" in one.run()
-    fake.set("0.name", "NVIDIA H200")
+    for number in (0, 1):
+        fake.set(f"{number}.name", "NVIDIA H200")
     text = one.run()
     assert "a new study was started, because this changed: environment (gpus)" in text
     assert "earlier runs" not in text
@@ -821,7 +822,6 @@ def test_workers_agree_on_the_machine_although_each_sees_a_part_of_it(
     one: Leasing, fake: FakeNvml
 ) -> None:
     fake.set("devices", 4)
-    fake.set("3.name", "NVIDIA L4")
     one.write(gpus="tp", parameters={"tp": [1, 2, 3, 4, 8]})
     text = one.run("-n", "3")
     assert "4 of 4" in text
@@ -835,3 +835,34 @@ def test_workers_agree_on_the_machine_although_each_sees_a_part_of_it(
     assert disjoint(one.entries())
     # And a run without workers on the same machine.
     assert "4 of them in earlier runs" in one.run()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "workers"])
+def test_trials_on_gpus_of_different_models_are_refused(
+    one: Leasing, fake: FakeNvml, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    fake.set("devices", 3)
+    fake.set("1.name", "NVIDIA L4")
+    fake.set("1.memory", 24 * 2**30)
+    text = one.run(*workers, status=USAGE)
+    assert text.count("different models") == 1
+    assert (
+        "the GPUs are of different models (NVIDIA H100 80GB HBM3, 80 GiB: 0, 2; NVIDIA L4, "
+        "24 GiB: 1), on which trials cannot be compared; choose one model, for example "
+        "CUDA_VISIBLE_DEVICES=GPU-00000000-0000-0000-0000-000000000000,"
+        "GPU-00000000-0000-0000-0000-000000000002"
+    ) in text
+    assert one.entries() == []
+    monkeypatch.setenv(VISIBLE, "GPU-00000000-0000-0000-0000-000000000001")
+    assert "12 of 12" in one.run(*workers)
+
+
+def test_a_card_in_mig_mode_without_instances_is_not_leased(one: Leasing, fake: FakeNvml) -> None:
+    fake.set("0.mig_mode", 1)
+    one.write(parameters={"a": [1]})
+    one.run()
+    assert [entry["visible"] for entry in one.entries()] == ["1"]
+    fake.set("1.mig_mode", 1)
+    text = one.run(status=USAGE)
+    assert "there is no GPU: GPUs 0, 1 are in MIG mode without an instance" in text
+    assert "nvidia-smi mig -cgi PROFILE -C" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -152,9 +153,69 @@ def test_too_large_a_need_says_nothing_of_other_trials(make: Make) -> None:
     with pytest.raises(TooFewGpusError) as caught:
         allocator.take(FIVE, "x")
     assert str(caught.value) == "the trial needs 5 GPUs, and there are 4 to use"
+    adopt(replace(ALL, left_out="GPU 4 is broken"))
+    with pytest.raises(TooFewGpusError, match=r"there are 4 to use \(GPU 4 is broken\)$"):
+        allocator.take(FIVE, "x")
     assert allocator.devices == ()
     assert VISIBLE not in os.environ
     assert visible(allocator, TWO) == "0,1"
+
+
+def models(*names: str) -> tuple[Device, ...]:
+    """Return whole cards of these models; one whose name has MIG in it is an instance."""
+    return tuple(
+        Device(
+            key=f"{'MIG' if 'MIG' in name else 'GPU'}-{n}",
+            visible=str(n),
+            uuid=f"{'MIG' if 'MIG' in name else 'GPU'}-{n}",
+            name=name,
+            memory=80 * 2**30,
+        )
+        for n, name in enumerate(names)
+    )
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["before", "after"])
+def test_unlike_gpus_are_refused_before_and_after_cuda_has_started(
+    make: Make, cuda: Cuda, *, runs: bool
+) -> None:
+    # After it has, its first device is the fastest, not the first by bus.
+    adopt(VisibleGpus(devices=models("L4", "H100", "H100")))
+    cuda.runs = runs
+    allocator = make()
+    for need in (ONE, TWO):
+        for ask in (allocator.check, lambda need: allocator.take(need, "x")):
+            with pytest.raises(LeaseError) as caught:
+                ask(need)
+            assert str(caught.value) == (
+                "the GPUs are of different models (L4, 80 GiB: 0; H100, 80 GiB: 1, 2), on which "
+                "trials cannot be compared; choose one model, for example "
+                "CUDA_VISIBLE_DEVICES=GPU-0"
+            )
+    # All of them are the same ones in every trial, and names are names.
+    for need in (THREE, Need(count=None), Need(named=("1",)), NONE):
+        allocator.check(need)
+    allocator.check(FIVE)
+    assert take(allocator, THREE).count == 3
+
+
+def test_of_one_name_with_another_memory_is_another_model(make: Make) -> None:
+    first, second = models("A2000", "A2000")
+    adopt(VisibleGpus(devices=(first, replace(second, memory=12 * 2**30))))
+    with pytest.raises(LeaseError, match="A2000, 80 GiB: 0; A2000, 12 GiB: 1"):
+        make().check(ONE)
+
+
+def test_several_gpus_are_whole_cards(make: Make) -> None:
+    # CUDA shows nothing beside a MIG instance.
+    adopt(VisibleGpus(devices=models("MIG 1g", "H100", "H100")))
+    allocator = make(models("MIG 1g", "H100"))
+    assert visible(allocator, TWO) == "1,2"
+    allocator.release()
+    assert visible(allocator, Need(count=None)) == "1,2"
+    with pytest.raises(TooFewGpusError) as caught:
+        make().take(THREE, "x")
+    assert str(caught.value) == "the trial needs 3 GPUs, and CUDA uses one MIG instance a process"
 
 
 def test_waiting_is_limited_and_told(make: Make) -> None:

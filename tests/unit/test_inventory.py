@@ -70,7 +70,12 @@ def install(tools: Path) -> Install:
     """Install an nvidia-smi: ``install(query, listing)``, or with shell lines of its own."""
 
     def install(
-        query: str = QUERY, listing: str = LISTING, *, driver: str = "550.54.15\n", body: str = ""
+        query: str = QUERY,
+        listing: str = LISTING,
+        *,
+        driver: str = "550.54.15\n",
+        modes: str = "",
+        body: str = "",
     ) -> None:
         tool = tools / "nvidia-smi"
         tool.write_text(f"""#!/bin/sh
@@ -81,6 +86,7 @@ case "$*" in
 "--query-gpu=driver_version --format=csv,noheader") printf %s {shlex.quote(driver)} ;;
 "--query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits")
     printf %s {shlex.quote(query)} ;;
+"--query-gpu=uuid,mig.mode.current --format=csv,noheader") printf %s {shlex.quote(modes)} ;;
 *) echo "Invalid combination of input arguments."; exit 2 ;;
 esac
 """)
@@ -197,6 +203,13 @@ def test_the_tool_tells_of_mig_instances(install: Install) -> None:
             memory=0,
         ),
     )
+
+
+@pytest.mark.usefixtures("without_package")
+def test_the_tool_tells_of_mig_mode_without_instances(install: Install) -> None:
+    names = [line.split(",")[1].strip() for line in QUERY.splitlines()]
+    install(modes=f"{names[0]}, Enabled\n{names[1]}, [N/A]\n")
+    assert [gpu.mig_mode for gpu in inventory().gpus] == [True, False]
 
 
 @pytest.mark.usefixtures("without_package")

@@ -92,6 +92,14 @@ def test_mig_instances_are_listed_with_their_device(fake: FakeNvml, asked: Asked
     )
 
 
+def test_mig_mode_is_known_also_without_instances(fake: FakeNvml, asked: Asked) -> None:
+    fake.set("devices", 3)
+    fake.set("0.mig_mode", 1)
+    fake.set("1.mig", 1)
+    found = asked.ask("nvml.gpus()")
+    assert [(gpu.mig_mode, len(gpu.mig)) for gpu in found] == [(True, 0), (True, 1), (False, 0)]
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_empty_slots_of_instances_are_passed_over(fake: FakeNvml, asked: Asked, count: int) -> None:
     fake.set("devices", 1)

@@ -131,6 +131,47 @@ def test_a_card_in_mig_mode_is_one_device_however_it_is_named() -> None:
     assert keys("GPU-cc22,2,MIG-c0") == ["MIG-c0"]
 
 
+#: The second of four cards alike is in MIG mode and was given no instance.
+EMPTY = Inventory(
+    gpus=tuple(
+        Gpu(index=n, uuid=f"GPU-{n}", name="card", memory=80, mig_mode=n == 1) for n in range(4)
+    ),
+    source="nvml",
+)
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, ["GPU-0", "GPU-2", "GPU-3"]),
+        ("0,2", ["GPU-0", "GPU-2"]),
+        # To CUDA it is no device, and hides what follows.
+        ("0,1,2", ["GPU-0"]),
+        ("2,GPU-1,0", ["GPU-2"]),
+        ("1", []),
+        ("GPU-1", []),
+    ],
+)
+def test_a_card_in_mig_mode_without_instances_is_none(
+    visible: str | None, found: list[str]
+) -> None:
+    assert keys(visible, EMPTY) == found
+
+
+def test_a_card_that_cuda_cannot_use_is_named_with_what_to_do() -> None:
+    said = (
+        "GPU 1 is in MIG mode without an instance, so CUDA cannot use it; make instances "
+        "(nvidia-smi mig -cgi PROFILE -C), or turn the mode off (nvidia-smi -mig 0)"
+    )
+    assert read_visible(None, None, EMPTY).left_out == said
+    assert read_visible(None, None, EMPTY).problem == ""
+    assert read_visible("0", None, EMPTY).left_out == said
+    assert said in read_visible("1", None, EMPTY).problem
+    alone = Inventory(gpus=EMPTY.gpus[1:2], source="nvml")
+    assert read_visible(None, None, alone).problem == said
+    assert read_visible(None, None, CARDS).left_out == ""
+
+
 def test_devices_go_by_the_names_that_their_caller_uses() -> None:
     first, second, third = read_visible("3,GPU-a,MIG-c", PCI, CARDS).devices[:1] + (
         read_visible("GPU-aa,MIG-c", PCI, CARDS).devices
@@ -172,6 +213,10 @@ def test_numbers_that_cuda_may_mean_otherwise_are_refused() -> None:
         assert keys("GPU-aa00,GPU-dd", order=order) == ["GPU-aa00", "GPU-dd33"]
     alike = Inventory(gpus=(CARDS.gpus[0], replace(CARDS.gpus[1], name="card 0")), source="nvml")
     assert keys("1", alike, None) == ["GPU-ab11"]
+    # Of one name, with half of the memory.
+    larger = replace(alike.gpus[1], memory=2**34)
+    unlike = Inventory(gpus=(replace(alike.gpus[0], memory=2**33), larger), source="nvml")
+    assert read_visible("1", None, unlike).refusal
 
 
 def test_where_cuda_counts_otherwise_devices_are_shown_by_their_uuids() -> None:
@@ -236,6 +281,13 @@ def test_devices_can_be_asked_for_by_number_or_uuid() -> None:
     assert pool.named([]) == ()
     assert pool.named(["1", "2"]) is None
     assert pool.named(["GPU-cc22"]) is None
+    # Also by the beginning, as everywhere else, if it is that of one.
+    assert pool.named(["GPU-d"]) == (pool.devices[0],)
+    assert pool.named(["GPU-a"]) is None
+    assert read_visible(None, PCI, CARDS).named(["MIG-d", "GPU-aa"]) == (
+        Device(key="MIG-d1", visible="MIG-d1", uuid="MIG-d1", name="slice", memory=10),
+        Device(key="GPU-aa00", visible="0", uuid="GPU-aa00", name="card 0", memory=80, index=0),
+    )
     assert read_visible("4", None, NOTHING).named(["None"]) is None
 
 
