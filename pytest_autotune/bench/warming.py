@@ -8,24 +8,32 @@ from typing import Final
 
 from pytest_autotune.bench.sampler import Timer
 
-#: A round of warming up lasts at least this long, in calls and in seconds.
-ROUND_CALLS: Final = 3
+#: A round of warming up lasts about this long, and at least so many calls (seconds).
 ROUND_SECONDS: Final = 0.025
-#: Times that fall by less than this from one round to the next do not fall.
+ROUND_CALLS: Final = 3
+#: Clocks of idle devices take some time to rise (seconds).
+_BUSY_SECONDS: Final = 0.1
+#: Times have settled once they have not fallen for this long (seconds).
+_SETTLED_SECONDS: Final = 2 * ROUND_SECONDS
+#: Times that fall by less than this share do not fall.
 _STABLE: Final = 0.02
 
 
 def warm_up(timer: Timer, max_time: float) -> float:
     """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
     began = time.perf_counter()
-    previous = float("inf")
+    level, settled = float("inf"), 0.0
     count = ROUND_CALLS
     while True:
         begin = time.perf_counter()
         latest = median(timer.batch(count))
         now = time.perf_counter()
-        if latest >= previous * (1 - _STABLE) or now - began >= max_time:
+        if latest < level * (1 - _STABLE):
+            level, settled = latest, 0.0
+        else:
+            settled += now - begin
+        calm = settled >= _SETTLED_SECONDS and now - began >= _BUSY_SECONDS
+        if calm or now - began >= max_time:
             return latest
-        previous = latest
         if now - begin < ROUND_SECONDS:
             count = min(int(count * ROUND_SECONDS / max(now - begin, 1e-6)) + 1, 10 * count)

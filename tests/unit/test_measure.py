@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -605,6 +605,47 @@ def test_rounds_of_short_calls_become_longer(clock: Clock) -> None:
     # But not for ever: a round is to last 25 ms.
     assert 25_000 < timer.counts[5] < 50_000
     assert max(timer.counts) < 100_000
+
+
+class Ramping:
+    """A timer of calls that take as long as ``seconds`` says for the time since the start."""
+
+    def __init__(self, clock: Any, seconds: Callable[[float], float]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+
+    def batch(self, count: int) -> list[float]:
+        samples = []
+        for _ in range(count):
+            samples.append(self._seconds(self._clock.now))
+            self._clock.now += samples[-1]
+        return samples
+
+
+@pytest.mark.parametrize("call", [1e-5, 1e-3, 5e-3])
+@pytest.mark.parametrize("ramp", [0.01, 0.03, 0.09])
+def test_clocks_that_rise_late_are_waited_for(clock: Clock, ramp: float, call: float) -> None:
+    timer = Ramping(clock, lambda now: call if now > ramp else 2 * call)
+    assert warm_up(timer, 0.5) == call
+    assert clock.now < 0.25
+
+
+def test_idle_clocks_are_given_a_tenth_of_a_second(clock: Clock) -> None:
+    warm_up(Ramping(clock, lambda now: 1e-3), 0.5)
+    assert 0.1 <= clock.now < 0.15
+
+
+def test_times_that_fall_a_little_in_each_round_are_falling(clock: Clock) -> None:
+    # By 1.5 % in 25 ms, until 300 ms.
+    timer = Ramping(clock, lambda now: 1e-3 * 0.985 ** (min(now, 0.3) / 0.025))
+    assert warm_up(timer, 5.0) == pytest.approx(1e-3 * 0.985**12, rel=1e-3)
+    assert clock.now < 0.5
+
+
+def test_without_time_to_warm_up_there_is_one_round(clock: Clock) -> None:
+    timer = Falling(clock, 1e-3, 1e-4)
+    assert warm_up(timer, 0.0) == 1e-3
+    assert timer.counts == [3]
 
 
 # What is reported
