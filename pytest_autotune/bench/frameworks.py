@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
+from pytest_autotune.bench.capture import cupy_graph, torch_graph
 from pytest_autotune.bench.device import TimedDevice
 from pytest_autotune.errors import BenchmarkError
 
@@ -32,6 +33,11 @@ class TorchDevice(TimedDevice):
         """Return an event that can be timed."""
         return self._torch.cuda.Event(enable_timing=True)
 
+    def cache_bytes(self) -> int | None:
+        """Return the size of the current device's L2 cache."""
+        cuda = self._torch.cuda
+        return getattr(cuda.get_device_properties(cuda.current_device()), "L2_cache_size", None)
+
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer."""
         buffer = self._torch.empty(size // 4, dtype=self._torch.int32, device="cuda")
@@ -40,18 +46,7 @@ class TorchDevice(TimedDevice):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture a CUDA graph, as PyTorch's documentation does it."""
-        cuda = self._torch.cuda
-        # Whatever is set up on a first call must not be part of the graph.
-        side = cuda.Stream()
-        side.wait_stream(cuda.current_stream())
-        with cuda.stream(side):
-            work()
-        cuda.current_stream().wait_stream(side)
-        graph = cuda.CUDAGraph()
-        with cuda.graph(graph):
-            work()
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return torch_graph(self._torch, work)
 
     def reset_peak_memory(self) -> None:
         """Reset the allocator's peak."""
@@ -82,6 +77,11 @@ class CupyDevice(TimedDevice):
         """Return seconds."""
         return float(self._cupy.cuda.get_elapsed_time(start, end)) / 1e3
 
+    def cache_bytes(self) -> int | None:
+        """Return the size of the current device's L2 cache."""
+        attributes: Mapping[str, int] = self._cupy.cuda.Device().attributes
+        return attributes.get("L2CacheSize")
+
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer."""
         buffer = self._cupy.empty(size, dtype=self._cupy.uint8)
@@ -89,25 +89,7 @@ class CupyDevice(TimedDevice):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture a CUDA graph on a stream of its own."""
-        stream = self._cupy.cuda.Stream(non_blocking=True)
-        # What the graph writes to must not be given to others, so it comes from a pool that
-        # lives as long as the graph.
-        pool = self._cupy.cuda.MemoryPool()
-        self.synchronize()
-        with self._cupy.cuda.using_allocator(pool.malloc), stream:
-            work()
-            stream.synchronize()
-            stream.begin_capture()
-            try:
-                work()
-            finally:
-                graph = stream.end_capture()
-
-        def replay(kept: tuple[object, ...] = (pool, stream)) -> None:
-            del kept
-            graph.launch()
-
-        return replay
+        return cupy_graph(self._cupy, work)
 
     def reset_peak_memory(self) -> None:
         """Give back what the pool holds and nobody uses, so that it starts small."""
@@ -133,6 +115,10 @@ class NumbaDevice(TimedDevice):
     def event(self) -> Any:
         """Return an event that can be timed."""
         return self._cuda.event()  # timed, unless told otherwise
+
+    def cache_bytes(self) -> int | None:
+        """Return the size of the current device's L2 cache."""
+        return getattr(self._cuda.get_current_device(), "L2_CACHE_SIZE", None)
 
     def flusher(self, size: int) -> Callable[[], None]:
         """Return a function that zeroes a buffer, without waiting for it."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from pytest_autotune.bench.capture import first_error
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
+from pytest_autotune.bench.host import quiet_collector
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
 
 #: One replay of a graph lasts at least this long, so that launching it does not count (seconds).
 _GRAPH_SECONDS: Final = 1e-3
 _MAX_UNROLLED: Final = 1000
+#: A first graph shows how long a call takes. It has so many calls, or fewer where they are long.
+_TRIAL_CALLS: Final = 20
+_TRIAL_SECONDS: Final = 20e-3
+#: It is replayed for so long that idle clocks can rise (seconds).
+_REPLAY_SECONDS: Final = 25e-3
+_MAX_REPLAYS: Final = 1000
+#: Sizes that differ by less than this share are alike.
+_ALIKE: Final = 0.2
+#: A graph that is shorter than its launch seems longer than it is, and so does not grow at once.
+_MAX_CAPTURES: Final = 4
 
 
 class GraphTimer:
@@ -21,25 +33,14 @@ class GraphTimer:
     Raises :class:`BenchmarkError` for calls that cannot be captured.
     """
 
-    def __init__(
-        self, work: Work, device: TimedDevice, *, cold_cache: bool, estimate: float
-    ) -> None:
-        sets = len(work.sets)
+    def __init__(self, work: Work, device: TimedDevice, *, cold_cache: bool) -> None:
+        self.loops = 1
         if cold_cache:
             # A graph for each set of arguments, as each is captured with its own.
-            self.loops = 1
             replays = [_captured(each, device, 1) for each in work.apart()]
+            self._timer = _replaying(replays, device, cold_cache=True)
         else:
-            unrolled = int(_GRAPH_SECONDS / max(estimate, 1e-7))
-            # Each set of arguments as often as every other.
-            rounds = max(1, min(-(-unrolled // sets), _MAX_UNROLLED // sets))
-            self.loops = sets * rounds
-            replays = [_captured(work, device, self.loops)]
-        self._timer = DeviceTimer(
-            Work(lambda replay: replay(), [(replay,) for replay in replays]),
-            device,
-            cold_cache=cold_cache,
-        )
+            self.loops, self._timer = _long_enough(work, device)
 
     def batch(self, count: int) -> list[float]:
         """Return ``count`` samples, in seconds per call."""
@@ -50,11 +51,57 @@ class GraphTimer:
         return self._timer.overhead() / self.loops
 
 
+def _long_enough(work: Work, device: TimedDevice) -> tuple[int, DeviceTimer]:
+    """Return the size of a graph that lasts long enough, and what times its replays.
+
+    The time of short calls by themselves is that of their launches. So a graph is captured and
+    timed, and then captured again in the size that follows from its time.
+    """
+    alone = min(DeviceTimer(work, device, cold_cache=False).batch(3))
+    loops = _size(work, min(_TRIAL_CALLS, _TRIAL_SECONDS / max(alone, 1e-9)))
+    captures = 0
+    while True:
+        timer = _replaying([_captured(work, device, loops)], device, cold_cache=False)
+        captures += 1
+        wanted = _size(work, _GRAPH_SECONDS / max(_seconds(timer) / loops, 1e-9))
+        if captures == _MAX_CAPTURES or abs(wanted - loops) <= _ALIKE * loops:
+            return loops, timer
+        # Its memory goes back before the next one takes some.
+        del timer
+        loops = wanted
+
+
+def _size(work: Work, calls: float) -> int:
+    """Return about so many calls, with each set of arguments as often as every other."""
+    sets = len(work.sets)
+    rounds = -(-int(calls + 1e-6) // sets)
+    return sets * max(1, min(rounds, _MAX_UNROLLED // sets))
+
+
+def _seconds(timer: DeviceTimer) -> float:
+    """Return the least time of a replay, after some to warm up."""
+    first = timer.batch(1)[0]
+    if first >= _REPLAY_SECONDS:
+        return first
+    replays = min(_MAX_REPLAYS, int(_REPLAY_SECONDS / max(first, 1e-9)))
+    return min(timer.batch(replays))
+
+
+def _replaying(
+    replays: Sequence[Callable[[], None]], device: TimedDevice, *, cold_cache: bool
+) -> DeviceTimer:
+    work = Work(lambda replay: replay(), [(replay,) for replay in replays])
+    return DeviceTimer(work, device, cold_cache=cold_cache)
+
+
 def _captured(work: Work, device: TimedDevice, calls: int) -> Callable[[], None]:
     try:
-        return device.capture(work.bound(calls))
+        # What the collector finalizes may be a kernel's module, and to unload one while a graph
+        # is captured invalidates the graph.
+        with quiet_collector():
+            return device.capture(work.bound(calls))
     except RuntimeError as error:  # what PyTorch's and CuPy's CUDA errors are
         raise BenchmarkError(
-            f"graph=True: {device.name} cannot capture the calls ({error}); what waits for the "
-            "device, or copies to the host, cannot be part of a graph"
+            f"graph=True: {device.name} cannot capture the calls ({first_error(error)}); what "
+            "waits for the device, or copies to the host, cannot be part of a graph"
         ) from None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
-from pytest_autotune.bench.device import FLUSH_BYTES, TimedDevice
+from pytest_autotune.bench.device import TimedDevice, cache_flusher
+from pytest_autotune.bench.host import quiet_collector
 from pytest_autotune.bench.work import Work
 
 #: To wait for the device costs the host some microseconds, little beside this (seconds).
@@ -49,15 +51,9 @@ def _waited(work: Work, device: TimedDevice, calls: int) -> tuple[float, float]:
 def launches_work(work: Work, device: TimedDevice) -> bool | None:
     """Return whether calls leave the device anything to do.
 
-    None where the host's clock is the better choice: the host is busy for long, or the calls
-    launch on another stream.
-
-    Some calls are queued behind so much other work that the host is done with them before the
-    device begins them. The time between events around them is then the device's own. For a
-    function that does not use the device, it is no more than between two events in a row.
+    None where the host's clock is the better choice: the host is busy for long, the calls launch
+    on another stream, or the device cannot be kept busy for long enough to find out.
     """
-    flush = device.flusher(FLUSH_BYTES)
-    begun, flushed, before, after, empty = (device.event() for _ in range(5))
     device.synchronize()
     begin = time.perf_counter()
     work()
@@ -66,20 +62,52 @@ def launches_work(work: Work, device: TimedDevice) -> bool | None:
     rest = time.perf_counter() - begin - launching
     if launching > _LONG_SECONDS:
         return None
-    device.record(begun)
-    flush()
-    device.record(flushed)
-    device.synchronize()
-    each = max(device.elapsed(begun, flushed), 1e-6)
-    for _ in range(min(int(2 * _PROBES * launching / each) + 1, _MAX_QUEUED)):
-        flush()
-    device.record(before)
-    for _ in range(_PROBES):
-        work()
-    device.record(after)
-    device.record(empty)
-    device.synchronize()
-    if device.elapsed(before, after) > device.elapsed(after, empty) + _EVENT_SECONDS:
-        return True
+    flush = cache_flusher(device)
+    each = _warm_seconds(flush, device)
+    # One call shows most kernels, and many of them do not fill the queue.
+    for calls in (1, _PROBES):
+        ahead = min(int(2 * calls * launching / each) + 1, _MAX_QUEUED)
+        left = _left_to_do(work, device, flush, calls=calls, ahead=ahead)
+        if left:
+            return True
     # Work on another stream was waited for, but did not pass between the events.
-    return None if rest > _SLACK_SECONDS else False
+    return None if left is None or rest > _SLACK_SECONDS else False
+
+
+def _warm_seconds(flush: Callable[[], None], device: TimedDevice) -> float:
+    """Return the seconds of a flush, without what the first one loads."""
+    start, end = device.event(), device.event()
+    # The first one loads its kernel, and keeps the device busy while the second is launched.
+    flush()
+    device.record(start)
+    flush()
+    device.record(end)
+    device.synchronize()
+    return max(device.elapsed(start, end), 1e-6)
+
+
+def _left_to_do(
+    work: Work, device: TimedDevice, flush: Callable[[], None], *, calls: int, ahead: int
+) -> bool | None:
+    """Return whether calls leave the device anything to do, None where that cannot be told.
+
+    The calls are queued behind ``ahead`` flushes. Where the host is done with them before the
+    device begins them, the time between events around them is the device's own. For a function
+    that does not use the device, it is no more than between two events in a row.
+    """
+    begun, before, after, empty = (device.event() for _ in range(4))
+    with quiet_collector():
+        begin = time.perf_counter()
+        device.record(begun)
+        for _ in range(ahead):
+            flush()
+        device.record(before)
+        for _ in range(calls):
+            work()
+        device.record(after)
+        device.record(empty)
+        queued = time.perf_counter() - begin
+        device.synchronize()
+    if device.elapsed(before, after) <= device.elapsed(after, empty) + _EVENT_SECONDS:
+        return False
+    return True if queued <= device.elapsed(begun, before) else None

@@ -23,10 +23,10 @@ from pytest_autotune.bench.graph import GraphTimer
 from pytest_autotune.bench.host import HostTimer, affinity
 from pytest_autotune.bench.launches import launches_work, sees_work
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
-from pytest_autotune.bench.remarks import launch_bound
+from pytest_autotune.bench.remarks import timing_remarks
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
 from pytest_autotune.bench.timing import Timing
-from pytest_autotune.bench.warming import ROUND_CALLS, ROUND_SECONDS, warm_up
+from pytest_autotune.bench.warming import ROUND_SECONDS, warm_up
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
 
@@ -110,7 +110,8 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     then warm unless ``cold_cache`` is True. On the host, too, caches are warm unless it is True.
 
     ``width`` is the wanted width of the interval at ``confidence``, as a share of the median.
-    ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up.
+    ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up, which takes a
+    tenth of a second at least.
 
     ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
@@ -132,7 +133,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     timer, description = _timer(work, device, wait, graph=graph, cold_cache=cold_cache)
     typical = warm_up(timer, warmup_time)
     if isinstance(timer, DeviceTimer):
-        timer.host_times.clear()
+        timer.forget_host()
     taken = _sample(timer, goal, race, watch)
     sampling, seen = taken.sampling, taken.seen
     used = _energy(work, wait, watch, typical) if energy and watch is not None else None
@@ -163,7 +164,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     return replace(
         found,
         compile_time=max(first - found.median, 0.0),
-        remarks=(*found.remarks, *launch_bound(found, graph=graph, cold=cold_cache is not False)),
+        remarks=(*found.remarks, *timing_remarks(found, timer)),
     )
 
 
@@ -225,9 +226,7 @@ def _timer(
             host.calibrate()
         return host, f"the host's clock ({affinity()})"
     if graph:
-        probe = DeviceTimer(work, device, cold_cache=False)
-        estimate = min(probe.batch(ROUND_CALLS))
-        replay = GraphTimer(work, device, cold_cache=bool(cold_cache), estimate=estimate)
+        replay = GraphTimer(work, device, cold_cache=bool(cold_cache))
         return replay, f"events of {device.name} around a CUDA graph"
     timer = DeviceTimer(work, device, cold_cache=cold_cache is not False)
     return timer, f"events of {device.name}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from pytest_autotune.bench.sampler import sample
 from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.text.numbers import quantity
 
 US = 1e-6
 MS = 1e-3
@@ -67,6 +70,11 @@ class Gpu:
     graph_seconds: float = 8 * US
     event_seconds: float = 0.0
     flush_seconds: float = 90 * US
+    # However slow what is timed is at launching, a flush is one kernel of the framework's.
+    flush_launch_seconds: float = 5 * US
+    # What the host takes for the first flush, as its kernel is loaded when it is first launched.
+    load_seconds: float = 0.0
+    cache: int | None = None
     depth: int = 1024
     free: float = 0.0
     side_free: float = 0.0
@@ -124,13 +132,18 @@ class Gpu:
         assert end.stamp <= self.clock.now, "the device has not got there yet"
         return end.stamp - start.stamp
 
+    def cache_bytes(self) -> int | None:
+        return self.cache
+
     def flusher(self, size: int) -> Callable[[], None]:
         self.log.append(f"flusher of {size}")
 
         def flush() -> None:
             self.log.append("flush")
             self.warm = False
-            self.push(self.launch_seconds, self.flush_seconds)
+            self.clock.now += self.load_seconds
+            self.load_seconds = 0.0
+            self.push(self.flush_launch_seconds, self.flush_seconds)
 
         return flush
 
@@ -196,6 +209,27 @@ def about_each(*values: float) -> Any:
 
 
 # Single calls
+
+
+@pytest.mark.parametrize(
+    ("cache", "size"),
+    [(None, 256), (0, 256), (50, 256), (64, 256), (96, 384), (126, 504)],
+)
+def test_a_flush_is_several_times_the_cache_and_never_less_than_usual(
+    gpu: Gpu, cache: int | None, size: int
+) -> None:
+    gpu.cache = None if cache is None else cache * 2**20
+    timer_of(gpu, lambda: gpu.kernel(1 * US), cold_cache=True)
+    assert gpu.log == [f"flusher of {size * 2**20}"]
+
+
+def test_what_timing_adds_is_measured_with_the_buffer_that_is_there(gpu: Gpu) -> None:
+    # By then there may be no memory left for another one.
+    timer = timer_of(gpu, lambda: gpu.kernel(20 * US), cold_cache=True)
+    timer.batch(3)
+    assert timer.overhead() < 5 * US
+    assert timer.flush_seconds() == about(gpu.flush_seconds)
+    assert sum(entry.startswith("flusher") for entry in gpu.log) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.5 * US, 20 * US, 3 * MS])
@@ -268,6 +302,67 @@ def test_the_overhead_is_what_two_events_are_apart(gpu: Gpu, *, cold: bool) -> N
     assert len(timer.host_times) == calls
 
 
+class Module:
+    """A kernel's module, in a cycle as decorated functions are: only the collector frees it."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._itself = self
+
+    def __del__(self) -> None:
+        # To unload it waits for the device, which also invalidates a graph that is captured.
+        self._gpu.clock.now = max(self._gpu.clock.now, self._gpu.free)
+        self._gpu.log.append("unloaded")
+
+
+@pytest.fixture
+def hasty_collector() -> Iterator[None]:
+    """Collect whenever something is allocated."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    yield
+    gc.set_threshold(*thresholds)
+
+
+def littering(gpu: Gpu, seconds: float) -> Callable[[], None]:
+    """Return a kernel whose calls leave modules behind."""
+
+    def kernel() -> None:
+        Module(gpu)
+        gpu.kernel(seconds)
+
+    return kernel
+
+
+@pytest.mark.usefixtures("hasty_collector")
+def test_nothing_is_collected_while_calls_are_timed(gpu: Gpu) -> None:
+    timer = timer_of(gpu, littering(gpu, 20 * US), cold_cache=True)
+    samples = timer.batch(5)
+    assert "unloaded" not in gpu.log[: gpu.log.index("synchronize")]
+    assert samples == about_all(20 * US, 5)
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("hasty_collector")
+def test_nothing_is_collected_while_a_graph_is_captured(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = gpu.capture
+    invalid: list[str] = []
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        begun = len(gpu.log)
+        replay = captured(work)
+        invalid.extend(entry for entry in gpu.log[begun:] if entry == "unloaded")
+        return replay
+
+    monkeypatch.setattr(gpu, "capture", capture)
+    graph_of(gpu, littering(gpu, 20 * US))
+    assert "unloaded" in gpu.log
+    assert not invalid
+    assert gc.isenabled()
+
+
 def test_a_sample_is_one_call(gpu: Gpu) -> None:
     assert timer_of(gpu, lambda: gpu.kernel(1 * US), cold_cache=False).loops == 1
 
@@ -275,21 +370,22 @@ def test_a_sample_is_one_call(gpu: Gpu) -> None:
 # Graphs
 
 
+def captures(gpu: Gpu) -> list[int]:
+    """Return the sizes of the graphs that were captured."""
+    return [int(entry.split()[1]) for entry in gpu.log if entry.startswith("captured")]
+
+
 def graph_of(
-    gpu: Gpu,
-    work: Work | Callable[..., object],
-    estimate: float,
-    *,
-    cold_cache: bool = False,
+    gpu: Gpu, work: Work | Callable[..., object], *, cold_cache: bool = False
 ) -> GraphTimer:
     made = work if isinstance(work, Work) else Work(work, [()])
-    return GraphTimer(made, gpu, cold_cache=cold_cache, estimate=estimate)
+    return GraphTimer(made, gpu, cold_cache=cold_cache)
 
 
 def test_a_graph_leaves_launching_out(gpu: Gpu) -> None:
     gpu.launch_seconds = 50 * US
     gpu.graph_seconds = 100 * US
-    timer = graph_of(gpu, lambda: gpu.kernel(2 * US), 2 * US)
+    timer = graph_of(gpu, lambda: gpu.kernel(2 * US))
     samples = timer.batch(10)
     assert timer.loops == 500
     assert samples[1:] == about_all(2 * US, 9)
@@ -298,39 +394,75 @@ def test_a_graph_leaves_launching_out(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("estimate", "loops"),
+    ("seconds", "loops"),
     [(1.0, 1), (1 * MS, 1), (0.4 * MS, 2), (99 * US, 10), (1e-9, 1000), (0.0, 1000)],
 )
 def test_a_graph_lasts_a_millisecond_or_a_thousand_calls(
-    gpu: Gpu, estimate: float, loops: int
+    gpu: Gpu, seconds: float, loops: int
 ) -> None:
-    timer = graph_of(gpu, lambda: gpu.kernel(1 * US), estimate)
+    timer = graph_of(gpu, lambda: gpu.kernel(seconds))
     assert timer.loops == loops
-    assert f"captured {loops}" in gpu.log
+    assert captures(gpu)[-1] == loops
 
 
-@pytest.mark.parametrize("estimate", [1.0, 2 * MS, 0.3 * MS, 10 * US, 1.1 * US, 1e-9])
+@pytest.mark.parametrize("seconds", [1.0, 2 * MS, 0.3 * MS, 10 * US, 1.1 * US, 1e-9])
 @pytest.mark.parametrize("sets", [1, 2, 3, 7, 16, 300, 999, 1000, 1001, 2500])
-def test_a_graph_has_every_set_of_inputs_equally_often(
-    gpu: Gpu, sets: int, estimate: float
-) -> None:
+def test_a_graph_has_every_set_of_inputs_equally_often(gpu: Gpu, sets: int, seconds: float) -> None:
     calls: Counter[int] = Counter()
 
     def kernel(which: int) -> None:
+        if gpu.captured == []:
+            calls.clear()  # Only the last graph counts.
         if gpu.captured is not None:
             calls[which] += 1
-        gpu.kernel(1 * US)
+        gpu.kernel(seconds)
 
-    timer = graph_of(gpu, Work(kernel, [(which,) for which in range(sets)]), estimate)
+    timer = graph_of(gpu, Work(kernel, [(which,) for which in range(sets)]))
     assert set(calls) == set(range(sets))
     assert len(set(calls.values())) == 1
     assert timer.loops == sum(calls.values())
     assert timer.loops <= max(1000, sets)
 
 
+def test_a_kernel_that_launches_slowly_has_as_large_a_graph_as_any_other(gpu: Gpu) -> None:
+    gpu.launch_seconds = 30 * US
+    gpu.event_seconds = 2 * US
+    timer = graph_of(gpu, lambda: gpu.kernel(2 * US))
+    assert captures(gpu) == [20, timer.loops]
+    assert 450 < timer.loops <= 500
+    # With the events around each replay.
+    assert timer.batch(10)[-1] == pytest.approx(2 * US, rel=0.003)
+
+
+def test_a_long_kernel_is_captured_once_and_replayed_once_to_size_its_graph(gpu: Gpu) -> None:
+    timer = graph_of(gpu, lambda: gpu.kernel(1.0))
+    assert timer.loops == 1
+    assert captures(gpu) == [1]
+    assert gpu.log.count("replay") == 1
+
+
+def test_the_memory_of_a_graph_goes_back_before_another_is_captured(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = gpu.capture
+    alive: list[weakref.ref[object]] = []
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        assert not any(graph() for graph in alive)
+        replay = captured(work)
+        alive.append(weakref.ref(replay))
+        return replay
+
+    monkeypatch.setattr(gpu, "capture", capture)
+    timer = graph_of(gpu, lambda: gpu.kernel(2 * US))
+    assert len(alive) == 2
+    assert alive[-1]() is not None
+    assert timer.batch(1)
+
+
 def test_with_a_cold_cache_a_graph_is_one_call_and_each_replay_flushed(gpu: Gpu) -> None:
     work = Work(gpu.kernel, [(1 * US, 3 * US)] * 4)
-    timer = graph_of(gpu, work, 1 * US, cold_cache=True)
+    timer = graph_of(gpu, work, cold_cache=True)
     assert timer.loops == 1
     assert "captured 1" in gpu.log
     gpu.log.clear()
@@ -340,9 +472,10 @@ def test_with_a_cold_cache_a_graph_is_one_call_and_each_replay_flushed(gpu: Gpu)
 
 def test_the_overhead_of_a_graph_is_shared_by_its_calls(gpu: Gpu) -> None:
     gpu.event_seconds = 2 * US
-    timer = graph_of(gpu, lambda: gpu.kernel(10 * US), 10 * US)
-    assert timer.loops == 100
-    assert timer.overhead() == about(2 * US / 100)
+    timer = graph_of(gpu, lambda: gpu.kernel(10 * US))
+    # With the events around it, 20 calls took 202 µs.
+    assert timer.loops == 99
+    assert timer.overhead() == about(2 * US / 99)
 
 
 def test_a_framework_without_graphs_is_refused(
@@ -460,6 +593,57 @@ def test_who_takes_longer_to_launch_than_the_flush_lasts_is_told_so(gpu: Gpu) ->
     assert "the host needs 200 µs to launch" in remark
 
 
+def test_what_is_launched_during_the_flush_needs_no_remark(gpu: Gpu) -> None:
+    found = measure(lambda: gpu.kernel(2 * US))
+    assert found.host_time is not None
+    assert found.host_time > 2 * found.median
+    assert found.median == about(2 * US)
+    assert not found.remarks
+
+
+@pytest.mark.parametrize("kernel", [20 * US, 120 * US])
+@pytest.mark.parametrize("late", [10 * US, 100 * US, 1 * MS])
+def test_a_launch_that_outlasts_the_flush_and_the_kernel_is_told(
+    gpu: Gpu, kernel: float, late: float
+) -> None:
+    gpu.flush_seconds = 300 * US
+    gpu.launch_seconds = gpu.flush_seconds + kernel + late
+    found = measure(lambda: gpu.kernel(kernel))
+    assert found.median > kernel + late
+    (remark,) = remarks(found)
+    assert f"the host needs {quantity('time', gpu.launch_seconds)} to launch" in remark
+    assert "graph=True" in remark
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("kernel", [20 * US, 120 * US, 2 * MS])
+def test_a_launch_that_is_done_before_the_device_is_needs_no_remark(
+    gpu: Gpu, kernel: float, share: float
+) -> None:
+    gpu.launch_seconds = share * (gpu.flush_seconds + kernel)
+    found = measure(lambda: gpu.kernel(kernel))
+    assert found.median == about(kernel)
+    assert not found.remarks
+
+
+def test_what_events_add_to_short_calls_is_told(gpu: Gpu) -> None:
+    gpu.event_seconds = 3 * US
+
+    def run(seconds: float, **options: Any) -> Sequence[str]:
+        return measure(lambda: gpu.kernel(seconds), **options).remarks
+
+    (remark,) = run(4 * US)
+    assert remark == (
+        "the events around a call add 3 µs to it, which is 43% of its time; see graph=True"
+    )
+    (remark,) = run(4 * US, graph=True, cold_cache=True)
+    assert "see cold_cache=False" in remark
+    assert not run(4 * US, graph=True)
+    # 5 % of a call, or less.
+    assert len(run(56 * US)) == 1
+    assert not run(58 * US)
+
+
 @pytest.mark.parametrize("cold", [True, False])
 def test_a_kernel_that_runs_longer_than_its_launch_needs_no_remark(gpu: Gpu, *, cold: bool) -> None:
     assert not remarks(measure(lambda: gpu.kernel(200 * US), cold_cache=cold))
@@ -570,6 +754,56 @@ def test_a_function_that_keeps_the_host_busy_is_not_taken_for_a_kernel(
 ) -> None:
     gpu.event_seconds = 1 * US
     assert not launches_work(Work(lambda: clock.sleep(busy), [()]), gpu)
+
+
+@pytest.mark.parametrize("flush", [1 * US, 4 * US, 90 * US])
+@pytest.mark.parametrize("busy", [10 * US, 40 * US, 400 * US, 1.6 * MS])
+def test_a_host_function_is_never_taken_for_a_kernel(
+    gpu: Gpu, clock: Clock, busy: float, flush: float
+) -> None:
+    # The first flush is launched late, as its kernel is loaded first.
+    gpu.load_seconds = 30 * MS
+    gpu.flush_seconds = flush
+    gpu.event_seconds = 1 * US
+    assert not launches_work(Work(lambda: clock.sleep(busy), [()]), gpu)
+
+
+def test_a_flush_that_is_loaded_late_hides_no_kernel(gpu: Gpu) -> None:
+    gpu.load_seconds = 30 * MS
+    assert launches_work(Work(lambda: gpu.kernel(1 * US), [()]), gpu)
+
+
+@pytest.mark.parametrize("flush", [2 * US, 10 * US])
+def test_what_cannot_be_told_is_not_said(gpu: Gpu, clock: Clock, flush: float) -> None:
+    # So many short flushes do not fit into the queue.
+    gpu.flush_seconds = flush
+
+    def work() -> None:
+        clock.sleep(1 * MS)
+        gpu.kernel(1 * US)
+
+    assert launches_work(Work(work, [()]), gpu) is None
+    assert gpu.log.count("flush") < gpu.depth
+
+
+def test_calls_of_many_kernels_are_known_although_they_fill_the_queue(gpu: Gpu) -> None:
+    def work() -> None:
+        for _ in range(200):
+            gpu.kernel(2 * US)
+
+    assert launches_work(Work(work, [()]), gpu)
+
+
+@pytest.mark.parametrize("busy", [40 * US, 300 * US])
+def test_a_host_function_is_timed_by_the_host_although_the_first_flush_is_late(
+    gpu: Gpu, clock: Clock, monkeypatch: pytest.MonkeyPatch, busy: float
+) -> None:
+    monkeypatch.setattr(measure_module, "tells", lambda values: False)
+    monkeypatch.setattr(host_module, "time", clock)
+    gpu.load_seconds = 30 * MS
+    found = measure(lambda: clock.sleep(busy))
+    assert "host" in found.timer
+    assert found.median == about(busy)
 
 
 def test_where_nothing_tells_a_host_function_is_timed_by_the_host(

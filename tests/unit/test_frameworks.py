@@ -9,7 +9,8 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
@@ -28,8 +29,11 @@ from pytest_autotune.bench.frameworks import (
     wait_for,
     wait_for_devices,
 )
+from pytest_autotune.bench.graph import GraphTimer
 from pytest_autotune.bench.measure import measure
+from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.gpu.cuda import CudaError
 
 NAMES: Final = ("torch", "cupy", "numba", "numba.cuda", "jax")
 
@@ -48,6 +52,8 @@ NUMBA_ARRAY: Final = of_module("numba.cuda.cudadrv.devicearray", copy_to_host=No
 NEW_NUMBA_ARRAY: Final = of_module("numba_cuda.numba.cuda.cudadrv.devicearray", copy_to_host=None)
 JAX_ARRAY: Final = of_module("jaxlib._jax", dtype="f4")
 NUMPY_ARRAY: Final = np.zeros(3)
+L2_OF_CUPY: Final = {"L2CacheSize": 3}
+L2_OF_NUMBA: Final = SimpleNamespace(L2_CACHE_SIZE=4)
 
 
 @pytest.fixture(autouse=True)
@@ -422,6 +428,11 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.Event": "",
         "cuda.Event().record": "cuda.Event.record",
         "cuda.Event().elapsed_time": "cuda.Event.elapsed_time",
+        "cuda.get_device_properties": "",
+        "cuda.set_stream": "",
+        "zeros": "",
+        "zeros().zero_": "Tensor.zero_",
+        "rand": "",
         "empty": "",
         "int32": "",
         "empty().zero_": "Tensor.zero_",
@@ -454,6 +465,7 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.Stream().end_capture().launch": "cuda.graph.Graph.launch",
         "cuda.Device": "",
         "cuda.Device().id": "cuda.Device.id",
+        "cuda.Device().attributes.get": "cuda.Device.attributes",
         "cuda.Device().synchronize": "cuda.Device.synchronize",
         "cuda.MemoryPool": "",
         "cuda.MemoryPool().malloc": "cuda.MemoryPool.malloc",
@@ -469,6 +481,7 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "event": "",
         "event().record": "cudadrv.driver.Event.record",
         "event().elapsed_time": "cudadrv.driver.Event.elapsed_time",
+        "get_current_device": "",
         "device_array": "",
         "device_array().__setitem__": "cudadrv.devicearray.DeviceNDArray.__setitem__",
         "default_stream": "",
@@ -480,6 +493,17 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
+def failing_in_capture() -> Callable[[], None]:
+    """Return work that fails when it is called for the second time, which is in the capture."""
+    calls = itertools.count()
+
+    def work() -> None:
+        if next(calls):
+            raise RuntimeError("not while capturing")
+
+    return work
+
+
 def exercise(device: Any, *, graphs: bool = True) -> list[str]:
     """Call everything an adapter has; return the work's calls."""
     done: list[str] = []
@@ -488,9 +512,12 @@ def exercise(device: Any, *, graphs: bool = True) -> list[str]:
     device.record(start)
     device.record(end)
     device.elapsed(start, end)
+    device.cache_bytes()
     device.flusher(4096)()
     if graphs:
         device.capture(lambda: done.append("work"))()
+        with pytest.raises(RuntimeError, match="not while capturing"):
+            device.capture(failing_in_capture())
     device.reset_peak_memory()
     device.peak_memory()
     return done
@@ -701,12 +728,175 @@ def test_the_memory_of_a_graph_of_cupy_lives_as_long_as_the_graph() -> None:
 
 def test_a_capture_of_cupy_ends_with_an_error_too() -> None:
     mock = make_mock()
-    calls = itertools.count()
+    with pytest.raises(RuntimeError, match="not while capturing"):
+        CupyDevice(mock).capture(failing_in_capture())
+    assert mock.cuda.Stream.return_value.end_capture.call_count == 1
+
+
+def test_that_a_capture_of_cupy_cannot_be_ended_hides_no_error() -> None:
+    mock = make_mock()
+    # As after anything that is not allowed while capturing.
+    mock.cuda.Stream.return_value.end_capture.side_effect = RuntimeError("invalidated")
+    with pytest.raises(RuntimeError, match="not while capturing"):
+        CupyDevice(mock).capture(failing_in_capture())
+    with pytest.raises(RuntimeError, match="invalidated"):
+        CupyDevice(mock).capture(lambda: None)
+
+
+class Capturing:
+    """PyTorch's streams, captures and random numbers, as far as a failed capture goes."""
+
+    def __init__(self, *, mended: bool = True, dead: bool = False) -> None:
+        self.default: Any = SimpleNamespace(wait_stream=lambda _: None, name="default")
+        self.current = self.default
+        self.cuda = SimpleNamespace(
+            Stream=lambda: SimpleNamespace(wait_stream=lambda _: None, name="side"),
+            CUDAGraph=lambda: SimpleNamespace(replay=lambda: None),
+            current_stream=lambda: self.current,
+            set_stream=self._set,
+            stream=self._on,
+            graph=self._capture,
+            synchronize=self._synchronize,
+        )
+        self.mended = mended
+        self.dead = dead
+        self.invalid = False
+        self.random_in_capture = False
+
+    def _set(self, stream: Any) -> None:
+        self.current = stream
+
+    @contextmanager
+    def _on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def _capture(self, graph: object) -> Iterator[None]:
+        # As torch/cuda/graphs.py: an error of capture_end comes before the stream is set back.
+        before, self.current = self.current, SimpleNamespace(name="capture")
+        self.random_in_capture = True
+        try:
+            yield
+        finally:
+            if self.invalid:
+                self.invalid = False
+                self.random_in_capture = not self.mended
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.random_in_capture = False
+            self.current = before
+
+    def _synchronize(self) -> None:
+        if self.current.name == "capture":
+            self.invalid = True
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.dead:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    def zeros(self, size: int, *, device: str) -> Any:
+        assert device == "cuda"
+        return SimpleNamespace(zero_=lambda: None)
+
+    def rand(self, size: int, *, device: str) -> None:
+        assert self.current is self.default
+        if self.random_in_capture:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly")
+
+    def waiting(self) -> None:
+        """Wait, which no capture takes, but the call before it does."""
+        if self.current.name == "capture":
+            self._synchronize()
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_capture_of_torch_that_fails_leaves_the_stream_and_random_numbers_as_they_were(
+    *, mended: bool
+) -> None:
+    torch = Capturing(mended=mended)
+    device = TorchDevice(torch)
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        device.capture(torch.waiting)
+    assert torch.current is torch.default
+    torch.rand(1, device="cuda")
+    device.capture(lambda: None)()
+    assert torch.current is torch.default
+
+
+def test_an_error_of_the_function_itself_in_a_capture_comes_through() -> None:
+    torch = Capturing()
 
     def work() -> None:
-        if next(calls):
-            raise RuntimeError("not while capturing")
+        if torch.current.name == "capture":
+            raise ZeroDivisionError
 
-    with pytest.raises(RuntimeError, match="not while capturing"):
-        CupyDevice(mock).capture(work)
-    assert mock.cuda.Stream.return_value.end_capture.call_count == 1
+    with pytest.raises(ZeroDivisionError):
+        TorchDevice(torch).capture(work)
+    assert torch.current is torch.default
+
+
+def test_what_waits_in_a_capture_is_told_in_the_words_of_its_first_error() -> None:
+    torch = Capturing()
+    device = Timed(torch)
+    with pytest.raises(BenchmarkError) as raised:
+        GraphTimer(Work(torch.waiting, [()]), device, cold_cache=False)
+    assert "(operation not permitted when stream is capturing)" in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+class Timed(TorchDevice):
+    """PyTorch, with events of no length."""
+
+    def event(self) -> Any:
+        return SimpleNamespace(record=lambda: None, elapsed_time=lambda _: 0.0)
+
+
+def test_where_torch_cannot_go_on_after_a_capture_it_is_said_that_the_process_cannot() -> None:
+    torch = Capturing()
+
+    def work() -> None:
+        torch.dead = torch.current.name == "capture"
+        torch.waiting()
+
+    device = Timed(torch)
+    with pytest.raises(CudaError) as raised:
+        device.capture(work)
+    assert str(raised.value) == (
+        "graph=True: the calls cannot be captured (operation not permitted when stream is "
+        "capturing), and since then PyTorch cannot use the GPU in this process (an illegal memory "
+        "access was encountered); only a new process can"
+    )
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("device", "size"),
+    [
+        (
+            TorchDevice(
+                SimpleNamespace(
+                    cuda=SimpleNamespace(
+                        current_device=lambda: 2,
+                        get_device_properties=lambda index: SimpleNamespace(L2_cache_size=index),
+                    )
+                )
+            ),
+            2,
+        ),
+        (
+            CupyDevice(
+                SimpleNamespace(
+                    cuda=SimpleNamespace(Device=lambda: SimpleNamespace(attributes=L2_OF_CUPY))
+                )
+            ),
+            3,
+        ),
+        (NumbaDevice(SimpleNamespace(get_current_device=lambda: L2_OF_NUMBA)), 4),
+        # Older ones, and other makers' devices, do not tell.
+        (NumbaDevice(SimpleNamespace(get_current_device=object)), None),
+    ],
+)
+def test_the_size_of_the_cache_is_told_where_it_is_known(device: Any, size: int | None) -> None:
+    assert device.cache_bytes() == size
