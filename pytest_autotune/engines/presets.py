@@ -66,7 +66,8 @@ class Preset:
     """One engine. ``flags``, ``false`` and ``lists`` say how parameters are written.
 
     ``world_size`` and the rules are expressions over :data:`PARALLEL`; ``gpus`` says whether
-    the engine can do without.
+    the engine can do without. With ``reads_gpu_numbers`` its process expects numbers in
+    ``CUDA_VISIBLE_DEVICES``. ``mig`` says why its process cannot use a MIG instance, if it cannot.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Preset:
     false: FalseStyle = "omit"
     lists: ListStyle = "spaces"
     gpus: Literal["required", "optional"] = "optional"
+    reads_gpu_numbers: bool = False
+    mig: str = ""
     shm_size: str | None = None
     ipc: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from pytest_autotune.gpu.readings import Gpu
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 #: The order that NVML and nvidia-smi number devices in. CUDA's own puts the fastest first.
-_PCI_ORDER: Final = "PCI_BUS_ID"
+PCI_ORDER: Final = "PCI_BUS_ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
     left_out = _left_out(inventory)
     if visible is None:
         # Where CUDA counts differently, only the UUID means the same to both.
-        by_uuid = mixed and order not in {None, _PCI_ORDER}
+        by_uuid = mixed and order not in {None, PCI_ORDER}
         devices = tuple(
             d
             for gpu in inventory.gpus
@@ -119,13 +119,13 @@ def read_visible(visible: str | None, order: str | None, inventory: Inventory) -
         return VisibleGpus(
             devices=devices,
             problem=problem,
-            order=_PCI_ORDER if order is None else None,
+            order=PCI_ORDER if order is None else None,
             left_out=left_out,
         )
-    if mixed and order != _PCI_ORDER and any(e.isdecimal() for e in entries(visible)):
+    if mixed and order != PCI_ORDER and any(e.isdecimal() for e in entries(visible)):
         refusal = (
             f"{VISIBLE}={visible!r} numbers GPUs of different models, and CUDA counts those in an "
-            f"order of its own; set {ORDER}={_PCI_ORDER}, or name them by UUID"
+            f"order of its own; set {ORDER}={PCI_ORDER}, or name them by UUID"
         )
         return VisibleGpus(refusal=refusal, problem=refusal)
     found: dict[str, Device] = {}

@@ -188,12 +188,17 @@ class Resources:
 
     def start_server(self, active: ActiveTrial) -> InferenceServer:
         """Return a server for a trial, ready for requests."""
+        from pytest_autotune.serving.gpus import mig_warning
+
         if self._servers is None:
             from pytest_autotune.serving.keeper import ServerKeeper
 
             logs = self._context.state_directory / "logs"
             self._servers = ServerKeeper(self._project, logs, self._masker)
         plan, trial = active.study.plan, active.trial
+        warning = mig_warning(plan.spec.server, active.grant.lease.devices)
+        if warning:
+            self._notice(active.slot.study, warning)
         server = self._servers.acquire(plan.spec, plan.label, trial.number, active.record.params)
         trial.reached(server.launch.reached(active.record.params))
         return server

@@ -13,8 +13,9 @@ from typing import Any, Final
 from pytest_autotune.engines.flags import text_of
 from pytest_autotune.errors import UserError
 from pytest_autotune.gpu.visible import VISIBLE
-from pytest_autotune.serving.launch import Launch, container_gpus, make_launch
-from pytest_autotune.serving.process import program_path, visible_gpus
+from pytest_autotune.serving.gpus import container_gpus, process_gpus
+from pytest_autotune.serving.launch import Launch, make_launch
+from pytest_autotune.serving.process import program_path
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.system.masking import MASK, Masker, is_secret_name, masked_words
 
@@ -49,10 +50,8 @@ def _process(launch: Launch, mask: Masker) -> Iterator[str]:
     folder = launch.folder
     if folder != Path.cwd():
         yield f"cd {shlex.quote(str(folder))} &&"
-    environment = dict(launch.variables("127.0.0.1", _PORT))
-    visible = visible_gpus(launch, os.environ.get(VISIBLE))
-    if visible is not None:
-        environment[VISIBLE] = visible
+    gpus = process_gpus(launch, os.environ.get(VISIBLE))
+    environment = {**launch.variables("127.0.0.1", _PORT), **gpus}
     removed = [name for name, value in environment.items() if value is None]
     if removed:
         yield " ".join(["env", *(f"-u {name}" for name in removed)])

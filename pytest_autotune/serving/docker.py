@@ -14,10 +14,12 @@ import platform
 import tempfile
 import threading
 import uuid
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import docker
@@ -28,7 +30,8 @@ from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
 from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.serving.launch import Launch, container_gpus
+from pytest_autotune.serving.gpus import cdi_devices, container_gpus
+from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
 from pytest_autotune.serving.running import Exit
@@ -42,6 +45,12 @@ _LOOPBACK: Final = "127.0.0.1"
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside the container; published on loopback only
 _CLIENT_TIMEOUT: Final = 60
 _ENGINE: Final = frozenset({"docker-proxy", "dockerd", "containerd"})
+#: What an engine lacks that has no driver for GPUs.
+_NO_GPU_DRIVER: Final = (
+    "this engine cannot give containers GPUs: install NVIDIA's container toolkit and run "
+    "'nvidia-ctk runtime configure --runtime=docker', or, with Docker 28.3 or newer, "
+    "'nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml'"
+)
 _START_HINT: Final = "is the engine running, and may this user talk to it?"
 
 
@@ -177,7 +186,8 @@ class DockerServer:
                 self.base_url = self._start(launch, identity)
         except APIError as error:
             self.stop()
-            raise EngineError(f"cannot start {launch.image!r}: {_short(error)}") from None
+            hint = f"; {_NO_GPU_DRIVER}" if "select device driver" in _short(error) else ""
+            raise EngineError(f"cannot start {launch.image!r}: {_short(error)}{hint}") from None
         except BaseException:
             self.stop()
             raise
@@ -194,7 +204,9 @@ class DockerServer:
         else:
             command = launch.command(_ANYWHERE, port)
         self.argv = command
-        settings = container_settings(launch, port)
+        gpus = container_gpus(launch)
+        engine = {} if gpus is None else self._client.info()
+        settings = container_settings(launch, port, engine)
         self._container = self._client.containers.create(
             launch.image, command, name=self._name, labels=identity.labels(), **settings
         )
@@ -287,8 +299,13 @@ class DockerServer:
         self._gone.set()
 
 
-def container_settings(launch: Launch, port: int) -> dict[str, Any]:
-    """Return the SDK's keyword arguments for a launch; no shell, no privileges."""
+def container_settings(
+    launch: Launch, port: int, engine: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the SDK's keyword arguments for a launch; no shell, no privileges.
+
+    ``engine`` is what the engine tells of itself.
+    """
     spec = launch.spec
     variables = launch.variables(_LOOPBACK if spec.network == "host" else _ANYWHERE, port)
     settings: dict[str, Any] = {
@@ -311,16 +328,19 @@ def container_settings(launch: Launch, port: int) -> dict[str, Any]:
         "shm_size": spec.shm_size,
         "ipc_mode": spec.ipc,
         "user": spec.user,
-        "device_requests": _device_requests(launch),
+        "device_requests": _device_requests(launch, engine),
     }
     return settings | {name: value for name, value in optional.items() if value is not None}
 
 
-def _device_requests(launch: Launch) -> list[Any] | None:
+def _device_requests(launch: Launch, engine: Mapping[str, Any]) -> list[Any] | None:
     """Return the request for the container's GPUs, None for none of them."""
     wanted = container_gpus(launch)
     if wanted is None:
         return None
+    names = cdi_devices(wanted, engine)
+    if names is not None:
+        return [DeviceRequest(driver="cdi", device_ids=names)]
     if isinstance(wanted, int):
         return [DeviceRequest(count=wanted, capabilities=[["gpu"]])]
     return [DeviceRequest(device_ids=list(wanted), capabilities=[["gpu"]])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from typing import Any, Final
 from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
 from pytest_autotune.engines.presets import MAPPED, PARALLEL, Mapped, parts_of
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.gpu.visible import VISIBLE, entries
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.spec.layout import Layout
 from pytest_autotune.spec.quantization import quant_parts
@@ -129,24 +126,6 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
         gpus=layout.gpus(params),
         api_key=api_key,
     )
-
-
-def container_gpus(launch: Launch) -> int | Sequence[str] | None:
-    """Return the GPUs of a container: their ids, their number (-1 for all), or None for none."""
-    wanted: str | int | Sequence[str] | None = launch.spec.gpus
-    preset = launch.spec.preset
-    if wanted is None:
-        wanted = "all" if preset is not None and preset.gpus == "required" else "none"
-    if launch.spec.without_gpus or wanted == "none":
-        return None
-    if not isinstance(wanted, str | int):
-        return list(wanted)
-    visible = None if is_remote(launch.spec) else os.environ.get(VISIBLE)
-    if visible is None:
-        return wanted if isinstance(wanted, int) else -1
-    # Who narrowed the choice for this process (a lease, or whoever started it) meant its
-    # servers, too; and who left none, none.
-    return entries(visible)[: wanted if isinstance(wanted, int) else None] or None
 
 
 def _fill(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from pytest_autotune.errors import LaunchError
-from pytest_autotune.gpu.visible import VISIBLE, entries
+from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving import supervisor
+from pytest_autotune.serving.gpus import process_gpus
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
@@ -64,28 +65,7 @@ def _environment(launch: Launch, port: int = 0) -> dict[str, str]:
     # pytest's variable describes the test, not the server.
     changed = {**os.environ, "PYTEST_CURRENT_TEST": None, **launch.variables(_HOST, port)}
     environment = {name: value for name, value in changed.items() if value is not None}
-    visible = visible_gpus(launch, environment.get(VISIBLE))
-    if visible is not None:
-        environment[VISIBLE] = visible
-    return environment
-
-
-def visible_gpus(launch: Launch, inherited: str | None) -> str | None:
-    """Return the GPUs that the spec names for the server, None where it names none.
-
-    ``inherited`` is what this process may see.
-    """
-    gpus = launch.spec.gpus
-    if launch.spec.without_gpus:
-        return ""
-    if isinstance(gpus, list | tuple):
-        return ",".join(gpus)
-    if not isinstance(gpus, int):
-        return None
-    # Who narrowed the choice for this process (a lease, or whoever started it) meant its
-    # servers, too.
-    devices = [str(number) for number in range(gpus)] if inherited is None else entries(inherited)
-    return ",".join(devices[:gpus])
+    return {**environment, **process_gpus(launch, environment.get(VISIBLE))}
 
 
 class ProcessServer:

@@ -20,9 +20,12 @@ from typing import Any
 
 import docker
 import pytest
+from fake_nvml import FakeNvml, need_library
 from inner import kill
 from serving import MODULE, SCRIPTED, Serving, eventually
 
+from pytest_autotune.gpu.leases import FOLDER_VARIABLE
+from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving.command import server_command
 from pytest_autotune.serving.docker import container_settings, project_digest
 from pytest_autotune.serving.launch import make_launch
@@ -202,6 +205,40 @@ def test_an_image_that_is_missing_ends_the_run_before_any_trial(
     assert "'autotune-no-such/image:1' on this engine, and it could not be pulled" in text
     serving.write(engine.server(image="autotune-no-such/image:1", pull="never"))
     assert "'pull' is 'never'" in serving.run(status=4)
+
+
+def test_an_engine_that_has_no_driver_for_gpus_says_what_to_install(
+    serving: Serving, engine: Engine
+) -> None:
+    if "nvidia" in engine.client.info()["Runtimes"]:
+        pytest.skip("this engine has one")
+    serving.write(engine.server(gpus=1), parameters={"ttft": [0.01]})
+    text = " ".join(serving.run(status=1).split())
+    assert "container engine failed: cannot start" in text
+    assert "could not select device driver" in text
+    assert "this engine cannot give containers GPUs: install NVIDIA's container toolkit" in text
+
+
+def test_a_container_is_asked_to_have_the_mig_instance_that_was_leased(
+    serving: Serving,
+    engine: Engine,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("pynvml")
+    if "nvidia" in engine.client.info()["Runtimes"]:
+        pytest.skip("this engine knows that there is no such instance")
+    fake = FakeNvml(need_library(tmp_path_factory), tmp_path)
+    fake.set("devices", 1)
+    fake.set("0.mig", 2)
+    serving.write(engine.server(gpus="all"), parameters={"ttft": [0.01]})
+    locks = {FOLDER_VARIABLE: str(tmp_path / "locks"), VISIBLE: "0"}
+    for name, value in {**fake.environment, **locks}.items():
+        monkeypatch.setenv(name, value)
+    text = serving.run(status=1)
+    first = "MIG-00000000-0000-0000-0000-000000000000"
+    assert f"docker run --rm --init -p 127.0.0.1:8000:8000 --gpus '\"device={first}\"'" in text
 
 
 def test_an_engine_that_is_missing_is_named(serving: Serving, engine: Engine) -> None:

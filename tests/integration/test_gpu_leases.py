@@ -866,3 +866,61 @@ def test_a_card_in_mig_mode_without_instances_is_not_leased(one: Leasing, fake: 
     text = one.run(status=USAGE)
     assert "there is no GPU: GPUs 0, 1 are in MIG mode without an instance" in text
     assert "nvidia-smi mig -cgi PROFILE -C" in text
+
+
+VLLM: Final = """
+import sys
+from pathlib import Path
+
+with Path("seen").open("a") as log:
+    import os
+    print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CUDA_DEVICE_ORDER"), file=log)
+sys.exit("no model here")
+"""
+
+
+@pytest.fixture
+def vllm(serving: Serving, fake: FakeNvml) -> Callable[[], str]:
+    """Run a study whose server is a vLLM that notes the GPUs it sees; return the text."""
+
+    def run() -> str:
+        program = f"#!{sys.executable}\n{VLLM}"
+        (serving.path / "vllm").write_text(program)
+        (serving.path / "vllm").chmod(0o755)
+        serving.write(
+            {"preset": "vllm", "backend": "process"},
+            SERVED,
+            model={"id_or_path": "m"},
+            parameters={"max_num_seqs": [1]},
+        )
+        path = os.pathsep.join((str(serving.path), os.environ["PATH"]))
+        return serving.run(status=1, PATH=path)
+
+    return run
+
+
+def test_a_server_on_a_mig_instance_sees_it_and_vllm_is_warned_of(
+    serving: Serving, fake: FakeNvml, vllm: Callable[[], str]
+) -> None:
+    fake.set("devices", 1)
+    fake.set("0.mig", 2)
+    serving.write(server(), SERVED, parameters={"ttft": [0.01]})
+    first = "MIG-00000000-0000-0000-0000-000000000000"
+    text = serving.run("-rP", status=0)
+    assert re.findall(r"test sees (\S+)", text) == [first]
+    assert re.findall(rf"{VISIBLE}=(\S*)", serving.logs()) == [first]
+    assert "vLLM" not in text
+    text = vllm()
+    assert (serving.path / "seen").read_text().split() == [first, "PCI_BUS_ID"]
+    assert "vLLM reads CUDA_VISIBLE_DEVICES as numbers of cards" in " ".join(text.split())
+
+
+def test_vllm_is_told_numbers_where_its_caller_uses_uuids(
+    serving: Serving, vllm: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, "GPU-00000000-0000-0000-0000-000000000001")
+    text = vllm()
+    assert (serving.path / "seen").read_text().split() == ["1", "PCI_BUS_ID"]
+    assert "MIG" not in text
+    # So it can be pasted.
+    assert "CUDA_VISIBLE_DEVICES=1 CUDA_DEVICE_ORDER=PCI_BUS_ID" in text
