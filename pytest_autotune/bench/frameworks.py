@@ -12,6 +12,7 @@ import numpy as np
 from pytest_autotune.bench.capture import cupy_graph, torch_graph
 from pytest_autotune.bench.device import TimedDevice
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.gpu import cuda
 
 Framework: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
 FRAMEWORKS: Final[tuple[Framework, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
@@ -241,6 +242,17 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
     return wait
 
 
+def jax_devices(values: Iterable[object]) -> tuple[Any, ...]:
+    """Return JAX's devices, other than the CPU, that hold arrays among ``values``."""
+    found: set[Any] = set()
+    value: Any
+    for value in _flat(values):
+        package = type(value).__module__.partition(".")[0]
+        if package in {"jax", "jaxlib"} and callable(getattr(value, "devices", None)):
+            found |= {device for device in value.devices() if device.platform != "cpu"}
+    return tuple(found)
+
+
 def _flat(values: Iterable[object]) -> Iterator[object]:
     for value in values:
         if isinstance(value, list | tuple):
@@ -270,6 +282,9 @@ def _in_use(backend: Framework) -> bool:
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if backend == "torch":
         return torch is not None and bool(torch.cuda.is_initialized())
+    if not cuda.started():
+        # CuPy and Numba start CUDA to find out whether there is a device.
+        return False
     if backend == "cupy":
         # Without a device its memory pool raises.
         return (
@@ -281,8 +296,8 @@ def _in_use(backend: Framework) -> bool:
 
 
 def _has_device(backend: Framework) -> bool:
-    cuda = sys.modules["numba.cuda"] if backend == "numba" else sys.modules[backend].cuda
-    return bool(cuda.is_available())
+    target = sys.modules["numba.cuda"] if backend == "numba" else sys.modules[backend].cuda
+    return bool(target.is_available())
 
 
 _MAKERS: Final[Mapping[Framework, Callable[[], TimedDevice]]] = {

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
 from pytest_autotune.bench.frameworks import (
     Framework,
     device_for,
     device_in_use,
+    jax_devices,
     tells,
     wait_for,
     wait_for_devices,
@@ -22,6 +22,7 @@ from pytest_autotune.bench.frameworks import (
 from pytest_autotune.bench.graph import GraphTimer
 from pytest_autotune.bench.host import HostTimer, affinity
 from pytest_autotune.bench.launches import launches_work, sees_work
+from pytest_autotune.bench.memory import DRIVER_REMARK, JAX_REMARK, device_peak, host_peak, jax_peak
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
 from pytest_autotune.bench.remarks import timing_remarks
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
@@ -29,9 +30,8 @@ from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.warming import ROUND_SECONDS, warm_up
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.gpu import cuda
 
-#: Tracing allocations slows a call down; one that takes longer is not traced (seconds).
-_TRACED_SECONDS: Final = 2.0
 #: Energy counters move in steps of up to 100 ms, so many calls are needed for one (seconds).
 _ENERGY_SECONDS: Final = 1.0
 #: If even the fastest of all samples is this many times the limit, it was not others' fault.
@@ -82,6 +82,24 @@ class _Taken:
     excused: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ran:
+    """The first call: its time in seconds, where its work was done, and how to wait for that.
+
+    ``device`` times calls, and ``owner`` knows their memory; without a device the host times them.
+    ``on_host`` is true where nothing shows that a device takes part, and ``by_driver`` where CUDA's
+    driver waits, as no known framework could.
+    """
+
+    seconds: float = 0.0
+    device: TimedDevice | None = None
+    owner: TimedDevice | None = None
+    wait: Callable[[], None] | None = None
+    jax: tuple[Any, ...] = ()
+    on_host: bool = False
+    by_driver: bool = False
+
+
 def measure(  # noqa: PLR0913 - each has a default that suits
     function: Callable[..., object],
     *arguments: object,
@@ -125,18 +143,18 @@ def measure(  # noqa: PLR0913 - each has a default that suits
             raise BenchmarkError(f"{name}={value!r}: give the work of one call, a positive number")
     peaks = Peaks() if peak is None or peak == "measured" else stated_peaks(peak)
     work = Work.of(function, arguments, inputs)
-    device, wait, first = _first_call(work, backend)
+    ran = _first_call(work, backend)
     # Before timing takes memory of its own.
-    memory = _peak_memory(work, device, first)
+    memory, without = _peak_memory(work, ran)
     if peak == "measured":
-        peaks = measured_peaks(device)
-    timer, description = _timer(work, device, wait, graph=graph, cold_cache=cold_cache)
+        peaks = measured_peaks(ran.device)
+    timer, description = _timer(work, ran, graph=graph, cold_cache=cold_cache)
     typical = warm_up(timer, warmup_time)
     if isinstance(timer, DeviceTimer):
         timer.forget_host()
     taken = _sample(timer, goal, race, watch)
     sampling, seen = taken.sampling, taken.seen
-    used = _energy(work, wait, watch, typical) if energy and watch is not None else None
+    used = _energy(work, ran.wait, watch, typical) if energy and watch is not None else None
     host_times = timer.host_times if isinstance(timer, DeviceTimer) else []
     found = Timing(
         metric=metric,
@@ -158,39 +176,67 @@ def measure(  # noqa: PLR0913 - each has a default that suits
         confidence=confidence,
         repeated=taken.repeated,
         disturbances=() if seen is None or taken.excused else seen.disturbances,
-        remarks=() if seen is None else seen.remarks,
+        remarks=(*without, *(() if seen is None else seen.remarks)),
         telemetry={} if seen is None else seen.metrics,
     )
     return replace(
         found,
-        compile_time=max(first - found.median, 0.0),
+        compile_time=max(ran.seconds - found.median, 0.0),
         remarks=(*found.remarks, *timing_remarks(found, timer)),
     )
 
 
-def _first_call(
-    work: Work, backend: Framework
-) -> tuple[TimedDevice | None, Callable[[], None] | None, float]:
-    """Make the first call; return its device, a function that waits for it, and its seconds."""
+def _first_call(work: Work, backend: Framework) -> _Ran:
+    """Make the first call, and find out where its work is done."""
     begin = time.perf_counter()
     result = work.first()
     values = (*(value for each in work.sets for value in each), result)
     device = device_for(backend, values)
-    wait = device.synchronize if device is not None else wait_for_devices(values)
-    wait = wait or wait_for(lambda: result)
+    known = device is not None or backend == "jax"
+    wait = (
+        _by_host(values, lambda: result, known=known).wait if device is None else device.synchronize
+    )
     if wait is not None:
         wait()
     taken = time.perf_counter() - begin
     if device is not None and (backend != "auto" or tells(values)):
-        return device if sees_work(work, device) else None, device.synchronize, taken
+        timed = device if sees_work(work, device) else None
+        return _Ran(seconds=taken, device=timed, owner=device, wait=device.synchronize)
     if backend == "auto":
         # A framework that has a device in use need not be what this function uses, nor need
         # arrays on the host mean that it is not.
         device = device or device_in_use()
         launches = False if device is None else launches_work(work, device)
         if device is not None and launches is not False:
-            return device if launches else None, device.synchronize, taken
-    return None, wait_for_devices(values) or wait_for(lambda: work.last), taken
+            timed = device if launches else None
+            # It may as well be that a call only keeps the host busy for long.
+            on_host = timed is None
+            return _Ran(
+                seconds=taken, device=timed, owner=timed, wait=device.synchronize, on_host=on_host
+            )
+        known = device is not None
+    return replace(_by_host(values, lambda: work.last, known=known), seconds=taken)
+
+
+def _by_host(values: Sequence[object], last: Callable[[], object], *, known: bool) -> _Ran:
+    """Return how the host waits for calls that take and return such values.
+
+    ``last`` returns the result of the last call. With ``known``, no other framework takes part.
+    """
+    by_arrays, jax = wait_for_devices(values), jax_devices(values)
+    by_driver = None if known or by_arrays or jax else cuda.waiter()
+    waits = [each for each in (by_arrays or wait_for(last), by_driver) if each is not None]
+
+    def wait() -> None:
+        for each in waits:
+            each()
+
+    return _Ran(
+        wait=wait if waits else None,
+        jax=jax,
+        on_host=not (by_arrays or jax or by_driver),
+        by_driver=by_driver is not None,
+    )
 
 
 def _goal(width: float, confidence: float, max_time: float) -> Goal:
@@ -206,25 +252,20 @@ def _goal(width: float, confidence: float, max_time: float) -> Goal:
     return Goal(width=width, confidence=confidence, max_time=max_time)
 
 
-def _timer(
-    work: Work,
-    device: TimedDevice | None,
-    wait: Callable[[], None] | None,
-    *,
-    graph: bool,
-    cold_cache: bool | None,
-) -> tuple[_Timer, str]:
+def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tuple[_Timer, str]:
     """Return the timer of a callable, chosen after its first call, and its description."""
+    device = ran.device
     if device is None:
         if graph:
             raise BenchmarkError(
                 "graph=True: the function used no GPU that could capture a CUDA graph"
             )
-        host = HostTimer(work, wait=wait, cold_cache=bool(cold_cache))
+        host = HostTimer(work, wait=ran.wait, cold_cache=bool(cold_cache))
         # The first call may have been long for compiling only.
         if host.batch(1)[0] < ROUND_SECONDS:
             host.calibrate()
-        return host, f"the host's clock ({affinity()})"
+        waiting = ", waiting for all that CUDA does in this process" if ran.by_driver else ""
+        return host, f"the host's clock ({affinity()}{waiting})"
     if graph:
         replay = GraphTimer(work, device, cold_cache=bool(cold_cache))
         return replay, f"events of {device.name} around a CUDA graph"
@@ -256,21 +297,16 @@ def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
     return min(sampling.samples) > _HOPELESS * race.limit
 
 
-def _peak_memory(work: Work, device: TimedDevice | None, first: float) -> int | None:
-    if device is not None:
-        device.synchronize()
-        device.reset_peak_memory()
-        work()
-        device.synchronize()
-        return device.peak_memory()
-    if first > _TRACED_SECONDS or tracemalloc.is_tracing():
-        return None
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+def _peak_memory(work: Work, ran: _Ran) -> tuple[int | None, tuple[str, ...]]:
+    """Return bytes, None where they are not known, and a remark on that."""
+    if ran.owner is not None:
+        return device_peak(work, ran.owner), ()
+    if ran.on_host:
+        return host_peak(work, ran.seconds), ()
+    if ran.by_driver:
+        return None, (DRIVER_REMARK,)
+    found = jax_peak(ran.jax)
+    return found, (JAX_REMARK,) if ran.jax and found is None else ()
 
 
 def _energy(

@@ -16,7 +16,7 @@ import pytest
 from builders import make_plan, make_record, make_slo, make_spec
 
 from pytest_autotune.bench import measure as module
-from pytest_autotune.bench import peaks
+from pytest_autotune.bench import memory, peaks
 from pytest_autotune.bench import warming as warming_module
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.measure import Watched, measure
@@ -104,14 +104,14 @@ def test_what_the_first_call_took_longer_is_compilation() -> None:
 
 
 def test_a_first_call_that_was_no_slower_compiled_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_first_call", lambda work, backend: (None, None, 1e-9))
+    monkeypatch.setattr(module, "_first_call", lambda *_: module._Ran(seconds=1e-9, on_host=True))
     assert measure(nap, **QUICK).compile_time == 0.0
 
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is looked at however slow the first call is."""
-    monkeypatch.setattr(module, "_TRACED_SECONDS", 1e9)
+    monkeypatch.setattr(memory, "_TRACED_SECONDS", 1e9)
 
 
 @pytest.mark.usefixtures("traced")
@@ -152,7 +152,7 @@ def test_somebody_else_s_tracing_is_left_alone() -> None:
 
 
 def test_the_memory_of_slow_functions_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TRACED_SECONDS", 0.001)
+    monkeypatch.setattr(memory, "_TRACED_SECONDS", 0.001)
     assert measure(nap, **QUICK).peak_memory is None
 
 
