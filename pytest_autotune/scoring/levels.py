@@ -40,7 +40,8 @@ class Level:
         if not 0 < rate < 1:
             return self.requests if rate == 1 else 0
         # The rate leaves out requests that were cut.
-        return round(done * rate / (1 - rate))
+        failed = done * rate / (1 - rate)
+        return round(failed) if math.isfinite(failed) else self.requests
 
     def _count(self, name: str) -> int:
         value = self.metrics.get(name, 0.0)

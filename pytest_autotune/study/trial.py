@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, Final, NoReturn, SupportsFloat, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from pytest_autotune.errors import (
     ConflictingReportsError,
@@ -16,23 +16,15 @@ from pytest_autotune.errors import (
 )
 from pytest_autotune.scoring.compliance import broken_so_far
 from pytest_autotune.scoring.judgement import Ending, Measurement, ambiguity
-from pytest_autotune.scoring.known_metrics import impossible
 from pytest_autotune.scoring.levels import Level
-from pytest_autotune.scoring.metrics import Metrics, flatten
+from pytest_autotune.scoring.metrics import flatten
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import Compliance
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.case_reports import CaseReports
 from pytest_autotune.study.params import Params
 from pytest_autotune.study.plan import Plan
-from pytest_autotune.text.suggest import shown
-
-#: What a report has besides metrics, and a reported level. No number is meant by these names:
-#: where the value is one, it is a metric of the user's.
-_PARTS: Final = frozenset({"levels", "notes", "disturbances", "partial"})
-_LEVEL_PARTS: Final = frozenset({"invalid", "failure"})
-_LOAD: Final = ("concurrency", "request_rate", "scenario")
-
+from pytest_autotune.study.reported import read_level, read_report
 
 #: What a trial had reported at some moment.
 Checkpoint: TypeAlias = Mapping[str, Any]
@@ -137,22 +129,17 @@ class Trial:
         not the server's.
         """
         __tracebackhide__ = True  # what is wrong is the user's call, so that line is shown
-        _check_mapping("report()", metrics)
+        report = read_report(metrics)
         self._reports += 1
-        parts, own = _split(metrics, _PARTS)
-        self._partial |= bool(parts.get("partial"))
-        for text in parts.get("notes", ()):
+        self._partial |= report.partial
+        for text in report.notes:
             self.note(text)
-        self.disturbed(parts.get("disturbances", ()))
-        invalid: list[str] = []
-        for entry in parts.get("levels", ()):
-            said, rest = _split(entry, _LEVEL_PARTS)
-            concurrency, rate, scenario = (rest.pop(name, None) for name in _LOAD)
-            self._add_level(concurrency, rate, scenario, rest, failure=said.get("failure", ""))
-            invalid += filter(None, [said.get("invalid")])
-        if invalid:
-            raise InvalidMeasurementError("; ".join(invalid))
-        self._reported.add(_flat(own))
+        self.disturbed(report.disturbances)
+        for level in report.levels:
+            self._reported.add_level(level)
+        if report.invalid:
+            raise InvalidMeasurementError(report.invalid)
+        self._reported.add(report.metrics)
         self._assert_reported()
 
     def report_measurement(self, measurement: Measurement) -> None:
@@ -172,9 +159,9 @@ class Trial:
         a level that breaks a hard SLO raises :class:`SLOViolation` at once.
         """
         __tracebackhide__ = True
-        _check_mapping("report_level()", metrics)
+        level = read_level(concurrency, metrics)
         self._reports += 1
-        self._add_level(concurrency, None, None, metrics)
+        self._reported.add_level(level)
         try:
             self._assert_reported()
         except SLOViolation:
@@ -239,25 +226,6 @@ class Trial:
         """Go on as another attempt of the same trial."""
         self._record = record
 
-    def _add_level(
-        self,
-        concurrency: int | None,
-        request_rate: float | None,
-        scenario: str | None,
-        metrics: Mapping[str, Any],
-        *,
-        failure: str = "",
-    ) -> None:
-        if request_rate is None and (
-            isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
-        ):
-            raise TypeError(f"concurrency is {concurrency!r}, not a positive whole number")
-        level = Level(
-            concurrency=concurrency, request_rate=request_rate, scenario=scenario,
-            metrics=_flat(metrics), failure=failure,
-        )  # fmt: skip
-        self._reported.add_level(level)
-
     def _assert_reported(self) -> None:
         """Fail at once for a bound that the present case breaks, or for two values of a metric.
 
@@ -278,33 +246,3 @@ class Trial:
     def _assert_slo(self, compliance: Compliance) -> None:
         if not compliance.feasible:
             raise SLOViolation(slo_table(compliance.results))
-
-
-def _split(
-    reported: Mapping[str, Any], names: Collection[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parts of a report that have one of ``names``, and the metrics in it."""
-    own = dict(reported.items())
-    parts = {name: own.pop(name) for name in names if _is_part(own.get(name))}
-    return parts, own
-
-
-def _is_part(value: object) -> bool:
-    """Return whether a value is text or a list, and so no metric."""
-    return isinstance(value, Iterable) and not isinstance(value, Mapping | SupportsFloat)
-
-
-def _flat(metrics: Mapping[str, Any]) -> Metrics:
-    __tracebackhide__ = True
-    flat = flatten(metrics)
-    problem = impossible(flat)
-    if problem:
-        raise ValueError(problem)
-    return flat
-
-
-def _check_mapping(what: str, metrics: object) -> None:
-    __tracebackhide__ = True
-    if not hasattr(metrics, "items"):
-        given = f"{shown(metrics)} ({type(metrics).__name__})"
-        raise TypeError(f"{what} takes a mapping of metric names to numbers, not {given}")

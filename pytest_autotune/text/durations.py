@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Final
 
 from pytest_autotune.errors import OptionError
 
-_MAX_SECONDS: Final = 1e12
+#: Thirty years: what the clocks and timers of every system can count.
+_MAX_SECONDS: Final = 1e9
 
 
 def _pattern(number: str) -> re.Pattern[str]:
@@ -41,7 +43,7 @@ def parse_duration(text: str | float) -> float:
     Raises :class:`OptionError` unless it is a positive, finite duration.
     """
     if isinstance(text, int | float):
-        seconds = float(text) if abs(text) < _MAX_SECONDS else math.inf
+        seconds = float(text) if abs(text) <= sys.float_info.max else math.inf
     else:
         found = _seconds(text, _DURATION)
         if found is None:
@@ -51,6 +53,8 @@ def parse_duration(text: str | float) -> float:
         seconds = found
     if not math.isfinite(seconds) or seconds <= 0:
         raise OptionError(f"{text!r} is not a positive duration")
+    if seconds >= _MAX_SECONDS:
+        raise OptionError(f"{text!r} is too long a time; the longest is {_MAX_SECONDS:.0f} s")
     return seconds
 
 

@@ -14,9 +14,17 @@ def shown(value: object) -> str:
     """Return a short JSON form of ``value`` for a message."""
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = repr(value)
+    except (TypeError, ValueError, RecursionError):
+        text = _python(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _python(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        # Python writes no number of more than 4300 digits.
+        return "too large to be shown"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 Run = Callable[..., pytest.RunResult]
+GOOD = {"cost": 1}
 BODY = "def test_it(trial): trial.report({'cost': 1})"
 
 
@@ -171,3 +172,31 @@ def test_a_wall_clock_budget_starts_no_further_trial(study: Run) -> None:
     assert result.ret == pytest.ExitCode.OK
     assert result.parseoutcomes()["passed"] <= 3
     result.stdout.fnmatch_lines(["stopped * the time limit of 0.5 s was reached"])
+
+
+@pytest.mark.parametrize(
+    ("reported", "said"),
+    [
+        ({"levels": [{"request_rate": "x", "cost": 1}]}, 'levels[[]0[]]: request_rate is "x", *'),
+        ({"levels": [{"concurrency": 10**400, "cost": 1}]}, "levels[[]0[]]: concurrency is 1000*"),
+        ({"cost": 1, "notes": "hello"}, 'notes is "hello" (str), not a list of sentences*'),
+        (None, "report() takes a mapping of metric names to numbers, not null (NoneType)*"),
+    ],
+)
+def test_a_report_with_a_mistake_fails_its_trial_and_no_other(
+    study: Run, reported: object, said: str
+) -> None:
+    body = f"def test_it(trial): trial.report({reported!r} if trial.params['a'] == 2 else {GOOD})"
+    result = study(body)
+    result.assert_outcomes(passed=3, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["best     trial 0: a=1", f"failures 1 × TypeError: {said}"])
+
+
+@pytest.mark.parametrize("seconds", [1e18, 1.5e9])
+def test_a_time_that_no_clock_can_count_is_refused(study: Run, seconds: float) -> None:
+    optimization = {"objective": "minimize:cost", "timeout_per_iteration": seconds}
+    message = "*: /optimization/timeout_per_iteration: *is above the maximum of 1000000000"
+    _assert_usage_error(study(BODY, optimization=optimization), message)
+    result = study(BODY, f"--autotune-timeout={seconds:.0f}h")
+    _assert_usage_error(result, "--autotune-timeout: * is too long a time; the longest is *")
