@@ -128,8 +128,8 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     then warm unless ``cold_cache`` is True. On the host, too, caches are warm unless it is True.
 
     ``width`` is the wanted width of the interval at ``confidence``, as a share of the median.
-    ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up, which takes a
-    tenth of a second at least.
+    ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up. Less than a
+    tenth of a second of it leaves the clocks of an idle GPU low.
 
     ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
