@@ -14,10 +14,17 @@
  *   N.mig_mode=1            MIG mode, also without instances
  *   N.uuid= N.name= N.pci= N.memory= N.memory_used= (bytes) N.reserved= (bytes)
  *   N.sm_clock= N.memory_clock= (MHz) N.power= N.power_limit= (mW) N.energy= (mJ)
+ *   N.power_since=          since when it draws that power (seconds of the epoch); before that it
+ *                           drew N.idle_power= (mW). As of cards since Ampere, the older function
+ *                           tells the mean of the last second, field 186 what it draws now.
+ *   N.energy_step=100       the counter goes on by what was drawn, in steps of so many ms; without
+ *                           one it stands still
  *   N.temperature= N.throttle=0x8 N.utilization= N.persistence=
  *   N.application_clock= N.application_memory_clock= (MHz)
  *   N.processes=PID:BYTES,PID:BYTES   (no BYTES: not told)
  *   N.busy=PID,PID          which of them computed lately (by default all)
+ *   N.sample_period=200     the driver finds that out every so many ms, and tells the last of these
+ *                           samples (real ones take 1000/6 to 1000 ms)
  *   N.graphics_processes=   likewise, for who asks for those
  *   NmM.name= and so on, for what instance M of device N has of its own: uuid, name, memory,
  *   memory_used, processes. All else it does not support, as real ones do not.
@@ -28,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 enum {
@@ -65,6 +73,15 @@ typedef struct {
 typedef struct {
     unsigned gpu, memory;
 } Utilization;
+typedef struct {
+    unsigned field, scope;
+    long long timestamp, latency;
+    unsigned type, status;
+    union {
+        unsigned number;
+        unsigned long long large;
+    } value;
+} FieldValue;
 typedef struct {
     unsigned version;
     unsigned sensor;
@@ -170,6 +187,12 @@ static int refusal(const char *function, const Device *device, const char *field
         if (status)                                       \
             return status;                                \
     } while (0)
+
+static double epoch(void) {
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    return (double)now.tv_sec + (double)now.tv_usec / 1e6;
+}
 
 static int copy(const char *from, char *into, unsigned size) {
     if (strlen(from) >= size)
@@ -318,13 +341,56 @@ int nvmlDeviceGetMemoryInfo_v2(Device *device, MemoryV2 *into) {
         return SUCCESS;                                        \
     }
 
-NUMBER(nvmlDeviceGetPowerUsage, unsigned, "power", 70000)
-NUMBER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, "energy", 1000000)
 NUMBER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, "throttle", 1)
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, "throttle", 1)
 NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned, "power_limit", 700000)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, "power_limit", 700000)
 NUMBER(nvmlDeviceGetPersistenceMode, unsigned, "persistence", 1)
+
+/* Millijoules drawn until `now`, from some time long ago. */
+static double drawn(const Device *device, double now) {
+    double power = (double)number_of(device, "power", 70000), since;
+    char found[TEXT];
+    since = strtod(text_of(device, "power_since", "0", found), NULL);
+    if (now <= since)
+        return now * (double)number_of(device, "idle_power", 70000);
+    return since * (double)number_of(device, "idle_power", 70000) + (now - since) * power;
+}
+
+int nvmlDeviceGetPowerUsage(Device *device, unsigned *into) {
+    double now = epoch();
+    REFUSE(device, "power");
+    *into = (unsigned)(drawn(device, now) - drawn(device, now - 1) + 0.5);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(Device *device, unsigned long long *into) {
+    unsigned long long step = number_of(device, "energy_step", 0);
+    REFUSE(device, "energy");
+    *into = number_of(device, "energy", 1000000);
+    if (step) {
+        unsigned long long steps = (unsigned long long)(epoch() * 1e3) / step;
+        *into += (unsigned long long)drawn(device, (double)(steps * step) / 1e3);
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetFieldValues(Device *device, int count, FieldValue *into) {
+    char found[TEXT];
+    REFUSE(device, "fields");
+    for (int index = 0; index < count; index++) {
+        double now = epoch();
+        into[index].type = 1; /* an unsigned int */
+        into[index].status = refusal(__func__, device, "power");
+        if (into[index].field != 186)
+            into[index].status = NOT_SUPPORTED;
+        else if (now < strtod(text_of(device, "power_since", "0", found), NULL))
+            into[index].value.number = (unsigned)number_of(device, "idle_power", 70000);
+        else
+            into[index].value.number = (unsigned)number_of(device, "power", 70000);
+    }
+    return SUCCESS;
+}
 
 int nvmlDeviceGetClockInfo(Device *device, unsigned domain, unsigned *into) {
     const char *field = domain == 2 ? "memory_clock" : "sm_clock";
@@ -400,14 +466,18 @@ int nvmlDeviceGetProcessUtilization(
     Device *device, ProcessSample *into, unsigned *size, unsigned long long since) {
     char all[TEXT], found[TEXT];
     unsigned needed = 0;
+    unsigned long long period = 1000 * number_of(device, "sample_period", 200);
+    unsigned long long sampled = (unsigned long long)(epoch() * 1e6) / period * period;
     REFUSE(device, "busy");
+    if (sampled <= since)
+        return NOT_FOUND;
     text_of(device, "processes", "", all);
     text_of(device, "busy", all, found);
     for (char *rest = found, *one; (one = strtok_r(rest, ",", &rest)); needed++)
         if (into && needed < *size) {
             memset(&into[needed], 0, sizeof *into);
             into[needed].pid = (unsigned)strtoul(one, NULL, 10);
-            into[needed].time = since + 1;
+            into[needed].time = sampled;
             into[needed].sm = 50;
         }
     if (needed == 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -42,7 +43,12 @@ _NOT_FOUND: Final = 6
 _DIE: Final = 0
 _GRAPHICS, _SM, _MEMORY = 0, 1, 2
 
-#: Why clocks are lower than they could be, by NVML's bits. Left out is bit 0: the device is idle.
+#: Power at this moment, as a field: since Ampere, the function tells the mean of a second.
+_INSTANT_POWER: Final = 186
+_UNSIGNED_INT: Final = 1
+
+#: Why clocks are lower than they could be, by NVML's bits. Bit 0 says that the device is idle.
+_IDLE: Final = 0x001
 _THROTTLE: Final[Mapping[int, str]] = {
     0x002: "application clocks",
     0x004: "power cap",
@@ -52,6 +58,8 @@ _THROTTLE: Final[Mapping[int, str]] = {
     0x040: "thermal (hardware)",
     0x080: "power brake",
     0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "voltage (reliability)",
 }
 
 
@@ -160,6 +168,13 @@ class _Handle:
                         raise
         return None
 
+    def instant_power(self) -> int | None:
+        """Return the power at this moment in milliwatts, or None."""
+        found = self.ask(("nvmlDeviceGetFieldValues", [_INSTANT_POWER]))
+        if found is None or found[0].nvmlReturn or found[0].valueType != _UNSIGNED_INT:
+            return None
+        return int(found[0].value.uiVal)
+
     def memory(self) -> Any:
         """Return the ``total`` and ``used`` memory in bytes, or None."""
         # The second version does not count as used what the driver keeps for itself.
@@ -235,12 +250,17 @@ def driver() -> Driver:
 def read(uuid: str) -> Reading:
     """Return the state of the device or MIG instance.
 
-    A figure that NVML does not tell of an instance is that of its whole device.
+    What NVML does not tell of an instance is that of its whole device, but for power and energy:
+    other instances use them, too.
     """
     with _nvml() as pynvml:
         device = _Handle.find(pynvml, uuid)
-        power = device.ask(("nvmlDeviceGetPowerUsage",))
-        energy = device.ask(("nvmlDeviceGetTotalEnergyConsumption",))
+        itself = device.itself()
+        energy = itself.ask(("nvmlDeviceGetTotalEnergyConsumption",))
+        power = itself.instant_power()
+        if power is None and energy is None:
+            # Before Volta, where there is no counter, it was of the moment.
+            power = itself.ask(("nvmlDeviceGetPowerUsage",))
         reasons = device.ask(
             ("nvmlDeviceGetCurrentClocksEventReasons",),
             # As it was called before driver 535.
@@ -258,6 +278,8 @@ def read(uuid: str) -> Reading:
             ),
             throttle=frozenset(name for bit, name in _THROTTLE.items() if (reasons or 0) & bit),
             memory_used=None if memory is None else int(memory.used),
+            idle=bool((reasons or 0) & _IDLE),
+            at=time.monotonic(),
         )
 
 
@@ -275,19 +297,19 @@ def processes(uuid: str) -> tuple[Process, ...]:
         return tuple(Process(pid=each.pid, memory=each.usedGpuMemory) for each in found or ())
 
 
-def busy(uuid: str, since: float) -> frozenset[int] | None:
-    """Return the processes that computed on the device after ``since`` (seconds of the epoch).
+def busy(uuid: str, since: float) -> Mapping[int, float] | None:
+    """Return who computed on the device, by the driver's last sample after ``since``.
 
-    None where it does not tell, as MIG instances and older cards do not.
+    The times are those of the sample; all are in seconds of the epoch. Empty where there is no
+    sample yet. None where the device does not tell, as MIG instances and older cards do not.
     """
     with _nvml() as pynvml:
         device = _Handle.find(pynvml, uuid).itself()
         try:
             found = pynvml.nvmlDeviceGetProcessUtilization(device.handle, round(since * 1e6))
         except pynvml.NVMLError as error:
-            # Not found: nobody did anything.
-            return frozenset() if error.value == _NOT_FOUND else None
-    return frozenset(each.pid for each in found if each.smUtil > 0)
+            return {} if error.value == _NOT_FOUND else None
+    return {each.pid: each.timeStamp / 1e6 for each in found if each.smUtil > 0}
 
 
 def clocks_policy(uuid: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 #: The reasons in :attr:`Reading.throttle` that make a measurement unreliable. A power cap is
@@ -50,10 +50,11 @@ class Driver:
 class Reading:
     """The state of a device; a figure is None if the device does not tell it.
 
-    ``power`` is in watts, on newer cards an average over the last second. ``energy`` is in joules
-    since the driver was loaded. ``sm_clock`` is in MHz, ``temperature`` in degrees Celsius and
-    ``memory_used`` in bytes. ``throttle`` says why clocks are lower than they could be: "power
-    cap", "thermal (hardware)" and the like.
+    ``power`` is in watts, of this moment. ``energy`` is in joules since the driver was loaded.
+    A MIG instance has neither, as both are its whole device's. ``sm_clock`` is in MHz,
+    ``temperature`` in degrees Celsius and ``memory_used`` in bytes. ``throttle`` says why clocks
+    are lower than they could be: "power cap", "thermal (hardware)" and the like. ``idle`` is
+    whether they are low as nothing runs. ``at`` is the time of the reading, of the monotonic clock.
     """
 
     power: float | None = None
@@ -62,6 +63,8 @@ class Reading:
     temperature: int | None = None
     throttle: frozenset[str] = frozenset()
     memory_used: int | None = None
+    idle: bool = False
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

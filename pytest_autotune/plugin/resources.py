@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.gpu.allocation import Allocator, Need
-from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.gpu.strangers import describe, strangers
+from pytest_autotune.gpu.telemetry import Telemetry
 from pytest_autotune.plugin.active import ActiveTrial, Grant
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.space.sampling import example

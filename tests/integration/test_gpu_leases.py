@@ -76,6 +76,11 @@ def test_it(trial, gpu):
     assert gpu.visible == os.environ["CUDA_VISIBLE_DEVICES"]
     trial.report({"cost": trial.number})
 """
+#: Who is on a GPU is told by numbers; those of processes without one count here only.
+OUTSIDE_A_CONTAINER: Final = """
+from pytest_autotune.gpu import strangers
+strangers._MACHINES_NAMESPACE = os.stat("/proc/self/ns/pid").st_ino
+"""
 MARK: Final[Mapping[str, Any]] = {
     "parameters": {"a": list(range(12))},
     "optimization": {"objective": "minimize:cost", "strategy": "grid_search"},
@@ -792,7 +797,7 @@ def test_all_devices_are_leased_by_their_uuids(
 
 def test_who_else_is_on_a_gpu_is_noted(one: Leasing, fake: FakeNvml) -> None:
     fake.set("0.processes", f"{os.getpid()}:{2**20}")
-    one.write(parameters={"a": [1]})
+    one.write(f"{OUTSIDE_A_CONTAINER}\n{SIMPLE}", parameters={"a": [1]})
     one.run()
     (trial,) = one.finished()
     name = Path("/proc/self/comm").read_text().strip()

@@ -148,10 +148,11 @@ def test_a_device_can_change_between_two_readings(fake: FakeNvml, asked: Asked) 
 
 
 def test_every_reason_of_throttling_has_a_name_but_idleness(fake: FakeNvml, asked: Asked) -> None:
-    fake.set("0.throttle", 0x1FF)
+    fake.set("0.throttle", 0x7FF)
     throttle = read(asked, uuid(0)).throttle
     assert throttle == {
         "application clocks",
+        "board limit",
         "display clocks",
         "hardware slowdown",
         "power brake",
@@ -159,10 +160,59 @@ def test_every_reason_of_throttling_has_a_name_but_idleness(fake: FakeNvml, aske
         "sync boost",
         "thermal (hardware)",
         "thermal (software)",
+        "voltage (reliability)",
     }
     assert throttle > DISTURBING
     fake.set("0.throttle", 0x1)
     assert read(asked, uuid(0)).throttle == frozenset()
+
+
+def test_every_reason_that_the_library_knows_has_a_name(fake: FakeNvml, asked: Asked) -> None:
+    asked.do("import pynvml")
+    known: int = asked.ask("pynvml.nvmlClocksThrottleReasonAll")
+    fake.set("0.throttle", known)
+    assert len(read(asked, uuid(0)).throttle) == known.bit_count() - 1  # but for idleness
+
+
+@pytest.mark.parametrize(("bits", "idle"), [(0x1, True), (0x5, True), (0x4, False), (0x0, False)])
+def test_an_idle_device_is_known(fake: FakeNvml, asked: Asked, bits: int, *, idle: bool) -> None:
+    fake.set("0.throttle", bits)
+    assert read(asked, uuid(0)).idle is idle
+    fake.set("0.unsupported", "throttle")
+    assert not read(asked, uuid(0)).idle
+
+
+def test_power_is_that_of_the_moment(fake: FakeNvml, asked: Asked) -> None:
+    # It has just begun to work, so the mean of the last second is that of an idle card.
+    fake.set("0.idle_power", 70_000)
+    fake.set("0.power", 700_000)
+    fake.set("0.power_since", asked.ask("__import__('time').time()"))
+    asked.do("import pynvml; nvml.gpus(); handle = pynvml.nvmlDeviceGetHandleByIndex(0)")
+    mean = asked.ask("pynvml.nvmlDeviceGetPowerUsage(handle)")
+    reading = read(asked, uuid(0))
+    assert reading.power == 700.0
+    assert mean < 700_000
+
+
+def test_a_mean_of_a_second_is_not_taken_for_power(fake: FakeNvml, asked: Asked) -> None:
+    fake.set("missing", "nvmlDeviceGetFieldValues")
+    assert read(asked, uuid(0)).power is None
+    # Cards without a counter of energy are old, and tell the power of the moment.
+    fake.set("0.unsupported", "energy")
+    assert read(asked, uuid(0)).power == 70.0
+
+
+def test_who_computed_is_known_once_the_driver_has_sampled_it(fake: FakeNvml, asked: Asked) -> None:
+    fake.set("0.processes", f"17:{GIB},42:{GIB}")
+    fake.set("0.busy", "42")
+    fake.set("0.sample_period", 100_000)
+    asked.do(f"import time; since = time.time(); find = lambda t: nvml.busy({uuid(0)!r}, t)")
+    sampled = asked.ask("since // 100 * 100")
+    assert asked.ask(f"find({sampled - 1})") == {42: pytest.approx(sampled)}
+    # Nothing is known of what came after, and not that nobody computed.
+    assert asked.ask(f"find({sampled})") == {}
+    fake.set("0.unsupported", "busy")
+    assert asked.ask(f"find({sampled - 1})") is None
 
 
 def test_a_power_cap_disturbs_no_measurement() -> None:
@@ -226,9 +276,11 @@ def test_what_an_instance_does_not_tell_is_told_by_its_device(fake: FakeNvml, as
     fake.set("1m0.memory_used", GIB)
     reading = read(asked, instance(1, 0))
     assert reading.memory_used == GIB
-    assert reading.power == 200
     assert reading.throttle == {"thermal (software)"}
     assert reading.sm_clock == 1980
+    # Those of the device are others', too.
+    assert reading.power is None
+    assert reading.energy is None
 
 
 def test_processes_come_with_their_memory(fake: FakeNvml, asked: Asked) -> None:

@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from fake_nvml import Asked, FakeNvml
 
 from pytest_autotune.gpu.readings import Process
-from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.gpu.strangers import describe, strangers
+from pytest_autotune.gpu.telemetry import Telemetry
 from pytest_autotune.gpu.visible import Device
 from pytest_autotune.system.processes import family
 
@@ -23,9 +24,13 @@ MIB = 2**20
 #: Larger than any that Linux gives.
 NOBODY = 2**22 + 1
 _SETUP = """
-import os, subprocess, sys
+import os, subprocess, sys, time
+from pytest_autotune.gpu import strangers as of_others
 from pytest_autotune.gpu.visible import Device
-from pytest_autotune.gpu.telemetry import Telemetry, describe, strangers
+from pytest_autotune.gpu.strangers import describe, strangers
+from pytest_autotune.gpu.telemetry import Telemetry
+# As outside a container: the processes of these tests have no file of the driver open.
+of_others._MACHINES_NAMESPACE = os.stat("/proc/self/ns/pid").st_ino
 def device(number, kind="GPU"):
     uuid = f"{kind}-00000000-0000-0000-0000-{number:012d}"
     return Device(key=uuid, visible=str(number), uuid=uuid)
@@ -43,6 +48,11 @@ class Watched:
 
     def end(self) -> None:
         self._asked.do("watch.__exit__(None, None, None)")
+
+    def end_after_a_second(self) -> None:
+        """End once it is long enough for power to mean something."""
+        self.sees("all(found[-1].at - found[0].at > 1.05 for found in watch._readings.values())")
+        self.end()
 
     def sees(self, expression: str) -> None:
         """Wait until ``expression`` holds there, as it looks every so often."""
@@ -83,9 +93,9 @@ def relative(asked: Asked) -> Iterator[int]:
 
 
 @contextmanager
-def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+def sleeping(output: IO[str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block, whatever happens in it."""
-    with subprocess.Popen(["sleep", "600"]) as process:
+    with subprocess.Popen(["sleep", "600"], stdout=output) as process:
         try:
             yield process
         finally:
@@ -163,7 +173,7 @@ def test_a_stranger_who_comes_and_goes_is_remembered(fake: FakeNvml, watch: Watc
         watch.begin()
         assert watch.disturbances == ()
         fake.set("0.processes", f"{process.pid}:,{os.getpid()}:{MIB}")
-        watch.sees("len(watch._guests.get(device(0).key, ())) == 2")
+        watch.sees("len(watch._guests[device(0).key].working) == 2")
         assert f"pid {process.pid} (sleep), pid {os.getpid()} (" in watch.disturbances[0]
         # The driver remembers what they did.
         fake.set("0.busy", f"{process.pid},{os.getpid()}")
@@ -264,8 +274,9 @@ def test_metrics_are_those_of_all_devices_together(fake: FakeNvml, watch: Watche
         fake.set(f"{number}.sm_clock", clock)
         fake.set(f"{number}.memory_used", memory * MIB)
         fake.set(f"{number}.temperature", heat)
+        fake.set(f"{number}.throttle", 0)
     watch.begin("device(0), device(1)")
-    watch.end()
+    watch.end_after_a_second()
     assert watch.metrics == {
         "mean_gpu_power_w": pytest.approx(700.0),
         "max_gpu_memory_mib": 1500.0,
@@ -276,6 +287,7 @@ def test_metrics_are_those_of_all_devices_together(fake: FakeNvml, watch: Watche
 
 
 def test_extremes_are_those_of_the_whole_time(fake: FakeNvml, watch: Watched) -> None:
+    fake.set("0.throttle", 0)
     watch.begin()
     fake.set("0.sm_clock", 900)
     fake.set("0.temperature", 88)
@@ -309,12 +321,15 @@ def test_extremes_are_those_of_the_whole_time(fake: FakeNvml, watch: Watched) ->
 def test_a_sum_is_told_only_where_every_device_tells_its_part(
     fake: FakeNvml, watch: Watched, unsupported: str, missing: set[str]
 ) -> None:
+    for number in (0, 1):
+        fake.set(f"{number}.throttle", 0)
     watch.begin("device(0), device(1)")
-    watch.end()
+    watch.end_after_a_second()
     whole = set(watch.metrics)
+    assert whole > missing
     fake.set("1.unsupported", unsupported)
     watch.begin("device(0), device(1)")
-    watch.end()
+    watch.end_after_a_second()
     assert set(watch.metrics) == whole - missing
 
 
@@ -452,12 +467,26 @@ after = threading.active_count()
     assert asked.ask("len(watch._readings[device(0).key]) >= 2")
 
 
+# Who computed, as the driver samples it
+
+
+@pytest.fixture
+def own(asked: Asked) -> int:
+    """The process that watches, which computes, as the driver tells."""
+    found: int = asked.ask("os.getpid()")
+    return found
+
+
+def computing(fake: FakeNvml, everyone: Sequence[int], busy: Sequence[int]) -> None:
+    fake.set("0.processes", ",".join(f"{pid}:{MIB}" for pid in everyone))
+    fake.set("0.busy", ",".join(map(str, busy)) or ",")
+
+
 def test_who_only_holds_memory_disturbs_nothing_and_is_noted(
-    fake: FakeNvml, watch: Watched
+    fake: FakeNvml, watch: Watched, own: int
 ) -> None:
     with sleeping() as idle, sleeping() as busy:
-        fake.set("0.processes", f"{idle.pid}:{MIB},{busy.pid}:{MIB}")
-        fake.set("0.busy", str(busy.pid))
+        computing(fake, [own, idle.pid, busy.pid], busy=[own, busy.pid])
         watch.begin()
         watch.end()
         (disturbance,) = watch.disturbances
@@ -466,6 +495,75 @@ def test_who_only_holds_memory_disturbs_nothing_and_is_noted(
         (remark,) = watch.remarks
         assert remark.startswith("GPU 0 was held by others, too, which did not use it: ")
         assert f"pid {idle.pid}" in remark
+
+
+@pytest.mark.parametrize("period", [200, 1000])
+def test_a_short_measurement_waits_for_the_drivers_sample(
+    fake: FakeNvml, watch: Watched, own: int, period: int
+) -> None:
+    # It is over before the driver has sampled anything.
+    fake.set("0.sample_period", period)
+    with sleeping() as process:
+        computing(fake, [own, process.pid], busy=[own, process.pid])
+        watch.begin()
+        watch.end()
+        (disturbance,) = watch.disturbances
+        assert f"pid {process.pid}" in disturbance
+        computing(fake, [own, process.pid], busy=[own])
+        watch.begin()
+        watch.end()
+        assert watch.disturbances == ()
+        assert f"pid {process.pid}" in watch.remarks[0]
+
+
+def test_who_computed_only_at_the_beginning_is_not_forgotten(
+    fake: FakeNvml, asked: Asked, watch: Watched, own: int
+) -> None:
+    with sleeping() as process:
+        computing(fake, [own, process.pid], busy=[own, process.pid])
+        watch.begin()
+        watch.sees(f"{process.pid} in watch._guests[device(0).key]._computed")
+        # The driver tells its last sample only.
+        computing(fake, [own, process.pid], busy=[own])
+        asked.do("changed = time.time()")
+        watch.sees("watch._guests[device(0).key]._computed[os.getpid()] > changed")
+        watch.end()
+        assert f"pid {process.pid}" in watch.disturbances[0]
+
+
+@pytest.mark.parametrize("busy", [[], [NOBODY]])
+def test_an_answer_that_lacks_ourselves_acquits_nobody(
+    fake: FakeNvml, watch: Watched, own: int, busy: list[int]
+) -> None:
+    # As where the numbers are the host's, or the driver has not sampled us.
+    with sleeping() as process:
+        computing(fake, [own, process.pid], busy=busy)
+        watch.begin()
+        watch.end()
+        assert f"pid {process.pid}" in watch.disturbances[0]
+        assert watch.remarks == ()
+
+
+def test_a_server_in_a_container_shows_that_the_driver_has_sampled(
+    fake: FakeNvml, watch: Watched
+) -> None:
+    with sleeping() as server, sleeping() as guest:
+        computing(fake, [server.pid, guest.pid], busy=[server.pid])
+        watch.begin(others=f"lambda process: process.pid == {guest.pid}")
+        watch.end()
+        assert watch.disturbances == ()
+        assert f"pid {guest.pid}" in watch.remarks[0]
+
+
+def test_nobody_waits_for_a_sample_where_there_are_no_guests(
+    fake: FakeNvml, asked: Asked, watch: Watched, own: int
+) -> None:
+    fake.set("0.sample_period", 100_000_000)
+    computing(fake, [own], busy=[own])
+    asked.do("from pytest_autotune.gpu import guests; guests._SAMPLED_WITHIN_SECONDS = 600")
+    watch.begin()
+    watch.end()
+    assert watch.disturbances == ()
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -483,10 +581,39 @@ def test_where_it_is_not_told_who_computes_everybody_may_have(
         assert len(watch.disturbances) == 1
 
 
-def test_nobody_computed(fake: FakeNvml, watch: Watched) -> None:
+# In a container
+
+
+@pytest.fixture
+def contained(asked: Asked, tmp_path: Path) -> Path:
+    """A stand-in for the driver's files, in a PID namespace that is not the machine's."""
+    asked.do("of_others._MACHINES_NAMESPACE = 1")
+    asked.do(f"of_others._DRIVER_FILES = ({str(tmp_path / 'nvidia')!r},)")
+    return tmp_path / "nvidia0"
+
+
+def test_in_a_container_a_number_counts_with_a_file_of_the_driver_open(
+    fake: FakeNvml, asked: Asked, contained: Path
+) -> None:
+    # The host's numbers may be those of other processes here.
+    with contained.open("w") as driver, sleeping() as namesake, sleeping(driver) as computing:
+        fake.set("0.processes", f"{namesake.pid}:{MIB},{computing.pid}:{MIB}")
+        found = asked.ask("strangers(device(0))")
+        assert found == (Process(pid=computing.pid, memory=MIB),)
+        asked.do("of_others._MACHINES_NAMESPACE = os.stat('/proc/self/ns/pid').st_ino")
+        assert len(asked.ask("strangers(device(0))")) == 2
+
+
+def test_in_a_container_whoever_hides_his_files_counts(
+    asked: Asked, contained: Path, tmp_path: Path
+) -> None:
+    asked.do(f"of_others._PROC = __import__('pathlib').Path({str(tmp_path)!r})")
+    asked.do(
+        "class Hidden(type(of_others._PROC)):\n"
+        "    def iterdir(self):\n"
+        "        raise PermissionError(13, 'Permission denied')\n"
+        "of_others._PROC = Hidden('/proc')"
+    )
     with sleeping() as process:
-        fake.set("0.processes", f"{process.pid}:{MIB}")
-        fake.set("0.busy", ",")
-        watch.begin()
-        watch.end()
-        assert watch.disturbances == ()
+        assert asked.ask(f"of_others._is_here({process.pid})") is True
+    assert asked.ask(f"of_others._is_here({NOBODY})") is False
