@@ -4,29 +4,47 @@ General clients cost too much here: at 64 streams on two cores, httpx delivered 
 the requests and reported first tokens seconds late. So bytes are read as they arrive, time is
 taken at once, and only what an OpenAI-compatible server sends is understood: chunked or counted
 bodies, and server-sent events.
+
+A server may be broken or hostile, so everything that is kept has a limit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import ssl
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
+
+from pytest_autotune.load.answers import (
+    event_document,
+    has_output,
+    is_text,
+    length,
+    line_end,
+    said,
+    said_in,
+    token_count,
+)
+from pytest_autotune.serving.redirect import redirected
+from pytest_autotune.text.durations import duration
+from pytest_autotune.text.printable import printable
 
 _MAX_HEAD: Final = 65536
+#: An answer that is no stream is read for what it says of an error.
+_MAX_BODY: Final = 65536
+#: An event carries a few tokens with their probabilities, or a whole answer's text at its end.
+_MAX_EVENT: Final = 1 << 20
+#: More than the context of any model; each takes 32 bytes here.
+_MAX_PIECES: Final = 1 << 18
 _MAX_DETAIL: Final = 500
 _OK: Final = 200
+#: No Content, Not Modified: their answers have no body.
+_BODILESS: Final = (204, 304)
 _DONE: Final = b"[DONE]"
-_TITLE: Final = re.compile(r"<title>([^<]+)</title>", re.IGNORECASE)
 #: Errors that an answer without sense can raise while it is read.
 _NONSENSE: Final = (
-    AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
+    AttributeError, IndexError, KeyError, RecursionError, TypeError,
 )  # fmt: skip
 
 
@@ -53,7 +71,11 @@ class Exchange:
         """Note the first thing that went wrong."""
         if not self.error:
             self.error = error
-            self.detail = detail[:_MAX_DETAIL]
+            self.detail = printable(" ".join(detail[:_MAX_DETAIL].split()))
+
+
+class _EnoughError(Exception):
+    """An answer that is no stream goes on beyond what is read of it."""
 
 
 class Connection(asyncio.Protocol):
@@ -64,6 +86,7 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.used = False
         self._exchange: Exchange | None = None
+        self._held = bytearray()
         self._reset()
 
     def _reset(self) -> None:
@@ -73,7 +96,11 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._stream = False
         self._keep = True
-        self._body = b""
+        self._location = ""
+        #: The body so far, or the event that has not ended.
+        self._held.clear()
+        #: Whether the last character of the body was half of a line's end.
+        self._half = False
 
     # Called by the load loop
 
@@ -90,6 +117,18 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.fail(error, detail)
         self._over(keep=False)
+
+    def expire(self, seconds: float) -> None:
+        """End the running exchange, as the ``seconds`` that it had are over."""
+        exchange = self._exchange
+        came = "nothing came"
+        if exchange is not None and exchange.stamps:
+            came = f"{len(exchange.stamps)} pieces of text came, and no end,"
+        elif exchange is not None and exchange.started:
+            came = "no text came"
+            if self._read == self._read_head:
+                came = "no whole header came"
+        self.abort("timeout", f"no answer in time: {came} within {duration(seconds)}")
 
     def close(self) -> None:
         """Close the connection."""
@@ -138,8 +177,14 @@ class Connection(asyncio.Protocol):
                     self._rest = data[at:]
                     return
                 at = step
+        except _EnoughError:
+            self._keep = False
+            self._complete()
+        except ValueError as error:
+            self.abort("bad response", str(error))
         except _NONSENSE as error:
-            self.abort("bad response", f"{type(error).__name__}: {error}")
+            what = f"{type(error).__name__}: {error}"
+            self.abort("bad response", f"an event that is not of the API's form ({what})")
 
     # Readers: each takes what it can from ``data`` at ``at`` and returns how far it got,
     # or -1 if it needs more.
@@ -152,7 +197,7 @@ class Connection(asyncio.Protocol):
             return -1
         status, *lines = data[at:end].decode("latin-1").split("\r\n")
         version, code, *_ = status.split(" ", 2)
-        if not version.startswith("HTTP/1."):
+        if not (version.startswith("HTTP/1.") and len(code) == 3 and code.isdigit()):  # noqa: PLR2004 - as a status has
             raise ValueError(f"not HTTP/1: {status[:60]!r}")
         self._status = int(code)
         headers: dict[str, str] = {}
@@ -168,10 +213,13 @@ class Connection(asyncio.Protocol):
         self._stream = (
             self._status == _OK and "event-stream" in headers.get("content-type", "").lower()
         )
+        self._location = headers.get("location", "")
+        self._refuse_compressed(headers.get("content-encoding", ""))
+        counted = "0" if self._status in _BODILESS else headers.get("content-length")
         if "chunked" in headers.get("transfer-encoding", "").lower():
             self._read = self._read_chunk_size
-        elif "content-length" in headers:
-            self._left = _size(headers["content-length"].encode(), 10)
+        elif counted is not None:
+            self._left = length(counted.encode(), 10)
             self._read = self._read_counted
             if self._left == 0:
                 self._complete()
@@ -180,11 +228,20 @@ class Connection(asyncio.Protocol):
             self._read = self._read_to_end
         return end + 4
 
+    def _refuse_compressed(self, encoding: str) -> None:
+        """Fail on a compressed answer: nobody asked for it, and it hides when text came."""
+        if not encoding or encoding.lower() == "identity":
+            return
+        if self._status == _OK:
+            raise ValueError(f"the answer is compressed ({encoding}), which was not asked for")
+        assert self._exchange is not None
+        self._exchange.fail(f"HTTP {self._status}", f"said in a compressed body ({encoding})")
+
     def _read_chunk_size(self, data: bytes, at: int, _now: float) -> int:
-        end = data.find(b"\r\n", at)
+        end = line_end(data, at)
         if end < 0:
             return -1
-        self._left = _size(data[at:end].split(b";", 1)[0], 16)
+        self._left = length(data[at:end].split(b";", 1)[0], 16)
         self._read = self._read_chunk if self._left else self._read_trailer
         return end + 2
 
@@ -205,7 +262,7 @@ class Connection(asyncio.Protocol):
         return at + 2
 
     def _read_trailer(self, data: bytes, at: int, _now: float) -> int:
-        end = data.find(b"\r\n", at)
+        end = line_end(data, at)
         if end < 0:
             return -1
         if end == at:
@@ -228,19 +285,37 @@ class Connection(asyncio.Protocol):
 
     def _take(self, data: bytes, now: float) -> None:
         if not self._stream:
-            self._body += data
+            self._held += data
+            if len(self._held) > _MAX_BODY:
+                raise _EnoughError
             return
-        if self._body:
-            data = self._body + data
-            self._body = b""
-        if b"\r" in data:
-            # A line may end in the middle of its two characters.
-            tail = b"\r" if data.endswith(b"\r") else b""
-            data = data[: len(data) - len(tail)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            data += tail
-        *events, self._body = data.split(b"\n\n")
+        if self._half or b"\r" in data:
+            data = self._with_plain_ends(data)
+        if self._held:
+            # An event may come byte by byte, so only what is new is searched for its end.
+            new = len(self._held) - 1
+            self._held += data
+            if self._held.find(b"\n\n", new) < 0:
+                self._check_event()
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        *events, rest = data.split(b"\n\n")
         for event in events:
             self._event(event, now)
+        self._held += rest
+        self._check_event()
+
+    def _with_plain_ends(self, data: bytes) -> bytes:
+        r"""Return ``data`` with ``\n`` for every end of a line, which may be cut in its middle."""
+        if self._half:
+            data = b"\r" + data
+        self._half = data.endswith(b"\r")
+        return data[: len(data) - self._half].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _check_event(self) -> None:
+        if len(self._held) > _MAX_EVENT:
+            raise ValueError(f"an event of more than {_MAX_EVENT >> 10} KiB")
 
     def _event(self, event: bytes, now: float) -> None:
         lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
@@ -252,21 +327,23 @@ class Connection(asyncio.Protocol):
         if text == _DONE:
             exchange.finished = True
             return
-        document = json.loads(text)
+        document = event_document(text)
         if document.get("error"):
-            exchange.fail("server error", _said(document))
+            exchange.fail("server error", said(document))
             return
         usage = document.get("usage")
         if usage:
-            exchange.input_tokens = _count(usage.get("prompt_tokens"))
-            exchange.output_tokens = _count(usage.get("completion_tokens"))
+            exchange.input_tokens = token_count(usage.get("prompt_tokens"))
+            exchange.output_tokens = token_count(usage.get("completion_tokens"))
         choices = document.get("choices")
         if not choices:
             return
         choice = choices[0]
         if choice.get("finish_reason"):
             exchange.finished = True
-        if choice.get("text") or _delta(choice.get("delta")):
+        if is_text(choice.get("text")) or has_output(choice.get("delta")):
+            if len(exchange.stamps) == _MAX_PIECES:
+                raise ValueError(f"a stream of more than {_MAX_PIECES} pieces of text")
             exchange.stamps.append(now)
 
     # The end of an exchange
@@ -275,9 +352,10 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         if self._status != _OK:
-            exchange.fail(f"HTTP {self._status}", _said_in(self._body))
+            redirect = redirected(self._status, self._location)
+            exchange.fail(f"HTTP {self._status}", redirect or said_in(bytes(self._held)))
         elif not self._stream:
-            exchange.fail("not a stream", _said_in(self._body))
+            exchange.fail("not a stream", said_in(bytes(self._held)))
         elif not exchange.finished:
             exchange.fail("truncated", "the stream ended without a finish reason")
         elif not exchange.stamps:
@@ -291,84 +369,3 @@ class Connection(asyncio.Protocol):
             self.close()
         if exchange is not None and not exchange.done.done():
             exchange.done.set_result(None)
-
-
-class Connections:
-    """Keep-alive connections to one server."""
-
-    def __init__(self, url: str) -> None:
-        split = urlsplit(url)
-        self._host = split.hostname or "127.0.0.1"
-        self._ssl = ssl.create_default_context() if split.scheme == "https" else None
-        self._port = split.port or (443 if self._ssl else 80)
-        self._idle: deque[Connection] = deque()
-
-    def idle(self) -> Connection | None:
-        """Return an idle connection, None if there is none."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    async def connect(self) -> Connection:
-        """Return a new connection; raise OSError."""
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            Connection, self._host, self._port, ssl=self._ssl
-        )
-        return connection
-
-    def __len__(self) -> int:
-        """Return the number of idle connections."""
-        return len(self._idle)
-
-    def give(self, connection: Connection) -> None:
-        """Put a connection back."""
-        if connection.usable:
-            self._idle.append(connection)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
-
-
-def _size(text: bytes, base: int) -> int:
-    """Return a length; raise ValueError for anything else, a negative number included."""
-    size = int(text, base)
-    if size < 0:
-        raise ValueError(f"a length of {size}")
-    return size
-
-
-def _count(value: Any) -> int | None:
-    """Return a number of tokens, None for anything else."""
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _delta(delta: Any) -> bool:
-    """Return whether a chat chunk carries output: text, reasoning or a tool call."""
-    return bool(delta) and bool(
-        delta.get("content")
-        or delta.get("reasoning_content")
-        or delta.get("reasoning")
-        or delta.get("tool_calls")
-    )
-
-
-def _said(document: Mapping[str, Any]) -> str:
-    error = document.get("error") or document
-    message = error.get("message", error) if isinstance(error, Mapping) else error
-    return message if isinstance(message, str) else json.dumps(message)
-
-
-def _said_in(body: bytes) -> str:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        text = body.decode("utf-8", "replace").strip()
-        # Of a proxy's page the title says it.
-        title = _TITLE.search(text) if text.startswith("<") else None
-        return text if title is None else title[1].strip()
-    return _said(document) if isinstance(document, Mapping) else str(document)

@@ -14,6 +14,8 @@ from pytest_autotune.load.statistics import RequestRecord
 #: A level is given up after this many failures in a row (or two per client) over this time.
 _HOPELESS_FAILURES: Final = 20
 _HOPELESS_SECONDS: Final = 2.0
+#: A level is given up after two failures per client over this time if none got a connection.
+_UNREACHABLE_SECONDS: Final = 15.0
 #: A request that is not refused within this time may still succeed.
 _REFUSED_SECONDS: Final = 1.0
 #: Open loop: when the backlog is looked at, and what makes it a hopeless one.
@@ -77,8 +79,10 @@ class EarlyEnd:
     def _hopeless(self) -> str:
         """Return that the server has failed every request for a while."""
         state = self._state
-        enough = max(_HOPELESS_FAILURES, 2 * (state.job.concurrency or 0))
         now = perf_counter()
+        enough = 2 * (state.job.concurrency or 1)
+        if now - state.last_success < _UNREACHABLE_SECONDS or any(r.sent for r in state.finished):
+            enough = max(_HOPELESS_FAILURES, enough)
         if state.failures < enough or now - state.last_success < _HOPELESS_SECONDS:
             return ""
         # Its own time-out will tell whether it succeeds.

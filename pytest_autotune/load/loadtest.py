@@ -36,6 +36,7 @@ from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO
+from pytest_autotune.serving.fetch import NoAnswer
 from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
 from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.spec.validation import validate
@@ -205,7 +206,12 @@ class LoadTest:
         if spec.api_key is not None:
             key = expand_host_variables(spec.api_key, spec.origin.at("benchmark", "api_key"))
             headers["Authorization"] = f"Bearer {key}"
-        listed = listed_models(target.base_url, headers)
+        try:
+            listed = listed_models(target.base_url, headers)
+        except NoAnswer as error:
+            # Its death is the better reason.
+            target.check_alive()
+            raise LoadTestError(str(error)) from None
         model = self._model(spec, target, listed)
         call = f"call-{self._calls}" if self._calls > 1 else ""
         return Job(

@@ -13,16 +13,22 @@ from typing import Final
 
 from pytest_autotune.bench.host import quiet_collector
 from pytest_autotune.bench.statistics import quantile
-from pytest_autotune.load.connection import Connection, Connections, Exchange
+from pytest_autotune.load.connection import Connection, Exchange
+from pytest_autotune.load.connections import Connections
 from pytest_autotune.load.early_end import EarlyEnd
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.level_state import LevelState
 from pytest_autotune.load.prompts import Tokenizer
 from pytest_autotune.load.statistics import ClientHealth, LevelRun
 from pytest_autotune.load.traffic import PreparedRequests, due_times
+from pytest_autotune.text.durations import duration
 
 _LAG_SECONDS: Final = 0.01
 _CHECK_SECONDS: Final = 0.1
+#: A request that has no connection by then has failed, however long it may wait for its answer.
+_CONNECT_SECONDS: Final = 10.0
+#: Connections that are made near a level's end, or before it begins, may take this long.
+_BRIEF_SECONDS: Final = 1.0
 #: How long a client waits after a failure, doubling from the first to the last.
 _FIRST_PAUSE: Final = 0.05
 _LAST_PAUSE: Final = 1.0
@@ -121,16 +127,17 @@ class LevelRunner:
         """Send one request and record it; return whether it succeeded."""
         number = self._state.issued
         data = self._prepared.next()
-        exchange = await self._attempt(due, data)
+        deadline = perf_counter() + self._job.timeout
+        exchange = await self._attempt(due, data, deadline)
         if exchange.error == "stale":
             # The server closed an idle connection; any client sends again, once.
-            exchange = await self._attempt(due, data)
+            exchange = await self._attempt(due, data, deadline)
         request = self._state.record(exchange)
         if request is not None and not request.cut:
             self._early_end.count(request, number)
         return not exchange.error
 
-    async def _attempt(self, due: float, data: bytes) -> Exchange:
+    async def _attempt(self, due: float, data: bytes, deadline: float) -> Exchange:
         exchange = Exchange(due, asyncio.get_running_loop().create_future())
         if self._stopped:
             exchange.fail("cut")
@@ -139,26 +146,41 @@ class LevelRunner:
         try:
             connection = self._connections.idle()
             if connection is None:
-                connection = await asyncio.wait_for(self._connections.connect(), self._job.timeout)
-            await self._exchange(exchange, connection, data)
+                seconds = self._patience(deadline)
+                connection = await asyncio.wait_for(self._connections.connect(), seconds)
+            await self._exchange(exchange, connection, data, deadline)
             self._connections.give(connection)
         except ConnectionRefusedError as error:
             exchange.fail("connection refused", str(error))
         except asyncio.TimeoutError:
-            exchange.fail("timeout", "no connection was made")
+            exchange.fail("timeout", f"no connection was made within {duration(seconds)}")
         except OSError as error:
             exchange.fail("connection failed", str(error))
         finally:
             del self._state.running[exchange]
         return exchange
 
-    async def _exchange(self, exchange: Exchange, connection: Connection, data: bytes) -> None:
+    def _patience(self, deadline: float) -> float:
+        """Return how long a request may wait for a connection, in seconds.
+
+        A level that is over waits for answers, but not for connections.
+        """
+        now = perf_counter()
+        left = deadline - now
+        if self._job.max_time is not None:
+            level = self._state.began + self._job.max_time - now
+            left = min(left, max(_BRIEF_SECONDS, level))
+        return max(0.0, min(left, _CONNECT_SECONDS))
+
+    async def _exchange(
+        self, exchange: Exchange, connection: Connection, data: bytes, deadline: float
+    ) -> None:
         if self._stopped:
             exchange.fail("cut")
             return
         self._state.running[exchange] = connection
         timer = asyncio.get_running_loop().call_later(
-            self._job.timeout, connection.abort, "timeout", "no answer in time"
+            deadline - perf_counter(), connection.expire, self._job.timeout
         )
         try:
             connection.send(exchange, data)
@@ -190,26 +212,25 @@ async def run_level(job: Job, tokenizer: Tokenizer | None = None) -> LevelRun:
     connections = Connections(job.url)
     due = due_times(job)
     count = len(due) if due else job.max_requests
+    # At the level's own concurrency, as engines compile for a batch size.
+    warm = replace(
+        job,
+        request_rate=None,
+        concurrency=job.concurrency or min(job.warmup, 16),
+        max_requests=job.warmup,
+        max_time=None,
+        limits=(),
+        race=None,
+    )
+    clients = job.concurrency or 0
     try:
-        if job.warmup:
-            # At the level's own concurrency, as engines compile for a batch size.
-            warm = replace(
-                job,
-                request_rate=None,
-                concurrency=job.concurrency or min(job.warmup, 16),
-                max_requests=job.warmup,
-                max_time=None,
-                limits=(),
-                race=None,
-            )
+        await _connect_ahead(connections, max(clients, warm.concurrency or 0))
+        # A server that takes no connection cannot be warmed up, and the level will tell why.
+        if job.warmup and len(connections):
             prepared = PreparedRequests(warm, job.warmup, "warm-up", tokenizer)
             await LevelRunner(warm, connections, prepared).run()
+            await _connect_ahead(connections, clients)
         prepared = PreparedRequests(job, count, "load", tokenizer)
-        # Connected beforehand, as a client that keeps its connections is.
-        missing = (job.concurrency or 0) - len(connections)
-        with contextlib.suppress(OSError):
-            for _ in range(missing):
-                connections.give(await connections.connect())
         runner = LevelRunner(job, connections, prepared, due)
         # The collector would pause the event loop, so it runs now, not meanwhile.
         gc.collect()
@@ -217,3 +238,17 @@ async def run_level(job: Job, tokenizer: Tokenizer | None = None) -> LevelRun:
             return await runner.run()
     finally:
         connections.close()
+
+
+async def _connect_ahead(connections: Connections, count: int) -> None:
+    """Connect before the level begins, as a client that keeps its connections is.
+
+    The first failure ends it, and so does time: the requests connect by themselves, and say why
+    they cannot.
+    """
+    until = perf_counter() + _CONNECT_SECONDS
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        for _ in range(count - len(connections)):
+            if perf_counter() > until:
+                break
+            connections.give(await asyncio.wait_for(connections.connect(), _BRIEF_SECONDS))

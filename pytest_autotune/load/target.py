@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import Final, Protocol
 
+from pytest_autotune.serving.fetch import NoAnswer, get
 from pytest_autotune.system.listeners import Listening, Placed
 
-_TIMEOUT: Final = 10.0
+_MODELS: Final = "/v1/models"
+_LIST_SECONDS: Final = 10.0
+#: Routers of hundreds of models list less.
+_LIST_BYTES: Final = 2 << 20
+#: No name is longer, not even a path.
+_MAX_NAME: Final = 1000
 #: Flags that name the model, or a file that may.
 _RENAMING: Final = re.compile(r"--?(served.*model.*name|model[-_]name|[^=]*alias[^=]*|config)(=|$)")
 #: Servers that list the file that they have loaded, whatever model that is.
@@ -60,17 +63,23 @@ def listed_models(base_url: str, headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return the models that the server lists, adapters included; empty where it lists none.
 
     Empty, too, for a llama.cpp with one model: it lists a file, and ignores the name in a request.
+    Raises :class:`NoAnswer` where the server does not answer in full, and not at once.
     """
-    request = urllib.request.Request(f"{base_url}/v1/models", headers=dict(headers))  # noqa: S310 - http(s) by the spec's own check
     try:
-        # Not through a proxy that the environment names: the server is here.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=_TIMEOUT) as response:
-            models = json.load(response)["data"]
-        ids = tuple(str(model["id"]) for model in models)
-        return () if [model.get("owned_by") for model in models] == ["llamacpp"] else ids
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, HTTPException):
+        answer = get(base_url + _MODELS, headers, seconds=_LIST_SECONDS, limit=_LIST_BYTES)
+    except NoAnswer as error:
+        if error.refused:
+            # The requests will tell why.
+            return ()
+        raise NoAnswer(f"GET {base_url}{_MODELS}: the server {error}") from None
+    try:
+        models = json.loads(answer.body)["data"] if answer.ok else []
+        owners = [model.get("owned_by") for model in models]
+        ids = (model["id"] for model in models)
+        names = tuple(i for i in ids if isinstance(i, str) and 0 < len(i) <= _MAX_NAME)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ()
+    return () if owners == ["llamacpp"] else names
 
 
 def served_name(wanted: str, listed: Sequence[str]) -> str | None:

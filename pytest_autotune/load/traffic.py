@@ -56,6 +56,7 @@ class PreparedRequests:
             f"Host: {split.netloc.rpartition('@')[2]}",
             "Content-Type: application/json",
             "Accept: text/event-stream",
+            "Accept-Encoding: identity",
             *(f"{name}: {value}" for name, value in job.headers.items()),
         ]
         self._head = "\r\n".join(lines).encode("latin-1")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from pytest_autotune.errors import (
     ServerCrashed,
@@ -18,6 +16,7 @@ from pytest_autotune.errors import (
     ServerOutOfMemory,
     ServerRefused,
 )
+from pytest_autotune.serving.fetch import NoAnswer, get
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.running import Exit, RunningServer
@@ -27,6 +26,10 @@ _POLL_SECONDS: Final = 0.05
 #: SGLang's health check generates a token, which takes it up to 20 s; a server that dies
 #: closes the connection, so waiting for an answer hides no death.
 _PROBE_SECONDS: Final = 30.0
+#: The last question may take this long, however little time is left for it.
+_LEAST_PROBE_SECONDS: Final = 0.5
+#: More than any health check says.
+_PROBE_BYTES: Final = 1 << 20
 _MESSAGE_LINES: Final = 15
 #: Words of engines when the device, or the host, has no memory left.
 _MEMORY_WORDS: Final = re.compile(
@@ -142,7 +145,8 @@ class InferenceServer:
         listened = False
         while True:
             self._check(ServerCrashed)
-            answer = self._probe(max(1.0, min(_PROBE_SECONDS, deadline - time.monotonic())))
+            left = min(_PROBE_SECONDS, deadline - time.monotonic())
+            answer = self._probe(max(_LEAST_PROBE_SECONDS, left))
             if answer is None:
                 self.startup_seconds = time.monotonic() - began
                 return
@@ -182,20 +186,9 @@ class InferenceServer:
 
     def _probe(self, timeout: float) -> str | None:
         """Ask for the server's health; return None if it is well, else its answer."""
-        split = urlsplit(self.base_url)
-        kind = HTTPSConnection if split.scheme == "https" else HTTPConnection
-        connection = kind(split.hostname or "", split.port, timeout=timeout)
+        url = self.base_url + self.launch.spec.health
         try:
-            path = split.path.rstrip("/") + self.launch.spec.health
-            connection.request("GET", path, headers=dict(self.headers))
-            response = connection.getresponse()
-            response.read()
-        except (OSError, HTTPException) as error:
-            # A published port accepts connections before the server in the container listens.
-            reset = isinstance(error, ConnectionError)
-            return "refused" if reset else f"failed ({type(error).__name__}: {error})"
-        finally:
-            connection.close()
-        if 200 <= response.status < 300:  # noqa: PLR2004 - success
-            return None
-        return f"answered {response.status} {response.reason}"
+            answer = get(url, self.headers, seconds=timeout, limit=_PROBE_BYTES)
+        except NoAnswer as error:
+            return "refused" if error.refused else str(error)
+        return None if answer.ok else str(answer)

@@ -21,7 +21,8 @@ from scripted import Scripted, refusing_port, serve
 
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load import early_end, traffic
-from pytest_autotune.load.connection import Connections, Exchange
+from pytest_autotune.load.connection import Exchange
+from pytest_autotune.load.connections import Connections
 from pytest_autotune.load.early_end import EarlyEnd
 from pytest_autotune.load.generator import Generator
 from pytest_autotune.load.job import Job
