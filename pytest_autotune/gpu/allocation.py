@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
-from pytest_autotune.gpu import cuda
+from pytest_autotune.gpu import amd, cuda
 from pytest_autotune.gpu.leases import Desk, Lease
 from pytest_autotune.gpu.visible import (
     VISIBLE,
@@ -72,13 +72,19 @@ class Allocator:
         """Return whether there are GPUs, but none in this worker's share."""
         return self._share is not None and not self._share and bool(caller_gpus().devices)
 
-    def check(self, need: Need) -> None:
-        """Raise :class:`LeaseError` where there is no GPU for a need that cannot do without."""
+    def check(self, need: Need, *, insists: bool = False) -> None:
+        """Raise :class:`LeaseError` where there is no GPU for a need that cannot do without.
+
+        ``insists`` says that something else than the need does: a server's engine.
+        """
         gpus = caller_gpus()
         if gpus.refusal and need != NONE:
             raise LeaseError(gpus.refusal)
         if need.required and not gpus.devices:
             raise LeaseError(f"the fixture 'gpu' needs one, and there is no GPU: {gpus.problem}")
+        if gpus.of_amd and not gpus.devices and need != NONE and (insists or amd.is_used()):
+            # It would use them all the same, beside others.
+            raise LeaseError(gpus.problem)
         if gpus.devices and need.count != 0 and not need.named:
             with suppress(TooFewGpusError):
                 _refuse_unlike(*_usable(need, gpus))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Final, Literal
 
 from pytest_autotune.gpu import nvml
@@ -21,6 +22,12 @@ _NO_DEVICES: Final = "No devices were found"
 _NOT_FOUND: Final = 6
 _VERSION_MISMATCH: Final = 18
 
+#: A file of every Jetson, and the folder that WSL2 has the driver's tools in, on PATH or not.
+_TEGRA: Final = Path("/etc/nv_tegra_release")
+_WSL: Final = Path("/usr/lib/wsl/lib")
+
+#: A Jetson's begins without GPU.
+_UUID: Final = re.compile(r"GPU-|[0-9a-f]{8}-[0-9a-f]{4}-")
 _GPU: Final = re.compile(r"GPU \d+: .*\(UUID: (?P<uuid>GPU-[^)\s]+)\)")
 _MIG: Final = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>MIG-[^)\s]+)\)")
 
@@ -71,7 +78,9 @@ def driver_version() -> str | None:
 
 
 def _from_tool(problem: str) -> Inventory:
-    if shutil.which("nvidia-smi") is None:
+    if _tool() is None:
+        if _TEGRA.exists():
+            problem = f"{problem}; on a Jetson before JetPack 6 set CUDA_VISIBLE_DEVICES=0"
         return Inventory(
             gpus=(), source="none", problem=f"{problem} (and there is no nvidia-smi either)"
         )
@@ -106,7 +115,7 @@ def _query_tool() -> tuple[Gpu, ...]:
 def _parse(line: str) -> Gpu | None:
     fields = [field.strip() for field in line.split(",")]
     match fields:
-        case [index, uuid, name, memory] if index.isdecimal() and uuid.startswith("GPU-"):
+        case [index, uuid, name, memory] if index.isdecimal() and _UUID.match(uuid):
             # In MiB; something like [N/A] where the device shares the host's memory.
             size = int(memory) * 2**20 if memory.isdecimal() else 0
             return Gpu(index=int(index), uuid=uuid, name=name, memory=size)
@@ -140,11 +149,16 @@ def _mig(names: dict[str, str]) -> dict[str, list[Mig]]:
     return found
 
 
+def _tool() -> str | None:
+    """Return the path of nvidia-smi, None without one."""
+    return shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=str(_WSL))
+
+
 def _ask_tool(*arguments: str) -> str:
     """Return the output of nvidia-smi, stripped; empty if there is no device."""
     try:
         done = subprocess.run(  # noqa: S603 - a fixed query to the driver's own tool
-            [shutil.which("nvidia-smi") or "nvidia-smi", *arguments],
+            [_tool() or "nvidia-smi", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

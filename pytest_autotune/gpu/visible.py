@@ -9,6 +9,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any, Final
 
+from pytest_autotune.gpu import amd
 from pytest_autotune.gpu.inventory import Inventory, inventory
 from pytest_autotune.gpu.readings import Gpu
 
@@ -58,6 +59,7 @@ class VisibleGpus:
     ``problem`` is why there are none. ``order`` is the ``CUDA_DEVICE_ORDER`` under which the
     devices' names mean them, None if the caller's own is right. ``refusal`` is why it cannot be
     known which devices the caller means. ``left_out`` names cards that nobody can use now.
+    ``of_amd`` is the number of AMD's GPUs where there are no others.
     """
 
     devices: tuple[Device, ...] = ()
@@ -65,6 +67,7 @@ class VisibleGpus:
     order: str | None = None
     refusal: str = ""
     left_out: str = ""
+    of_amd: int = 0
 
     def environment(self, devices: Sequence[Device]) -> dict[str, str]:
         """Return the variables that make ``devices``, and no others, visible."""
@@ -235,7 +238,15 @@ def _visible_gpus(visible: str | None, order: str | None) -> VisibleGpus:
     if visible is not None and not entries(visible):
         # Asked for none: no need to ask the driver.
         return read_visible(visible, order, Inventory(gpus=(), source="none"))
-    return read_visible(visible, order, inventory())
+    known = inventory()
+    found = read_visible(visible, order, known)
+    of_amd = 0 if known.gpus else amd.count()
+    if not of_amd:
+        return found
+    outranked = amd.outranked(os.environ)
+    if outranked:
+        return VisibleGpus(refusal=outranked, problem=outranked, of_amd=of_amd)
+    return replace(found, of_amd=of_amd, problem="" if found.devices else amd.unlisted(of_amd))
 
 
 def adopt(gpus: VisibleGpus | None) -> None:

@@ -70,7 +70,8 @@ class Resources:
 
         Raises :class:`LeaseError`, and, where its tests use a ``server``, :class:`LaunchError`.
         """
-        self._gpus.check(need)
+        engine = spec.server.preset if server and spec.server is not None else None
+        self._gpus.check(need, insists=engine is not None and engine.gpus == "required")
         if not server:
             return
         from pytest_autotune.serving.keeper import check_spec, reap

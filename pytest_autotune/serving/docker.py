@@ -30,7 +30,7 @@ from docker.types import DeviceRequest
 
 from pytest_autotune.errors import EngineError, ImageMissing, LaunchError
 from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.serving.gpus import cdi_devices, container_gpus
+from pytest_autotune.serving.gpus import cdi_devices, container_gpus, refuse_amd
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.ports import PortReservation
@@ -338,6 +338,7 @@ def _device_requests(launch: Launch, engine: Mapping[str, Any]) -> list[Any] | N
     wanted = container_gpus(launch)
     if wanted is None:
         return None
+    refuse_amd(launch)
     names = cdi_devices(wanted, engine)
     if names is not None:
         return [DeviceRequest(driver="cdi", device_ids=names)]

@@ -82,6 +82,15 @@ def container_gpus(launch: Launch) -> int | Sequence[str] | None:
     return _ids(entries(visible)[: wanted if isinstance(wanted, int) else None]) or None
 
 
+def refuse_amd(launch: Launch) -> None:
+    """Raise :class:`LaunchError` where a container would need GPUs of AMD."""
+    if caller_gpus().of_amd and not is_remote(launch.spec):
+        raise LaunchError(
+            f"{launch.spec.at()}: GPUs of AMD are not given to containers; run the server as a "
+            "process (backend: process)"
+        )
+
+
 def _ids(names: Sequence[str]) -> list[str]:
     found = [(name, caller_gpus().named([name])) for name in names]
     return list(dict.fromkeys(_id(match[0]) if match else name for name, match in found))

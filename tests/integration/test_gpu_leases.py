@@ -929,3 +929,41 @@ def test_vllm_is_told_numbers_where_its_caller_uses_uuids(
     assert "MIG" not in text
     # So it can be pasted.
     assert "CUDA_VISIBLE_DEVICES=1 CUDA_DEVICE_ORDER=PCI_BUS_ID" in text
+
+
+# GPUs of AMD
+
+AMD: Final = """
+from pathlib import Path
+from pytest_autotune.gpu import amd
+
+here = Path(__file__).parent
+amd._DRIVER, amd._NODES = here / "kfd", here / "nodes"
+"""
+
+
+@pytest.fixture
+def with_amd(one: Leasing, monkeypatch: pytest.MonkeyPatch) -> Leasing:
+    for number in range(2):
+        node = one.path / "nodes" / str(number)
+        node.mkdir(parents=True)
+        (node / "properties").write_text("simd_count 304\n")
+    (one.path / "kfd").touch()
+    (one.path / "conftest.py").write_text(AMD)
+    monkeypatch.delenv(VISIBLE)
+    return one
+
+
+def test_gpus_of_amd_are_leased_where_they_are_listed(
+    with_amd: Leasing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = with_amd.run(status=USAGE)
+    assert text.count("this machine has GPUs of AMD (2)") == 1
+    assert "set CUDA_VISIBLE_DEVICES=0,1, which HIP reads, too" in text
+    monkeypatch.setenv(VISIBLE, "0,1")
+    with_amd.run("-n", "2")
+    assert {entry["visible"] for entry in with_amd.entries()} == {"0", "1"}
+    assert disjoint(with_amd.entries())
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
+    text = with_amd.run("-n", "2", status=USAGE)
+    assert text.count("HIP_VISIBLE_DEVICES='1' outranks CUDA_VISIBLE_DEVICES") == 1

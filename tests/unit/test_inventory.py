@@ -232,6 +232,37 @@ def test_a_device_that_shares_the_memory_of_the_host_has_none(install: Install) 
 
 
 @pytest.mark.usefixtures("without_package")
+def test_a_jetson_has_a_uuid_of_another_form(install: Install) -> None:
+    install("0, 54dcf7d7-d4ba-5c82-8f0e-9b5d9f2ad2a8, Orin (nvgpu), [N/A]\n")
+    (gpu,) = inventory().gpus
+    assert (gpu.name, gpu.uuid) == ("Orin (nvgpu)", "54dcf7d7-d4ba-5c82-8f0e-9b5d9f2ad2a8")
+
+
+@pytest.mark.usefixtures("tools", "without_package")
+def test_a_jetson_without_nvml_is_told_how_to_name_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TEGRA", tmp_path / "nv_tegra_release")
+    assert "Jetson" not in inventory().problem
+    (tmp_path / "nv_tegra_release").write_text("# R35 (release)\n")
+    inventory.cache_clear()
+    assert "on a Jetson before JetPack 6 set CUDA_VISIBLE_DEVICES=0" in inventory().problem
+
+
+@pytest.mark.usefixtures("without_package")
+def test_the_tool_of_wsl_is_found_where_path_does_not_name_it(
+    install: Install, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert inventory().gpus == ()
+    monkeypatch.setattr(module, "_WSL", tools)
+    inventory.cache_clear()
+    assert len(inventory().gpus) == 2
+    assert driver_version() == "550.54.15"
+
+
+@pytest.mark.usefixtures("without_package")
 @pytest.mark.parametrize("status", [0, 6])
 def test_the_tool_may_find_no_device(install: Install, status: int) -> None:
     install(body=f"echo No devices were found; exit {status}")
