@@ -258,7 +258,8 @@ def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tu
     if device is None:
         if graph:
             raise BenchmarkError(
-                "graph=True: the function used no GPU that could capture a CUDA graph"
+                "graph=True: the function used no GPU that could capture a CUDA graph; if it did, "
+                "name the framework, such as backend='torch'"
             )
         host = HostTimer(work, wait=ran.wait, cold_cache=bool(cold_cache))
         # The first call may have been long for compiling only.
