@@ -175,7 +175,7 @@ def device_in_use() -> TimedDevice | None:
 def _places(values: Iterable[object]) -> dict[Framework, set[int]]:
     """Return the devices of each framework that hold arrays among ``values``."""
     places: dict[Framework, set[int]] = {}
-    for value in _flat(values):
+    for value in flat(values):
         found = _device_of(value)
         if found is not None:
             places.setdefault(found, set()).add(_index_of(value))
@@ -246,19 +246,20 @@ def jax_devices(values: Iterable[object]) -> tuple[Any, ...]:
     """Return JAX's devices, other than the CPU, that hold arrays among ``values``."""
     found: set[Any] = set()
     value: Any
-    for value in _flat(values):
+    for value in flat(values):
         package = type(value).__module__.partition(".")[0]
         if package in {"jax", "jaxlib"} and callable(getattr(value, "devices", None)):
             found |= {device for device in value.devices() if device.platform != "cpu"}
     return tuple(found)
 
 
-def _flat(values: Iterable[object]) -> Iterator[object]:
+def flat(values: Iterable[object]) -> Iterator[object]:
+    """Yield what lists, tuples and the values of dictionaries hold, at any depth."""
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _flat(value)
+            yield from flat(value)
         elif isinstance(value, dict):
-            yield from _flat(value.values())
+            yield from flat(value.values())
         else:
             yield value
 

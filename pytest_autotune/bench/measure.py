@@ -87,8 +87,8 @@ class _Ran:
     """The first call: its time in seconds, where its work was done, and how to wait for that.
 
     ``device`` times calls, and ``owner`` knows their memory; without a device the host times them.
-    ``on_host`` is true where nothing shows that a device takes part, and ``by_driver`` where CUDA's
-    driver waits, as no known framework could.
+    ``on_host`` is true where nothing shows that a device takes part, and None where that cannot be
+    told. ``by_driver`` is true where CUDA's driver waits, as no known framework could.
     """
 
     seconds: float = 0.0
@@ -96,7 +96,7 @@ class _Ran:
     owner: TimedDevice | None = None
     wait: Callable[[], None] | None = None
     jax: tuple[Any, ...] = ()
-    on_host: bool = False
+    on_host: bool | None = False
     by_driver: bool = False
 
 
@@ -147,7 +147,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     # Before timing takes memory of its own.
     memory, without = _peak_memory(work, ran)
     if peak == "measured":
-        peaks = measured_peaks(ran.device)
+        peaks = measured_peaks(_peak_device(ran), (value for each in work.sets for value in each))
     timer, description = _timer(work, ran, graph=graph, cold_cache=cold_cache)
     typical = warm_up(timer, warmup_time)
     if isinstance(timer, DeviceTimer):
@@ -176,7 +176,11 @@ def measure(  # noqa: PLR0913 - each has a default that suits
         confidence=confidence,
         repeated=taken.repeated,
         disturbances=() if seen is None or taken.excused else seen.disturbances,
-        remarks=(*without, *(() if seen is None else seen.remarks)),
+        remarks=(
+            *without,
+            *((peaks.remark,) if peaks.remark and (flop or bytes_moved) else ()),
+            *(() if seen is None else seen.remarks),
+        ),
         telemetry={} if seen is None else seen.metrics,
     )
     return replace(
@@ -209,10 +213,12 @@ def _first_call(work: Work, backend: Framework) -> _Ran:
         launches = False if device is None else launches_work(work, device)
         if device is not None and launches is not False:
             timed = device if launches else None
-            # It may as well be that a call only keeps the host busy for long.
-            on_host = timed is None
             return _Ran(
-                seconds=taken, device=timed, owner=timed, wait=device.synchronize, on_host=on_host
+                seconds=taken,
+                device=timed,
+                owner=timed,
+                wait=device.synchronize,
+                on_host=False if launches else None,
             )
         known = device is not None
     return replace(_by_host(values, lambda: work.last, known=known), seconds=taken)
@@ -298,11 +304,21 @@ def _is_hopeless(sampling: Sampling, race: Race | None) -> bool:
     return min(sampling.samples) > _HOPELESS * race.limit
 
 
+def _peak_device(ran: _Ran) -> TimedDevice | None:
+    """Return the device whose peak rates are to be measured, None for the host."""
+    if ran.owner is None and not ran.on_host:
+        raise BenchmarkError(
+            "peak='measured' needs PyTorch or the host: the host times this function, whose work "
+            "may be a GPU's; state the peak"
+        )
+    return ran.owner
+
+
 def _peak_memory(work: Work, ran: _Ran) -> tuple[int | None, tuple[str, ...]]:
     """Return bytes, None where they are not known, and a remark on that."""
     if ran.owner is not None:
         return device_peak(work, ran.owner), ()
-    if ran.on_host:
+    if ran.on_host is not False:
         return host_peak(work, ran.seconds), ()
     if ran.by_driver:
         return None, (DRIVER_REMARK,)

@@ -962,7 +962,7 @@ def test_the_peak_of_memory_is_read_before_timing_takes_any(gpu: Gpu) -> None:
 def test_the_peaks_of_the_machine_are_measured_before_timers_are_made(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(device: object) -> Peaks:
+    def measured(device: object, arguments: object) -> Peaks:
         assert device is gpu
         gpu.log.append("peaks")
         return Peaks(flop_rate=2e12)

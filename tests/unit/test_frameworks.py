@@ -508,7 +508,7 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "is_available": "",
         "cudadrv.devicearray.DeviceNDArray.copy_to_host": "",
     },
-    "jax": {"block_until_ready": "", "Array.devices": "", "Device.memory_stats": ""},
+    "jax": {"block_until_ready": "", "Device.memory_stats": ""},
 }
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -326,29 +324,6 @@ def test_the_peak_of_other_frameworks_must_be_stated() -> None:
     device: Any = type("Device", (), {"name": "cupy"})()
     with pytest.raises(BenchmarkError, match="needs PyTorch or the host, not cupy; state the peak"):
         peaks.measured_peaks(device)
-
-
-@pytest.fixture
-def torch_peaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[MagicMock]:
-    torch = MagicMock()
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    timer = MagicMock()
-    timer.return_value.batch.return_value = [1e-3]
-    monkeypatch.setattr(peaks, "DeviceTimer", timer)
-    torch.timer = timer
-    yield torch
-    peaks._torch_peaks.cache_clear()
-
-
-def test_the_peaks_of_each_device_are_measured_once(torch_peaks: MagicMock) -> None:
-    device: Any = type("Device", (), {"name": "torch"})()
-    made = []
-    for index in (0, 0, 1, 0, 1):
-        torch_peaks.cuda.current_device.return_value = index
-        assert peaks.measured_peaks(device).flop_rate == 2 * 8192**3 / 1e-3
-        made.append(torch_peaks.timer.call_count)
-    # Two timers each.
-    assert made == [2, 2, 4, 4, 4]
 
 
 # Watching
