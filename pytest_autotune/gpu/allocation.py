@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Final
 
 from pytest_autotune.errors import LeaseError, TooFewGpusError
@@ -150,9 +151,7 @@ class Allocator:
             # Code of this process uses the first devices it sees, and CUDA sees what was visible
             # when it started.
             (seen,) = self._seen
-            known = {device.visible: device for device in gpus.devices}
-            order = known if seen is None else entries(seen)
-            usable = [known[name] for name in order if name in known][:count]
+            usable = _in_cudas_order(gpus.devices, seen)[:count]
             if len(usable) < count:
                 raise TooFewGpusError(
                     f"the trial needs {count} GPUs, but CUDA was started in this process when "
@@ -201,3 +200,19 @@ def _refuse_unlike(usable: Sequence[Device], count: int) -> None:
         f"the GPUs are of different models ({there}), on which trials cannot be compared; choose "
         f"one model, for example {VISIBLE}={one}"
     )
+
+
+def _in_cudas_order(devices: Sequence[Device], seen: str | None) -> list[Device]:
+    """Return the devices that CUDA sees in this process, in its order.
+
+    It tells their UUIDs, or they are those that were visible (``seen``). Its order is not that
+    of the bus where nobody asked for it, and of MIG instances it sees one.
+    """
+    by_uuid = {str(device.uuid).partition("-")[2]: device for device in devices}
+    found = [by_uuid.get(uuid) for uuid in cuda.uuids()]
+    if any(found):
+        # Code uses the first ones, so after one that is not ours there is none to use.
+        return [device for device in takewhile(bool, found) if device is not None]
+    known = {device.visible: device for device in devices}
+    order = known if seen is None else entries(seen)
+    return [known[name] for name in order if name in known]

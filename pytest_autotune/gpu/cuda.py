@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from pytest_autotune.errors import AutotuneError
 
@@ -49,6 +50,26 @@ def started() -> bool:
     library = _loaded(_CUDA_LIBRARIES)
     # Before cuInit, the library answers only that it is not initialised.
     return library is not None and library.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0
+
+
+def uuids() -> tuple[str, ...]:
+    """Return the UUIDs of the devices that CUDA sees in this process, in its order.
+
+    They are without the driver's prefix (GPU or MIG). Empty where CUDA has not started or does not
+    tell.
+    """
+    library = _loaded(_CUDA_LIBRARIES)
+    count, device, found = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    # The first version told the card of a MIG instance.
+    ask = getattr(library, "cuDeviceGetUuid_v2", None)
+    if library is None or ask is None or library.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    seen = []
+    for ordinal in range(count.value):
+        if library.cuDeviceGet(ctypes.byref(device), ordinal) or ask(ctypes.byref(found), device):
+            return ()
+        seen.append(str(UUID(bytes=bytes(found))))
+    return tuple(seen)
 
 
 def synchronize() -> None:

@@ -23,10 +23,11 @@ ONE, TWO, THREE, FIVE = (Need(count=count) for count in (1, 2, 3, 5))
 
 
 class Cuda:
-    """Whether CUDA has started in this process."""
+    """Whether CUDA has started in this process, and which devices it tells of."""
 
     def __init__(self) -> None:
         self.runs = False
+        self.uuids: tuple[str, ...] = ()
 
     def __call__(self) -> bool:
         return self.runs
@@ -54,8 +55,10 @@ def _process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def cuda() -> Cuda:
-    return Cuda()
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    found = Cuda()
+    monkeypatch.setattr("pytest_autotune.gpu.cuda.uuids", lambda: found.uuids)
+    return found
 
 
 @pytest.fixture
@@ -365,6 +368,31 @@ def test_cuda_may_have_started_before_anything_was_leased(
     with pytest.raises(TooFewGpusError, match=r"1 were visible \(CUDA_VISIBLE_DEVICES=3,-1,1\)"):
         make().take(TWO, "x")
     assert take(make(DEVICES[:1]), ONE).devices == (DEVICES[3],)
+
+
+def test_the_devices_that_cuda_tells_of_are_taken_in_its_order(make: Make, cuda: Cuda) -> None:
+    cuda.runs = True
+    # The fastest first, not the first by bus.
+    cuda.uuids = ("2", "0", "1")
+    assert take(make(DEVICES[:1]), ONE).devices == DEVICES[2:3]
+    visible_module.show_callers()
+    with pytest.raises(TooFewGpusError, match="when 3 were visible"):
+        make().take(Need(count=4), "x")
+
+
+def test_behind_a_device_that_is_not_ours_there_is_none_to_use(make: Make, cuda: Cuda) -> None:
+    # As where code made others visible before it started CUDA.
+    cuda.runs = True
+    cuda.uuids = ("9", "0")
+    with pytest.raises(TooFewGpusError, match="when 0 were visible"):
+        make().take(ONE, "x")
+
+
+def test_uuids_that_nvml_does_not_know_say_nothing(make: Make, cuda: Cuda) -> None:
+    # As on a Jetson.
+    cuda.runs = True
+    cuda.uuids = ("8", "9")
+    assert take(make(), ONE).devices == DEVICES[:1]
 
 
 # Where there is nothing

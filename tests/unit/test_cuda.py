@@ -225,3 +225,16 @@ def test_hip_is_waited_for_once_it_has_started(
         "1",
         "hipErrorIllegalAddress: an illegal memory access was encountered",
     ]
+
+
+def test_the_devices_that_cuda_sees_are_told_in_its_order(fake_cuda: Path) -> None:
+    code = """
+print(cuda.uuids())
+driver.cuInit(0)
+print(*cuda.uuids())
+"""
+    code = f"from pytest_autotune.gpu import cuda\n{code}"
+    assert in_child(fake_cuda, code).splitlines() == [
+        "()",
+        "00000000-0000-0000-0000-000000000001 00000000-0000-0000-0000-000000000000",
+    ]
