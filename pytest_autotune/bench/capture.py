@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from pytest_autotune.gpu.cuda import CudaError
+
+#: Earlier versions of PyTorch stay in the mode of a capture whose end failed: their allocator keeps
+#: what is freed. https://github.com/pytorch/pytorch/pull/180395
+_GIVES_BACK: Final = (2, 13)
 
 
 def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
@@ -23,14 +28,27 @@ def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
     cuda.current_stream().wait_stream(side)
     graph = cuda.CUDAGraph()
     usual = cuda.current_stream()
+    failed: Exception | None = None
     try:
         with cuda.graph(graph):
-            work()
-    except Exception as error:
+            try:
+                work()
+            except Exception as error:
+                failed = error
+                raise
+    except Exception as error:  # noqa: BLE001 - raised below
+        # To end a capture that has failed is an error, too, and not the one to tell.
+        failed = failed or error
+    finally:
         # Where the capture cannot be ended, the block leaves its own stream the current one.
         cuda.set_stream(usual)
-        _go_on(torch, error)
-        raise
+    if failed is not None:
+        try:
+            _go_on(torch, failed)
+            raise failed
+        finally:
+            # Its traceback holds this frame, and the frame the memory of the graph.
+            del failed
     replay: Callable[[], None] = graph.replay
     return replay
 
@@ -38,7 +56,7 @@ def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
 def _go_on(torch: Any, failed: Exception) -> None:
     """Bring PyTorch back out of a capture that failed; raise where that is not possible.
 
-    Its random numbers are told that a capture is over by one that succeeds, before PyTorch 2.13.
+    Before PyTorch 2.13 its random numbers learn only from a capture that succeeds that it is over.
     """
     cuda = torch.cuda
     try:
@@ -51,9 +69,20 @@ def _go_on(torch: Any, failed: Exception) -> None:
     except RuntimeError as error:
         raise CudaError(
             "graph=True",
-            f"the calls cannot be captured ({first_error(failed)}), and since then PyTorch cannot "
+            f"the calls cannot be captured ({failed}), and since then PyTorch cannot "
             f"use the GPU in this process ({error}); only a new process can",
         ) from None
+
+
+def left_by_torch(torch: Any) -> str:
+    """Return what a capture that failed leaves behind in PyTorch, as the end of a sentence."""
+    version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
+    if version is None or tuple(map(int, version.groups())) >= _GIVES_BACK:
+        return ""
+    return (
+        f". After that PyTorch {torch.__version__} gives no memory back: where later trials lack "
+        "some, run pytest again"
+    )
 
 
 def cupy_graph(cupy: Any, work: Callable[[], None]) -> Callable[[], None]:
@@ -71,7 +100,7 @@ def cupy_graph(cupy: Any, work: Callable[[], None]) -> Callable[[], None]:
         try:
             work()
         except BaseException:
-            # To end a capture that has failed is an error, and not the one to tell.
+            # As above: the error of ending it is not the one to tell.
             with suppress(RuntimeError):
                 stream.end_capture()
             raise
@@ -82,10 +111,3 @@ def cupy_graph(cupy: Any, work: Callable[[], None]) -> Callable[[], None]:
         graph.launch()
 
     return replay
-
-
-def first_error(error: BaseException) -> BaseException:
-    """Return the error that came first: ending a capture that has failed raises another."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return error

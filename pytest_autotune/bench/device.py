@@ -56,6 +56,10 @@ class TimedDevice(Protocol):
         Raises :class:`BenchmarkError` where the framework has no graphs.
         """
 
+    def left_by_capture(self) -> str:
+        """Return what a capture that failed leaves behind, as the end of a sentence."""
+        return ""
+
     def reset_peak_memory(self) -> None:
         """Forget the peak of allocated memory, where one is kept."""
         return

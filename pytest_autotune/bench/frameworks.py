@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from pytest_autotune.bench.capture import cupy_graph, torch_graph
+from pytest_autotune.bench.capture import cupy_graph, left_by_torch, torch_graph
 from pytest_autotune.bench.device import TimedDevice
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.gpu import cuda
@@ -48,6 +48,10 @@ class TorchDevice(TimedDevice):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture a CUDA graph, as PyTorch's documentation does it."""
         return torch_graph(self._torch, work)
+
+    def left_by_capture(self) -> str:
+        """Return what older versions do not mend."""
+        return left_by_torch(self._torch)
 
     def reset_peak_memory(self) -> None:
         """Reset the allocator's peak."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pytest_autotune.bench.capture import first_error
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
 from pytest_autotune.bench.host import quiet_collector
 from pytest_autotune.bench.work import Work
@@ -102,6 +101,7 @@ def _captured(work: Work, device: TimedDevice, calls: int) -> Callable[[], None]
             return device.capture(work.bound(calls))
     except RuntimeError as error:  # what PyTorch's and CuPy's CUDA errors are
         raise BenchmarkError(
-            f"graph=True: {device.name} cannot capture the calls ({first_error(error)}); what "
+            f"graph=True: {device.name} cannot capture the calls ({error}); what "
             "waits for the device, or copies to the host, cannot be part of a graph"
+            f"{device.left_by_capture()}"
         ) from None

@@ -160,6 +160,9 @@ class Gpu:
 
         return replay
 
+    def left_by_capture(self) -> str:
+        return ""
+
     def reset_peak_memory(self) -> None:
         self.log.append("reset")
         self.peak = self.held
