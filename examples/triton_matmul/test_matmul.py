@@ -20,9 +20,11 @@ import torch
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter's times mean nothing", allow_module_level=True)
-# Asks the driver's management library, so that no CUDA context comes to be: which devices this
-# process can see is settled by the first one, and the fixture 'gpu' has yet to lease ours.
-if torch.cuda.device_count() == 0:
+# Asks the driver's management library, so that CUDA does not start: which devices this process can
+# see is settled then, and the fixture 'gpu' has yet to lease ours. Of MIG instances PyTorch would
+# have to ask CUDA.
+mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
+if not mig and torch.cuda.device_count() == 0:
     pytest.skip("needs a CUDA device", allow_module_level=True)
 from matmul import Config, matmul
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_autotune.bench import compilation
+from pytest_autotune.bench.frameworks import on_device
 from pytest_autotune.errors import BenchmarkError
 
 AnyArray: TypeAlias = npt.NDArray[Any]
@@ -30,6 +31,14 @@ TOLERANCES: Final[Mapping[str, float]] = {
     "float8_e5m2fnuz": 0.3,
 }
 _SHOWN: Final = 5
+#: Products of float32 by TF32, which keeps 10 bits of each factor, are off by some 0.002. This is
+#: what PyTorch's own tests allow.
+_TF32: Final = 5e-3
+_TF32_HINT: Final = (
+    "  TF32 does as much to products of float32. It is what Triton's tl.dot uses without\n"
+    '  input_precision="ieee", and PyTorch where it is allowed to. If it is meant, give '
+    f"tolerance={_TF32:g}"
+)
 
 
 class WrongResultError(AssertionError):
@@ -54,8 +63,8 @@ def assert_matches(  # noqa: PLR0913 - three of them have defaults
 
     The error of an element is ``|a - e| / max(|e|, rms(e))``: relative, but not to values next
     to zero. It may be ``tolerance``, by default what rounding comes to in the type of the
-    result; whole numbers must be equal. A NaN never passes, nor does an infinity that the
-    reference does not have in the same place.
+    result; whole numbers must be equal. Products of float32 by TF32 need ``tolerance=5e-3``. A
+    NaN never passes, nor does an infinity that the reference does not have in the same place.
 
     What the first call took beyond the others counts as compilation (see :mod:`.compilation`).
 
@@ -130,7 +139,11 @@ def _compare(actual: object, expected: object, tolerance: float | None, where: s
     # Not "any above", as no comparison with NaN is true.
     wrong = ~(errors <= allowed)
     if wrong.any():
-        raise WrongResultError(_report(ours, theirs, errors, allowed, where))
+        report = _report(ours, theirs, errors, allowed, where)
+        rounded = tolerance is None and kind in {"float32", "complex64"} and on_device(actual)
+        if rounded and (errors <= _TF32).all():
+            report += f"\n{_TF32_HINT}"
+        raise WrongResultError(report)
     return float(errors.max())
 
 

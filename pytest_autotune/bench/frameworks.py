@@ -246,6 +246,11 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
     return wait
 
 
+def on_device(value: object) -> bool:
+    """Return whether a GPU, or JAX's other accelerator, holds an array."""
+    return _device_of(value) not in {None, "host"} or bool(jax_devices([value]))
+
+
 def jax_devices(values: Iterable[object]) -> tuple[Any, ...]:
     """Return JAX's devices, other than the CPU, that hold arrays among ``values``."""
     found: set[Any] = set()

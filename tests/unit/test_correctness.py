@@ -638,6 +638,59 @@ def test_tensors_that_numpy_has_no_type_for_are_compared_in_doubles() -> None:
         assert_matches(returning(Tensor(values * 1.01, "float64")), returning(values), constant())
 
 
+def by_tf32(values: Array) -> Array:
+    """Return what is left of float32: 10 bits of the mantissa."""
+    return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def on_gpu(values: Array, dtype: str = "float32", *, is_cuda: bool = True) -> Tensor:
+    found = Tensor(values, dtype)
+    found.is_cuda = is_cuda  # type: ignore[attr-defined]
+    return found
+
+
+def factors(rng: np.random.Generator) -> tuple[Array, Array]:
+    a, b = rng.standard_normal((2, 256, 256), dtype=np.float32)
+    return a, b
+
+
+def test_a_product_by_tf32_is_named_where_it_fails_and_passes_with_the_tolerance_it_names() -> None:
+    def kernel(a: Array, b: Array) -> Tensor:
+        return on_gpu(by_tf32(a) @ by_tf32(b))
+
+    with pytest.raises(WrongResultError, match=r"more than 0\.0001, by up to 0\.00\d") as raised:
+        assert_matches(kernel, np.matmul, factors)
+    assert message_of(raised).endswith(
+        "  TF32 does as much to products of float32. It is what Triton's tl.dot uses without\n"
+        '  input_precision="ieee", and PyTorch where it is allowed to. If it is meant, give '
+        "tolerance=0.005"
+    )
+    assert 1e-4 < assert_matches(kernel, np.matmul, factors, tolerance=0.005) < 0.005
+    with pytest.raises(WrongResultError) as raised:
+        assert_matches(kernel, np.matmul, factors, tolerance=1e-4)
+    assert "TF32" not in message_of(raised)
+
+
+@pytest.mark.parametrize(
+    ("off", "dtype", "is_cuda"),
+    [
+        (1e-3, "float32", False),
+        (1e-3, "float64", True),
+        # Too much.
+        (2e-2, "float32", True),
+        (np.nan, "float32", True),
+    ],
+)
+def test_tf32_is_not_blamed_for_what_it_cannot_have_done(
+    off: float, dtype: str, *, is_cuda: bool
+) -> None:
+    values = np.ones(3)
+    kernel = returning(on_gpu(values * (1 + off), dtype, is_cuda=is_cuda))
+    with pytest.raises(WrongResultError) as raised:
+        assert_matches(kernel, returning(values), constant())
+    assert "TF32" not in message_of(raised)
+
+
 def test_the_reference_gets_tensors_in_doubles_and_others_as_copies() -> None:
     seen: list[str] = []
 

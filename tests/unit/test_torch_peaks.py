@@ -144,7 +144,7 @@ def test_the_product_is_of_the_narrowest_floating_point_type(
 def test_small_types_are_multiplied_as_pytorch_multiplies_them(
     kind: str, other: str, torch: MagicMock
 ) -> None:
-    found = measured_peaks(TORCH, [tensor(kind, 1), SINGLE, SCALES])
+    found = measured_peaks(TORCH, [SCALES, tensor(kind, 1), SINGLE])
     assert sorted(products(torch)) == sorted([kind, other])
     torch.matmul.assert_not_called()
     assert torch._scaled_mm.call_args.kwargs["use_fast_accum"] is True
