@@ -23,8 +23,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 # Asks the driver's management library, so that CUDA does not start: which devices this process can
 # see is settled then, and the fixture 'gpu' has yet to lease ours. Of MIG instances PyTorch would
 # have to ask CUDA.
-mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
-if not mig and torch.cuda.device_count() == 0:
+if (
+    not os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
+    and torch.cuda.device_count() == 0
+):
     pytest.skip("needs a CUDA device", allow_module_level=True)
 from matmul import Config, matmul
 
