@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_autotune.bench.machine import MachineWatch
 from pytest_autotune.bench.measure import Watch
@@ -40,7 +41,8 @@ from pytest_autotune.serving.fetch import NoAnswer
 from pytest_autotune.spec.benchmark import BenchmarkSpec, read_benchmark
 from pytest_autotune.spec.scenario import Scenario
 from pytest_autotune.spec.validation import validate
-from pytest_autotune.system.variables import expand_host_variables
+from pytest_autotune.system.listeners import is_local
+from pytest_autotune.system.variables import expand_api_key
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.suggest import did_you_mean
 
@@ -201,10 +203,22 @@ class LoadTest:
         advice = "; if that is the same model, name it so in 'model_name' of 'benchmark'"
         return _served_model(spec.origin.at("model", "id_or_path"), own, listed, advice)
 
+    def _keep_key_here(self, where: str, url: str) -> None:
+        """Raise :class:`LoadTestError` if a key would leave for a host that the spec names not."""
+        host = urlsplit(url).hostname
+        named = urlsplit(str(self._raw.get("server", {}).get("url", ""))).hostname
+        if host != named and not is_local(url):
+            raise LoadTestError(
+                f"{where}: the key would be sent to {host}, and only this machine and the host of "
+                "the spec's server.url get it; give that address as 'url' of 'server'"
+            )
+
     def _job(self, spec: BenchmarkSpec, target: Target) -> Job:
         headers = dict(target.headers)
         if spec.api_key is not None:
-            key = expand_host_variables(spec.api_key, spec.origin.at("benchmark", "api_key"))
+            where = spec.origin.at("benchmark", "api_key")
+            self._keep_key_here(where, target.base_url)
+            key = expand_api_key(spec.api_key, where)
             headers["Authorization"] = f"Bearer {key}"
         try:
             listed = listed_models(target.base_url, headers)

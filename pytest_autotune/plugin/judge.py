@@ -272,7 +272,7 @@ class TrialJudge:
         server = self._server_of(active)
         if server is None or server.log_file is None:
             return
-        tail = server.logs(tail=_LOG_LINES)
+        tail = server.last_words(_LOG_LINES)
         if tail:
             title = f"inference server log ({server.description}, {server.log_file})"
             report.sections.append((title, tail))

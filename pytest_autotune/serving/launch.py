@@ -15,7 +15,7 @@ from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.spec.layout import Layout
 from pytest_autotune.spec.quantization import quant_parts
 from pytest_autotune.spec.server import Backend, ServerSpec
-from pytest_autotune.system.variables import expand_host_variables
+from pytest_autotune.system.variables import expand_api_key, expand_host_variables
 from pytest_autotune.text.suggest import did_you_mean
 
 FLAGS: Final = "{flags}"
@@ -116,7 +116,7 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
     ]
     api_key = spec.api_key
     if api_key is not None:
-        api_key = expand_host_variables(api_key, spec.at("api_key"))
+        api_key = expand_api_key(api_key, spec.at("api_key"))
     return Launch(
         spec=spec,
         argv=tuple(_with_flags(command, _flags(spec, params))),

@@ -21,6 +21,7 @@ from pytest_autotune.serving.launch import Launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.running import Exit, RunningServer
 from pytest_autotune.text.durations import duration
+from pytest_autotune.text.printable import printable_lines
 
 _POLL_SECONDS: Final = 0.05
 #: SGLang's health check generates a token, which takes it up to 20 s; a server that dies
@@ -31,10 +32,12 @@ _LEAST_PROBE_SECONDS: Final = 0.5
 #: More than any health check says.
 _PROBE_BYTES: Final = 1 << 20
 _MESSAGE_LINES: Final = 15
+#: Of longer lines, such as progress bars without end, the start is shown.
+_MAX_SHOWN: Final = 1000
 #: Words of engines when the device, or the host, has no memory left.
 _MEMORY_WORDS: Final = re.compile(
     r"out of memory|OutOfMemoryError|cudaErrorMemoryAllocation|\bMemoryError\b|"
-    r"std::bad_alloc|Cannot allocate memory|failed to allocate .*buffer|"
+    r"std::bad_alloc|Cannot allocate memory|failed to allocate .{0,200}buffer|"
     r"No available memory for the cache blocks",
     re.IGNORECASE,
 )
@@ -105,6 +108,11 @@ class InferenceServer:
         if self._log is None:
             return ""
         return self._log.text() if tail is None else self._log.tail(tail)
+
+    def last_words(self, lines: int) -> str:
+        """Return the last ``lines`` of its output, safe to print: a server may say anything."""
+        said = printable_lines(self.logs(tail=lines)).split("\n")
+        return "\n".join(map(_shortened, said))
 
     def exited(self) -> Exit | None:
         """Return the server's end, None while it runs."""
@@ -182,7 +190,7 @@ class InferenceServer:
         raise kind(detail, tail)
 
     def _tail(self) -> str:
-        return self.logs(tail=_MESSAGE_LINES)
+        return self.last_words(_MESSAGE_LINES)
 
     def _probe(self, timeout: float) -> str | None:
         """Ask for the server's health; return None if it is well, else its answer."""
@@ -192,3 +200,8 @@ class InferenceServer:
         except NoAnswer as error:
             return "refused" if error.refused else str(error)
         return None if answer.ok else str(answer)
+
+
+def _shortened(line: str) -> str:
+    more = len(line) - _MAX_SHOWN
+    return line if more <= 0 else f"{line[:_MAX_SHOWN]}… ({more} more characters)"

@@ -23,3 +23,14 @@ def expand_host_variables(text: str, where: str) -> str:
         return found
 
     return _HOST_VARIABLE.sub(value, text)
+
+
+def expand_api_key(text: str, where: str) -> str:
+    """Return the API key that ``text`` says; raise :class:`SpecError` if it fits in no header."""
+    key = expand_host_variables(text, where)
+    if not (key.strip() and key.isascii() and key.isprintable()):
+        raise SpecError(
+            f"{where}: an API key is one line of ASCII characters, and this one is not; check the "
+            "variable for a line break at its end"
+        )
+    return key

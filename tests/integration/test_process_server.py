@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from inner import kill
@@ -68,6 +69,27 @@ def test_a_crash_at_start_is_told_at_once_with_status_and_log(serving: Serving) 
     assert text.count(f"\nserver command: {sys.executable} {command}") == 2
     assert "Traceback" not in text
     assert "2 failed" in text
+
+
+LOUD = r"""
+import sys
+print("\x1b[2J\x1b[32mall passed\x1b[0m\x00\u202ereversed")
+print("x" * 5000)
+print("\x1b[31mreason\x1b[0m")
+sys.exit(3)
+"""
+
+
+def test_what_a_server_says_commands_no_terminal_and_fills_no_screen(serving: Serving) -> None:
+    (serving.path / "loud.py").write_text(LOUD)
+    serving.write({"command": ["{python}", "loud.py", "{port}"]}, parameters={"ttft": [0.01]})
+    text = serving.run("--junitxml=junit.xml", status=1)
+    assert r"\x1b[2Jall passed\x00\u202ereversed" in text
+    assert f"{'x' * 1000}… (4000 more characters)" in text
+    assert "reason" in text
+    assert not {"\x1b", "\0", "\u202e"} & set(text)
+    assert "\x1b[2J" in serving.logs()
+    ET.parse(serving.path / "junit.xml")
 
 
 def test_a_server_that_is_never_healthy_is_told_from_one_that_never_listens(

@@ -194,3 +194,44 @@ def test_a_tool_is_ended_with_the_server(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     with pytest.raises(RuntimeError, match="the server died"):
         run_installed("vllm", JOB, SCENARIO, check, str)
+
+
+def test_what_a_tool_says_without_end_is_shown_from_its_end_and_safe_to_print(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = "print('x' * 10_000_000, 'k3y', chr(27) + '[2J' + chr(0), 'the end')"
+    fake(tmp_path, "vllm", script, monkeypatch)
+    with pytest.raises(LoadTestError, match=r"x \*\*\* \\x1b\[2J\\x00 the end$") as failed:
+        run()
+    assert len(str(failed.value)) < 2500
+
+
+@pytest.mark.parametrize(
+    ("url", "before", "after"),
+    [
+        ("http://127.0.0.1:8000", {}, "127.0.0.1"),
+        ("http://localhost:8000", {"NO_PROXY": "corp"}, "corp,localhost"),
+        ("http://127.0.0.1:8000", {"no_proxy": "a,b", "NO_PROXY": "corp"}, "a,b,127.0.0.1"),
+        ("http://127.0.0.1:8000", {"no_proxy": "*"}, "*"),
+        ("http://192.0.2.1:8000", {"no_proxy": "corp"}, "corp"),
+    ],
+)
+def test_no_tool_asks_a_server_of_this_machine_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, before: dict[str, str], after: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**before, "http_proxy": "http://192.0.2.2:3128"}.items():
+        monkeypatch.setenv(name, value)
+    script = """
+import os, urllib.request
+bypassed = bool(urllib.request.proxy_bypass(%r))
+raise SystemExit(f"{os.environ['no_proxy']} {os.environ.get('NO_PROXY')} {bypassed}")
+"""
+    fake(tmp_path, "vllm", script % url.split("/")[2], monkeypatch)
+    with pytest.raises(LoadTestError) as failed:
+        run(replace(JOB, url=url))
+    lower, upper, bypassed = str(failed.value).splitlines()[-1].split()
+    assert lower == after
+    assert upper in {after, "None"}
+    assert bypassed == str("192.0.2.1" not in url)

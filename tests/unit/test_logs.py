@@ -99,6 +99,42 @@ def test_a_line_without_end_does_not_fill_the_memory(log: LogFile) -> None:
     assert log.path.stat().st_size > 300_000
 
 
+def test_a_log_without_end_keeps_its_start_and_its_end(log: LogFile) -> None:
+    for number in range(0, 1_000_000, 1000):
+        log.write(
+            "".join(f"line {n:07} {'x' * 100}\n" for n in range(number, number + 1000)).encode()
+        )
+        assert log.path.stat().st_size <= 17 << 20
+    lines = written(log).splitlines()
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
+    (note,) = (line for line in lines if not line.startswith("line "))
+    at = lines.index(note)
+    assert numbers[:at] == list(range(at))
+    assert numbers[at:] == list(range(1_000_000 - len(numbers) + at, 1_000_000))
+    missing = (1_000_000 - len(numbers)) * 114 >> 20
+    assert note == f"[{missing} MiB of this log are left out here, as it is too long]"
+    assert at * 114 > 3 << 20
+    assert (len(numbers) - at) * 114 > 3 << 20
+
+
+def test_a_full_disk_keeps_nobody_from_reading_on(log: LogFile) -> None:
+    log._file.close()
+    log._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed with the log
+    log.write(b"one\ntwo\n")
+    assert log.tail() == "one\ntwo"
+
+
+@pytest.mark.parametrize("megabytes", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_line_without_end_fills_neither_memory_nor_disk(log: LogFile, megabytes: int) -> None:
+    for _ in range(megabytes << 4):
+        log.write(b"x" * 65536)
+    assert len(log._rest) <= 200_000
+    assert sum(map(len, log.tail().split("\n"))) < 8 << 20
+    assert log.path.stat().st_size <= 17 << 20
+    log.write(b"\nlast\n")
+    assert log.tail(1) == "last"
+
+
 @pytest.mark.parametrize("text", ["naïve ☃ 😀", "日本語", "a\u0301"])
 def test_letters_may_be_cut_in_the_middle(tmp_path: Path, text: str) -> None:
     raw = f"{text}\n".encode()

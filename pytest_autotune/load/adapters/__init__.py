@@ -17,16 +17,21 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.adapters import aiperf, guidellm, vllm
 from pytest_autotune.load.job import Job
 from pytest_autotune.spec.scenario import Scenario
+from pytest_autotune.system.listeners import is_local
 from pytest_autotune.system.processes import OWN_GROUP
 from pytest_autotune.system.scratch import scratch_folder
+from pytest_autotune.text.printable import printable_lines
 
 _POLL_SECONDS: Final = 0.2
+#: Of a tool's output so many characters are shown, after secrets in so many bytes were masked.
 _TAIL: Final = 2000
+_READ: Final = 65536
 
 
 #: Modules with ``command`` (write the input, return argv), ``environment`` and ``read`` (metrics).
@@ -70,7 +75,7 @@ def run_installed(
         try:
             metrics: dict[str, float] = adapter.read(folder)
         except (ValueError, LookupError, TypeError) as error:
-            said = mask(output[-_TAIL:].strip())
+            said = printable_lines(mask(output))[-_TAIL:].strip()
             raise LoadTestError(
                 f"{name} gave no result that can be read ({error}); it said:\n{said}"
             ) from None
@@ -80,13 +85,19 @@ def run_installed(
 def _environment(adapter: Any, job: Job) -> dict[str, str]:
     bearer = job.headers.get("Authorization", "").removeprefix("Bearer ") or None
     changed = {**os.environ, **adapter.environment(bearer)}
-    return {name: value for name, value in changed.items() if value is not None}
+    found = {name: value for name, value in changed.items() if value is not None}
+    bypassed = found.get("no_proxy") or found.get("NO_PROXY") or ""
+    if bypassed != "*" and is_local(job.url):
+        # A proxy would see the key, and what were measured is the proxy.
+        hosts = ",".join(filter(None, (bypassed, urlsplit(job.url).hostname)))
+        found |= {"no_proxy": hosts, "NO_PROXY": hosts}
+    return found
 
 
 def _run(
     command: list[str], environment: dict[str, str], folder: Path, check: Callable[[], None]
 ) -> str:
-    """Run a command to its end and return its output. An interruption ends the command, too."""
+    """Run a command to its end, which an interruption is, too; return its last words."""
     log = folder / "output.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - a program that the spec names; argv, no shell
@@ -106,4 +117,6 @@ def _run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return log.read_text("utf-8", "replace")
+    with log.open("rb") as output:
+        output.seek(max(0, log.stat().st_size - _READ))
+        return output.read().decode("utf-8", "replace")
