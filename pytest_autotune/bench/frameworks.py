@@ -17,6 +17,9 @@ from pytest_autotune.gpu import cuda
 Framework: TypeAlias = Literal["auto", "host", "torch", "cupy", "numba", "jax"]
 FRAMEWORKS: Final[tuple[Framework, ...]] = ("auto", "host", "torch", "cupy", "numba", "jax")
 
+#: AMD's last cache, behind L2, as large as on any device yet. HIP does not tell its size.
+_INFINITY_CACHE_BYTES: Final = 256 * 2**20
+
 
 class TorchDevice(TimedDevice):
     """PyTorch, and Triton, which launches on its streams. ROCm builds answer to the same names."""
@@ -35,7 +38,9 @@ class TorchDevice(TimedDevice):
         return self._torch.cuda.Event(enable_timing=True)
 
     def cache_bytes(self) -> int | None:
-        """Return the size of the current device's L2 cache."""
+        """Return the size of the current device's L2 cache, of AMD's devices the one behind it."""
+        if self._torch.version.hip is not None:
+            return _INFINITY_CACHE_BYTES
         cuda = self._torch.cuda
         return getattr(cuda.get_device_properties(cuda.current_device()), "L2_cache_size", None)
 
@@ -83,7 +88,9 @@ class CupyDevice(TimedDevice):
         return float(self._cupy.cuda.get_elapsed_time(start, end)) / 1e3
 
     def cache_bytes(self) -> int | None:
-        """Return the size of the current device's L2 cache."""
+        """Return the size of the current device's L2 cache, of AMD's devices the one behind it."""
+        if self._cupy.cuda.runtime.is_hip:
+            return _INFINITY_CACHE_BYTES
         attributes: Mapping[str, int] = self._cupy.cuda.Device().attributes
         return attributes.get("L2CacheSize")
 
@@ -230,10 +237,15 @@ def wait_for(values: Callable[[], object]) -> Callable[[], None] | None:
 
 
 def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
-    """Return a function that waits for every device of PyTorch and CuPy that holds ``values``."""
+    """Return a function that waits for every device of PyTorch and CuPy that holds ``values``.
+
+    Raises :class:`BenchmarkError` for devices of PyTorch that cannot be waited for.
+    """
+    values = list(flat(values))
     places = _places(values)
     tensors, arrays = places.get("torch", ()), places.get("cupy", ())
-    if not tensors and not arrays:
+    others = [_other_device(kind) for kind in sorted(_other_kinds(values))]
+    if not tensors and not arrays and not others:
         return None
 
     def wait() -> None:
@@ -242,8 +254,30 @@ def wait_for_devices(values: Iterable[object]) -> Callable[[], None] | None:
         for index in arrays:
             with sys.modules["cupy"].cuda.Device(index) as device:
                 device.synchronize()
+        for other in others:
+            other.synchronize()
 
     return wait
+
+
+def _other_kinds(values: Iterable[Any]) -> set[str]:
+    """Return the kinds of PyTorch's devices that hold ``values``, such as Intel's and Apple's."""
+    tensors = (
+        value for value in values if _device_of(value) == "host" and hasattr(value, "is_cuda")
+    )
+    kinds = {getattr(getattr(value, "device", None), "type", "cpu") for value in tensors}
+    return kinds - {"cpu", "meta"}
+
+
+def _other_device(kind: str) -> Any:
+    """Return PyTorch's module for a kind of device, such as ``torch.xpu``."""
+    module = getattr(sys.modules["torch"], kind, None)
+    if not hasattr(module, "synchronize"):
+        raise BenchmarkError(
+            f"the tensors are on PyTorch's device {kind!r}, which cannot be waited for, so nothing "
+            "there can be timed"
+        )
+    return module
 
 
 def on_device(value: object) -> bool:

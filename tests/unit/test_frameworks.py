@@ -409,6 +409,32 @@ def test_the_host_waits_for_each_device_that_holds_arrays_once(install: Install)
         assert device.__enter__.return_value.synchronize.call_count == times
 
 
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_a_measurement_waits_for_pytorch_s_other_devices(kind: str, install: Install) -> None:
+    torch: Any = install("torch")
+    setattr(torch, kind, SimpleNamespace(synchronize=MagicMock()))
+    value = of_module("torch", is_cuda=False, device=SimpleNamespace(type=kind, index=0))
+    waits: list[int] = []
+
+    def kernel(*tensors: object) -> None:
+        waits.append(getattr(torch, kind).synchronize.call_count)
+
+    found = measure(kernel, [CPU_TENSOR, value], max_time=0.02, warmup_time=0.0, cold_cache=True)
+    assert "host" in found.timer
+    # Once before each call that was timed.
+    assert waits == list(range(len(waits)))
+    assert found.peak_memory is None
+
+
+def test_tensors_that_cannot_be_waited_for_are_refused(install: Install) -> None:
+    install("torch")
+    value = of_module("torch", is_cuda=False, device=SimpleNamespace(type="xla", index=0))
+    with pytest.raises(BenchmarkError, match="on PyTorch's device 'xla', which cannot be waited"):
+        measure(lambda: value)
+    meta = of_module("torch", is_cuda=False, device=SimpleNamespace(type="meta", index=None))
+    assert wait_for_devices([meta]) is None
+
+
 @pytest.mark.parametrize("values", [[], [NUMPY_ARRAY, CPU_TENSOR, 3], [JAX_ARRAY]])
 def test_where_no_device_holds_arrays_the_host_waits_for_none(
     values: list[object], install: Install
@@ -448,6 +474,7 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.Event().record": "cuda.Event.record",
         "cuda.Event().elapsed_time": "cuda.Event.elapsed_time",
         "cuda.get_device_properties": "",
+        "version.hip": "",
         "cuda.set_stream": "",
         "zeros": "",
         "zeros().zero_": "Tensor.zero_",
@@ -471,6 +498,7 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "cupy": {
         "cuda.runtime.deviceSynchronize": "",
+        "cuda.runtime.is_hip": "",
         "cuda.Event": "",
         "cuda.Event().record": "cuda.Event.record",
         "cuda.get_elapsed_time": "",
@@ -554,6 +582,7 @@ def make_mock() -> MagicMock:
     mock.event.return_value.elapsed_time.return_value = 2.5
     mock.cuda.get_elapsed_time.return_value = 2.5
     mock.cuda.max_memory_allocated.return_value = 4096
+    mock.version.hip, mock.cuda.runtime.is_hip = None, False
     mock.get_default_memory_pool.return_value.total_bytes.return_value = 4096
     return mock
 
@@ -932,15 +961,25 @@ def test_where_torch_cannot_go_on_after_a_capture_it_is_said_that_the_process_ca
                     cuda=SimpleNamespace(
                         current_device=lambda: 2,
                         get_device_properties=lambda index: SimpleNamespace(L2_cache_size=index),
-                    )
+                    ),
+                    version=SimpleNamespace(hip=None),
                 )
             ),
             2,
         ),
+        # Behind the L2 cache of AMD's devices there is another, of up to 256 MiB.
+        (TorchDevice(SimpleNamespace(version=SimpleNamespace(hip="7.0"))), 2**28),
+        (
+            CupyDevice(SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(is_hip=True)))),
+            2**28,
+        ),
         (
             CupyDevice(
                 SimpleNamespace(
-                    cuda=SimpleNamespace(Device=lambda: SimpleNamespace(attributes=L2_OF_CUPY))
+                    cuda=SimpleNamespace(
+                        Device=lambda: SimpleNamespace(attributes=L2_OF_CUPY),
+                        runtime=SimpleNamespace(is_hip=False),
+                    )
                 )
             ),
             3,
