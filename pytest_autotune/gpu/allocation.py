@@ -213,6 +213,7 @@ def _in_cudas_order(devices: Sequence[Device], seen: str | None) -> list[Device]
     if any(found):
         # Code uses the first ones, so after one that is not ours there is none to use.
         return [device for device in takewhile(bool, found) if device is not None]
-    known = {device.visible: device for device in devices}
-    order = known if seen is None else entries(seen)
-    return [known[name] for name in order if name in known]
+    if seen is None:
+        return list(devices)
+    known = {name: device for device in devices for name in (device.uuid, device.visible)}
+    return [known[name] for name in entries(seen) if name in known]

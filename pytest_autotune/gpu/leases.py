@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.errors import LeaseError
-from pytest_autotune.gpu.visible import Device
+from pytest_autotune.gpu.visible import Device, names_of
 from pytest_autotune.system.files import replace_file
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Lease:
     @property
     def visible(self) -> str:
         """The value of ``CUDA_VISIBLE_DEVICES`` while they are leased."""
-        return ",".join(device.visible for device in self.devices)
+        return names_of(self.devices)
 
     def release(self) -> None:
         """Give the devices back. May be called twice."""

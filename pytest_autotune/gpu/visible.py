@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +18,8 @@ VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 #: The order that NVML and nvidia-smi number devices in. CUDA's own puts the fastest first.
 PCI_ORDER: Final = "PCI_BUS_ID"
+#: An entry that CUDA takes for a number, as C's strtoul does.
+_NUMBER: Final = re.compile(r"^\+?0*(\d+).*$", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ class VisibleGpus:
 
     def environment(self, devices: Sequence[Device]) -> dict[str, str]:
         """Return the variables that make ``devices``, and no others, visible."""
-        shown = {VISIBLE: ",".join(device.visible for device in devices)}
+        shown = {VISIBLE: names_of(devices)}
         return shown if self.order is None or not devices else {**shown, ORDER: self.order}
 
     def named(self, names: Iterable[str]) -> tuple[Device, ...] | None:
@@ -92,12 +95,24 @@ class VisibleGpus:
         return cls(**{**document, "devices": tuple(Device(**d) for d in document["devices"])})
 
 
+def names_of(devices: Sequence[Device]) -> str:
+    """Return the value of ``CUDA_VISIBLE_DEVICES`` that shows these devices.
+
+    CUDA ignores a UUID behind a number, and a number behind a UUID.
+    """
+    kinds = {device.visible.isdecimal() for device in devices if not device.is_instance}
+    # Nor does it show cards beside MIG instances, whatever they are called.
+    by_uuid = len(kinds) > 1
+    return ",".join((by_uuid and device.uuid) or device.visible for device in devices)
+
+
 def entries(visible: str) -> list[str]:
     """Return the entries of a ``CUDA_VISIBLE_DEVICES`` that count.
 
-    CUDA ignores the first that cannot be a device (empty, ``-1``) and all that follow it.
+    CUDA ignores the first that cannot be a device (empty, ``-1``) and all that follow it. Of an
+    entry that begins with a number it reads just that: ``01`` and ``1;2`` are ``1``.
     """
-    listed = [entry.strip() for entry in visible.split(",")]
+    listed = [_NUMBER.sub(r"\1", entry.strip()) for entry in visible.split(",")]
     return list(takewhile(lambda entry: entry and not entry.startswith("-"), listed))
 
 
@@ -153,7 +168,7 @@ def _device(entry: str, inventory: Inventory) -> Device | None:
         known = entry.startswith(("GPU-", "MIG-"))
         key = entry if known else f"index-{entry}"
         return Device(key=key, visible=entry, uuid=entry if known else None)
-    if entry.isdecimal():
+    if entry.isascii() and entry.isdecimal():
         card = next((gpu for gpu in inventory.gpus if gpu.index == int(entry)), None)
         # A card in MIG mode shows its first instance under its own number.
         return None if card is None else _first(card, entry)

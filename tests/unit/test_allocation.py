@@ -368,6 +368,10 @@ def test_cuda_may_have_started_before_anything_was_leased(
     with pytest.raises(TooFewGpusError, match=r"1 were visible \(CUDA_VISIBLE_DEVICES=3,-1,1\)"):
         make().take(TWO, "x")
     assert take(make(DEVICES[:1]), ONE).devices == (DEVICES[3],)
+    visible_module.show_callers()
+    # Where numbers and UUIDs were given, UUIDs are shown.
+    monkeypatch.setenv(VISIBLE, "GPU-2,GPU-1")
+    assert take(make(), TWO).devices == (DEVICES[2], DEVICES[1])
 
 
 def test_the_devices_that_cuda_tells_of_are_taken_in_its_order(make: Make, cuda: Cuda) -> None:

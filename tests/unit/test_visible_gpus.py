@@ -115,6 +115,15 @@ def test_all_devices_and_instances_are_visible_to_who_was_told_nothing() -> None
         ("7", []),
         ("none", []),
         ("NoDevFiles", []),
+        # Of what begins with a number CUDA reads the number.
+        ("01", ["GPU-ab11"]),
+        ("+3", ["GPU-dd33"]),
+        ("1;0", ["GPU-ab11"]),
+        ("0x1,1", ["GPU-aa00", "GPU-ab11"]),
+        ("1\n3", ["GPU-ab11"]),
+        ("00", ["GPU-aa00"]),
+        ("\N{ARABIC-INDIC DIGIT ONE}", []),
+        ("99999999999999999999", []),
         # No device is had twice.
         ("0,0,1", ["GPU-aa00", "GPU-ab11"]),
         ("0,GPU-aa00,1", ["GPU-aa00", "GPU-ab11"]),
@@ -250,6 +259,12 @@ def test_entries_end_before_the_first_that_is_none(parts: list[str]) -> None:
     assert len(found) == len(parts) or parts[len(found)] in {"-1", "", " "}
 
 
+def test_entries_are_numbers_as_cuda_reads_them() -> None:
+    assert entries("01, +2,3x,GPU-a,x4") == ["1", "2", "3", "GPU-a", "x4"]
+    assert entries("0,-1") == entries("000,-0") == ["0"]
+    assert [device.visible for device in read_visible("01", PCI, CARDS).devices] == ["1"]
+
+
 # A pool
 
 
@@ -260,6 +275,14 @@ def test_the_environment_names_the_devices_and_their_order() -> None:
     assert pool.environment(()) == {VISIBLE: ""}
     caller = read_visible("1,0", PCI, CARDS)
     assert caller.environment(caller.devices[:1]) == {VISIBLE: "1"}
+
+
+def test_numbers_and_uuids_are_shown_as_uuids() -> None:
+    # CUDA ignores the second kind: one of two leased GPUs would be missing.
+    pool = read_visible("1,GPU-d,3", PCI, CARDS)
+    assert pool.environment(pool.devices[:2]) == {VISIBLE: "GPU-ab11,GPU-dd33"}
+    assert pool.environment(pool.devices[:1]) == {VISIBLE: "1"}
+    assert pool.environment(pool.devices[1:]) == {VISIBLE: "GPU-d"}
 
 
 @pytest.mark.parametrize(
