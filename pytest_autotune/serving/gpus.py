@@ -8,7 +8,15 @@ from typing import Any, Final
 
 from pytest_autotune.errors import LaunchError
 from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.gpu.visible import ORDER, PCI_ORDER, VISIBLE, Device, caller_gpus, entries
+from pytest_autotune.gpu.visible import (
+    ORDER,
+    PCI_ORDER,
+    VISIBLE,
+    Device,
+    caller_gpus,
+    entries,
+    names_of,
+)
 from pytest_autotune.serving.launch import Launch
 from pytest_autotune.spec.server import ServerSpec
 
@@ -26,7 +34,8 @@ def process_gpus(launch: Launch, inherited: str | None) -> dict[str, str]:
     if spec.without_gpus:
         shown = ""
     elif isinstance(spec.gpus, list | tuple):
-        shown = ",".join(spec.gpus)
+        named = caller_gpus().named(spec.gpus)
+        shown = names_of(named) if named else ",".join(spec.gpus)
     elif isinstance(spec.gpus, int):
         # Who narrowed the choice for this process (a lease, or whoever started it) meant its
         # servers, too.

@@ -114,6 +114,15 @@ def test_a_process_of_vllm_on_a_mig_instance_deserves_a_warning() -> None:
     assert mig_warning(None, [first]) == ""
 
 
+def test_gpus_that_are_named_in_two_ways_are_told_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # CUDA would ignore the second.
+    see(monkeypatch, "0,1")
+    assert process_gpus(launch(gpus=["0", "GPU-1a-b"]), "0,1") == {VISIBLE: "0,1"}
+    see(monkeypatch, "0,GPU-1")
+    assert process_gpus(launch(gpus=["0", "GPU-1"]), "0,1") == {VISIBLE: "GPU-0a-b,GPU-1a-b"}
+    assert process_gpus(launch(gpus=["0", "GPU-7"]), "0,1") == {VISIBLE: "0,GPU-7"}
+
+
 # Containers
 
 
