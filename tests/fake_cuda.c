@@ -8,6 +8,7 @@
  *
  *   fakeLaunch(milliseconds, error)   launches work in the current context: it ends that much later,
  *                                     with that error (0: none)
+ *   fakeCost(milliseconds)            what waiting takes, also where nothing is left to do
  *   fakeInits()                       how often the process called cuInit
  *   fakeCreated()                     how many contexts it created
  *   fakeSynchronized()                how often it waited
@@ -33,7 +34,7 @@ typedef struct {
 } Context;
 
 static pid_t owner;
-static int inits, created, synchronized;
+static int inits, created, synchronized, cost;
 static Context *primary[DEVICES];
 static int retained[DEVICES];
 static __thread Context *stack[DEPTH];
@@ -168,7 +169,10 @@ int cuCtxSynchronize(void) {
     synchronized++;
     if (context->error)
         return context->error;
-    for (double left; (left = context->until - now()) > 0;) {
+    double end = now() + 1e-3 * cost;
+    if (context->until > end)
+        end = context->until;
+    for (double left; (left = end - now()) > 0;) {
         struct timespec rest = {(time_t)left, (long)(1e9 * (left - (double)(time_t)left))};
         nanosleep(&rest, NULL);
     }
@@ -234,6 +238,7 @@ int fakeLaunch(int milliseconds, int error) {
     return SUCCESS;
 }
 
+void fakeCost(int milliseconds) { cost = milliseconds; }
 int fakeInits(void) { return inits; }
 int fakeCreated(void) { return created; }
 int fakeSynchronized(void) { return synchronized; }

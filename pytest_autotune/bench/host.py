@@ -17,6 +17,9 @@ from pytest_autotune.bench.work import Work
 #: A sample is at least this long: a thousand times what reading the clock costs (seconds).
 _SAMPLE_SECONDS: Final = 100e-6
 _MAX_LOOPS: Final = 1_000_000
+#: Waiting for devices that have nothing to do may be this share of a sample.
+_WAITING_SHARE: Final = 0.01
+_WAITS: Final = 5
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 #: Where the system does not say how large the last cache is.
 _CACHE_BYTES: Final = 64 * 2**20
@@ -35,16 +38,28 @@ class HostTimer:
         self._evict = evictor() if cold_cache else None
         self.loops = 1
 
-    def calibrate(self) -> None:
-        """Choose ``loops``; a cold cache serves one call only."""
+    def calibrate(self, least: float = _SAMPLE_SECONDS) -> None:
+        """Choose ``loops``, for samples of ``least`` seconds; a cold cache serves one call only."""
         if self._evict is not None:
             return
         while self.loops < _MAX_LOOPS:
             seconds = min(self._run() for _ in range(3))
-            if seconds >= _SAMPLE_SECONDS:
+            if seconds >= least:
                 return
-            growth = _SAMPLE_SECONDS / max(seconds, _SAMPLE_SECONDS / 100)
+            growth = least / max(seconds, least / 100)
             self.loops = min(max(self.loops + 1, int(self.loops * growth * 1.1)), _MAX_LOOPS)
+
+    def lasting(self) -> float:
+        """Return the seconds of a sample beside which waiting does not matter."""
+        if self._wait is None:
+            return _SAMPLE_SECONDS
+        self._wait()
+        waits = []
+        for _ in range(_WAITS):
+            begin = time.perf_counter()
+            self._wait()
+            waits.append(time.perf_counter() - begin)
+        return max(_SAMPLE_SECONDS, min(waits) / _WAITING_SHARE)
 
     def overhead(self) -> float:
         """Return the seconds that timing adds to a call, measured on an empty function."""

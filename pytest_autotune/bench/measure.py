@@ -270,7 +270,8 @@ def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tu
         host = HostTimer(work, wait=ran.wait, cold_cache=bool(cold_cache))
         # The first call may have been long for compiling only.
         if host.batch(1)[0] < ROUND_SECONDS:
-            host.calibrate()
+            # The driver is asked for each device, which takes its time.
+            host.calibrate(*((host.lasting(),) if ran.by_driver else ()))
         waiting = ", waiting for all that CUDA does in this process" if ran.by_driver else ""
         return host, f"the host's clock ({affinity()}{waiting})"
     if graph:

@@ -40,6 +40,16 @@ print(found.compile_time > 0.15)
     assert in_child(fake_cuda, code) == "True"
 
 
+def test_waiting_is_little_beside_what_is_waited_for(fake_cuda: Path) -> None:
+    code = f"""{BEGIN}
+driver.fakeCost(1)
+found = measure(lambda: launch(1), {QUICK})
+print(found.calls_per_sample)
+"""
+    # A sample is a hundred times what waiting takes alone. A call may be slow on a busy machine.
+    assert int(in_child(fake_cuda, code)) >= 20
+
+
 def test_an_error_of_a_kernel_is_raised_by_the_measurement_that_launched_it(
     fake_cuda: Path,
 ) -> None:
