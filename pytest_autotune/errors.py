@@ -34,6 +34,10 @@ class StorageError(UserError):
     """The study's storage cannot be opened, locked or understood."""
 
 
+class ReadOnlyError(StorageError):
+    """The study's storage can be read, but not written."""
+
+
 class RecordingError(UserError):
     """Recorded results cannot be read, or do not fit a spec; the message says what to do."""
 

@@ -143,18 +143,22 @@ def _own_gpus(sent: Mapping[str, Any] | None) -> tuple[Device, ...] | None:
 
 
 def state_directory(cache: pytest.Cache) -> Path:
-    """Return the folder of the studies: in pytest's cache, where ``--cache-clear`` keeps it."""
-    try:
-        made = Path(cache.mkdir("autotune"))
-    except OSError:
-        # pytest before 8.3 fails where a second run makes the cache folder at the same moment.
-        made = Path(cache.mkdir("autotune"))
-    state = made.parents[1] / "autotune"
-    with suppress(OSError):
-        if not state.exists():
+    """Return the folder of the studies: in pytest's cache, where ``--cache-clear`` keeps it.
+
+    It is not there where it cannot be made: what needs it says so.
+    """
+    state = Path(cache._cachedir) / "autotune"  # noqa: SLF001 - pytest has no public name for it
+    if state.exists():
+        return state
+    # pytest before 8.3 fails once where a second run makes the cache folder at the same moment.
+    for _ in range(2):
+        with suppress(OSError):
+            made = Path(cache.mkdir("autotune"))
             # Where earlier versions kept them.
             made.rename(state)
-    state.mkdir(exist_ok=True)
+            break
+    with suppress(OSError):
+        state.mkdir(exist_ok=True)
     return state
 
 

@@ -13,6 +13,7 @@ class Findings:
 
     def __init__(self) -> None:
         self._errors: list[str] = []
+        self._said: set[str] = set()
         self._stops: dict[str, Stop] = {}
         self._notices: dict[str, list[str]] = {}
         self._looks: dict[str, list[Mapping[str, Any]]] = {}
@@ -31,7 +32,7 @@ class Findings:
     @property
     def errors(self) -> Sequence[str]:
         """Messages of what ends the run, each once."""
-        return tuple(dict.fromkeys(self._errors))
+        return tuple(dict.fromkeys(error for error in self._errors if error not in self._said))
 
     @property
     def stops(self) -> Mapping[str, Stop]:
@@ -68,6 +69,10 @@ class Findings:
         """Add a message that ends the run with a usage error."""
         self._errors.append(text)
 
+    def end_with(self, text: str) -> None:
+        """Note the message that pytest ends the run with, so that it is not said twice."""
+        self._said.add(text)
+
     def clear_errors(self) -> None:
         """Forget the errors: the run ends with them as its message."""
         self._errors.clear()
@@ -84,6 +89,7 @@ class Findings:
     def take_over(self, other: Findings) -> None:
         """Add the findings of another process; the first reason to stop counts."""
         self._errors.extend(other.errors)
+        self._said |= other._said
         for study, stop in other.stops.items():
             self._stops.setdefault(study, stop)
         self._opened.update(other.opened)

@@ -96,6 +96,7 @@ class TrialRunner:
         takes a worker that stops with tests left for crashed.
         """
         if not self._context.is_worker:
+            self._findings.end_with(message)
             raise pytest.UsageError(message)
         self._leave()
         self._findings.add_error(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
@@ -292,6 +293,9 @@ class StudyReporter:
         # -p no:cacheprovider leaves no attribute.
         cache: pytest.Cache | None = getattr(self._config, "cache", None)
         if cache is None or not self._summaries:
+            return
+        # pytest warns of its own values; a study says more on what cannot be stored.
+        if not os.access(self._context.state_directory.parent, os.W_OK):
             return
         cache.set("autotune/schema", SCHEMA_VERSION)
         for name in ("incumbent", "verdict", "slots"):

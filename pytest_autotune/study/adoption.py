@@ -18,7 +18,7 @@ from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
 from pytest_autotune.study.catalogue import StoredStudy
 from pytest_autotune.study.claiming import lowest_free
-from pytest_autotune.study.documents import read_trial, read_trials
+from pytest_autotune.study.documents import LOST, read_trial, read_trials, stored_trials
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 
@@ -38,7 +38,8 @@ class KeptTrials:
         self._storage = storage
         self._plan = plan
         self.study_id = study_id
-        self._records: list[TrialRecord] = []
+        #: As many as entries were read; None for a trial that was lost.
+        self._read: list[tuple[_Entry, TrialRecord] | None] = []
 
     def entries(self) -> list[_Entry]:
         """Return the list as it is stored."""
@@ -52,14 +53,21 @@ class KeptTrials:
 
     def each(self) -> Iterator[TrialRecord]:
         """Yield the trials one by one, read only when they are asked for."""
-        yield from self._records
+        yield from (record for _, record in self.each_entry())
+
+    def each_entry(self) -> Iterator[tuple[_Entry, TrialRecord]]:
+        """Yield the trials as they are listed, but for those that were lost since."""
+        yield from (read for read in self._read if read is not None)
         trials: dict[int, Sequence[FrozenTrial]] = {}
-        for entry in self.entries()[len(self._records) :]:
+        for entry in self.entries()[len(self._read) :]:
             study_id, place, *_ = entry
             if study_id not in trials:
                 trials[study_id] = self._storage.get_all_trials(study_id, deepcopy=False)
-            self._keep(entry, read_trial(trials[study_id][place], self._plan))
-            yield self._records[-1]
+            trial = trials[study_id][place]
+            if LOST in trial.user_attrs:
+                self._read.append(None)
+                continue
+            yield self._keep(entry, read_trial(trial, self._plan))
 
     def with_own(self, own: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Return the kept trials and the study's own, in the order in which they count.
@@ -81,10 +89,12 @@ class KeptTrials:
         for entry, record in zip(entries, records, strict=True):
             self._keep(entry, record)
 
-    def _keep(self, entry: _Entry, record: TrialRecord) -> None:
+    def _keep(self, entry: _Entry, record: TrialRecord) -> tuple[_Entry, TrialRecord]:
         _, _, number, slot, earlier_code = entry
         owner = replace(record.owner, slot=slot, retry_of=None)
-        self._records.append(replace(record, number=number, owner=owner, earlier_code=earlier_code))
+        kept = replace(record, number=number, owner=owner, earlier_code=earlier_code)
+        self._read.append((entry, kept))
+        return entry, kept
 
 
 @dataclass(kw_only=True)
@@ -203,10 +213,9 @@ def _candidates(
                 used=study.used if study.changes else math.inf,
             )
         kept = KeptTrials(storage, plan, study.id)
-        entries = kept.entries()
-        if not any(earlier for *_, earlier in entries):
+        if not any(earlier for *_, earlier in kept.entries()):
             continue
-        for (study_id, place, *_, earlier), record in zip(entries, kept.records(), strict=True):
+        for (study_id, place, *_, earlier), record in kept.each_entry():
             if earlier:
                 yield _Candidate(
                     study=study_id, place=place, record=record, earlier_code=True, used=study.used
@@ -220,10 +229,9 @@ def _has_more(
     entries = KeptTrials(storage, plan, study.id).entries()
     if any(earlier and (other, place) not in taken for other, place, *_, earlier in entries):
         return True
-    trials = storage.get_all_trials(study.id, deepcopy=False)
     return any(
-        trial.state.is_finished() and (study.id, place) not in taken
-        for place, trial in enumerate(trials)
+        trial.state.is_finished() and (study.id, trial.number) not in taken
+        for trial in stored_trials(storage, study.id)
     )
 
 
@@ -248,8 +256,9 @@ def _finished(
     storage: BaseStorage, plan: Plan, study: StoredStudy
 ) -> Iterator[tuple[int, TrialRecord]]:
     """Yield the place and the record of each finished trial that no later one replaced."""
-    records = list(read_trials(storage, plan, study.id))
+    trials = list(stored_trials(storage, study.id))
+    records = [read_trial(trial, plan) for trial in trials]
     current = {id(record) for record in effective(records)}
-    for place, record in enumerate(records):
+    for trial, record in zip(trials, records, strict=True):
         if record.finished and id(record) in current:
-            yield place, record
+            yield trial.number, record

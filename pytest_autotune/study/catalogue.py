@@ -11,20 +11,19 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.errors import StorageError
+from pytest_autotune.errors import ReadOnlyError, StorageError
 from pytest_autotune.study.code import Code, Digests, listed
 from pytest_autotune.study.database_url import masked_url, without_url_secrets
+from pytest_autotune.study.journal import DOUBTFUL, journal_exists, open_journal
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.storage import (
     Store,
-    journal_exists,
     open_database,
-    open_journal,
 )
 from pytest_autotune.text.values import slug
 
@@ -141,8 +140,12 @@ def code_of(storage: BaseStorage, study_id: int, root: Path) -> Code | None:
 
 
 def mark_used(storage: BaseStorage, study_id: int) -> None:
-    """Record that a run opens the study now."""
-    storage.set_study_user_attr(study_id, _USED, time.time())
+    """Record that a run opens the study now, where anything can be recorded.
+
+    Where nothing can, a finished study is shown, and any other says so with its first trial.
+    """
+    with suppress(ReadOnlyError, OSError):
+        storage.set_study_user_attr(study_id, _USED, time.time())
 
 
 def record_code(storage: BaseStorage, study_id: int, code: Code) -> None:
@@ -182,6 +185,8 @@ def _stored(storage: BaseStorage, plan: Plan) -> list[StoredStudy]:
         if plan.code is not None and isinstance(attributes.get(_CODE), Mapping):
             code = Code.from_document(plan.code.root, attributes[_CODE])
             changes = tuple(code.changes(plan.code))
+        if DOUBTFUL in attributes:
+            changes = ("its record, which was damaged",)
         found.append(
             StoredStudy(
                 id=study._study_id,  # noqa: SLF001

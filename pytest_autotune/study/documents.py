@@ -26,6 +26,8 @@ _PARAMS: Final = "autotune:params"
 OWNER: Final = "autotune:owner"
 _NUMBER: Final = "autotune:number"
 MEASUREMENT: Final = "autotune:measurement"
+#: Of one that only stands for a trial which was lost in a damaged journal.
+LOST: Final = "autotune:lost"
 _CONSTRAINT: Final = "slo"
 
 
@@ -57,9 +59,16 @@ def read_trial(trial: FrozenTrial, plan: Plan) -> TrialRecord:
         ) from None
 
 
+def stored_trials(storage: BaseStorage, study_id: int) -> Iterator[FrozenTrial]:
+    """Yield a study's own trials in the order they began, without those that were lost."""
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        if LOST not in trial.user_attrs:
+            yield trial
+
+
 def read_trials(storage: BaseStorage, plan: Plan, study_id: int) -> Iterator[TrialRecord]:
     """Yield a study's own trials in the order they began, read only when they are asked for."""
-    for trial in storage.get_all_trials(study_id, deepcopy=False):
+    for trial in stored_trials(storage, study_id):
         yield read_trial(trial, plan)
 
 

@@ -39,6 +39,7 @@ from pytest_autotune.study.documents import (
     measurement_document,
     new_trial,
     read_trial,
+    stored_trials,
 )
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import NUMBERED, TrialNames
@@ -113,7 +114,7 @@ class SearchedStudy(Study):
 
     def _read(self) -> list[TrialRecord]:
         own: list[TrialRecord] = []
-        for trial in self._storage.get_all_trials(self.id, deepcopy=False):
+        for trial in stored_trials(self._storage, self.id):
             trial_id = trial._trial_id  # noqa: SLF001
             record = self._finished.get(trial_id)
             if record is None:

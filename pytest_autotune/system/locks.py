@@ -112,12 +112,34 @@ class FileCoordinator(Coordinator):
         return self._owners / f"{process}.lock"
 
 
+class NoCoordinator(Coordinator):
+    """No locks at all, for what is read where no lock can be made."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: True, lambda: None)
+
+    def hold(self, process: str) -> None:
+        """Do nothing: this process can begin no trial."""
+
+    def is_alive(self, process: str) -> bool:  # noqa: ARG002
+        """Return False, as nobody can tell."""
+        return False
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
 def _taken(lock: BaseFileLock) -> bool:
-    """Return whether ``lock`` could be taken at once."""
+    """Return whether ``lock`` could be taken at once; raise :class:`StorageError` if it cannot be.
+
+    It is a file, which a full disk or a folder that turned read-only does not allow.
+    """
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return False
+    except OSError as error:
+        raise StorageError(f"the study cannot be locked: {error}") from None
     return True
 
 

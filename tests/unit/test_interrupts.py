@@ -22,11 +22,11 @@ import pytest_autotune
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.serving.keeper import ServerKeeper
 from pytest_autotune.spec.loading import load_inline
+from pytest_autotune.study.journal import open_journal
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
 from pytest_autotune.study.searched import SearchedStudy
 from pytest_autotune.study.settings import Settings
-from pytest_autotune.study.storage import open_journal
 from pytest_autotune.system.interrupts import CleanUp, uninterrupted
 from pytest_autotune.system.locks import FileCoordinator
 from pytest_autotune.system.masking import Masker
