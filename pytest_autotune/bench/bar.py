@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_autotune.bench.clocks import CLOCK
 from pytest_autotune.scoring.cases import Case, CaseValues, lost_at
 from pytest_autotune.scoring.objective import RACE_MARGIN, Objective
 from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
@@ -15,12 +16,14 @@ from pytest_autotune.scoring.slo import MAX_SCORE
 class MetricBar:
     """The ``value`` of ``metric`` beyond which a trial has lost, the margin of a race included.
 
-    ``whole`` is whether the metric alone is the objective, and not one case of it.
+    ``whole`` is whether the metric alone is the objective, and not one case of it. ``clock`` is
+    the mean clock of the GPU (MHz) meanwhile, None where it is not known.
     """
 
     metric: str
     value: float
     whole: bool = True
+    clock: float | None = None
 
 
 def metric_bar(
@@ -41,11 +44,12 @@ def metric_bar(
         return None
     combined = best.judgement.cases
     if combined is None:
-        return MetricBar(metric=best.metric, value=value)
+        return MetricBar(metric=best.metric, value=value, clock=best.metrics.get(CLOCK))
     found = _in_case(combined, value, case, cases)
     if found is None or found <= 0:
         return None
-    return MetricBar(metric=combined.metric, value=found, whole=False)
+    clocks = {each.name: each.metrics.get(CLOCK) for each in best.measurement.cases}
+    return MetricBar(metric=combined.metric, value=found, whole=False, clock=clocks.get(case))
 
 
 def _in_case(best: CaseValues, bar: float, case: str, cases: Sequence[Case]) -> float | None:

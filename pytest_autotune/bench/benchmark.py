@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from pytest_autotune.bench import compilation
 from pytest_autotune.bench.bar import MetricBar, metric_bar
-from pytest_autotune.bench.measure import Watch, measure
+from pytest_autotune.bench.clocks import spared
+from pytest_autotune.bench.measure import measure
 from pytest_autotune.bench.sampler import Race
 from pytest_autotune.bench.timing import Timing
+from pytest_autotune.bench.watched import Watch
 from pytest_autotune.errors import TrialPruned
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import TrialRecord
@@ -21,7 +23,8 @@ from pytest_autotune.text.numbers import quantity
 
 #: Statistics that are no less than the median: if the median is too slow, so are they.
 _NOT_BELOW_MEDIAN: Final = ("p50", "p75", "p90", "p99", "max")
-_ENERGY: Final = "energy_per_call"
+#: Metrics that take a longer measurement than the time of a call does.
+_ENERGY: Final = frozenset({"energy_per_call", "mean_gpu_power_w"})
 #: Sampling time of one of many launches that are compared, in seconds. More samples in a launch do
 #: not reduce the noise between launches.
 LAUNCH_SECONDS: Final = 0.15
@@ -53,7 +56,7 @@ class GpuBenchmark:
         self._brief = brief
         self._reports = reports
         named = (*objective.metrics, *(name for b in slo.bounds for name in b.metrics))
-        self._energy = _ENERGY in named
+        self._energy = not _ENERGY.isdisjoint(named)
 
     def __call__(
         self,
@@ -73,8 +76,7 @@ class GpuBenchmark:
         if isinstance(race, Race):
             options["race"] = race
         elif race:
-            limit = self._limit(options)
-            options["race"] = None if limit is None else Race(limit=limit)
+            options["race"] = self._race(options)
         options.setdefault("energy", self._energy)
         # Of many launches each is a sample: none is worth repeating.
         options.setdefault("watch", None if self._brief and not options["energy"] else self._watch)
@@ -82,6 +84,9 @@ class GpuBenchmark:
             options["max_time"] = min(options.get("max_time", math.inf), LAUNCH_SECONDS)
         found = measure(function, *arguments, **options)
         found = replace(found, compile_time=found.compile_time + compilation.take())
+        remark = spared(options.get("race"), found.median, found.telemetry)
+        if remark:
+            found = replace(found, remarks=(*found.remarks, remark))
         self._disturbed(found.disturbances)
         print(found)  # noqa: T201 - pytest captures it with the test's output
         # A measurement that was disturbed twice may have lost for that, and is reported.
@@ -96,11 +101,14 @@ class GpuBenchmark:
         case, cases = ("", ()) if reports is None else (reports.present.name, reports.cases)
         return metric_bar(self._records(), self._objective, case, cases)
 
-    def _limit(self, options: Mapping[str, Any]) -> float | None:
-        """Return the time per call that has certainly lost, None if there is nothing to beat."""
+    def _race(self, options: Mapping[str, Any]) -> Race | None:
+        """Return the race against the incumbent, None if there is nothing to beat."""
         bar = self._bar()
-        if bar is None:
-            return None
+        limit = None if bar is None else self._limit(bar, options)
+        return None if bar is None or limit is None else Race(limit=limit, clock=bar.clock)
+
+    def _limit(self, bar: MetricBar, options: Mapping[str, Any]) -> float | None:
+        """Return the time per call that has certainly lost, None where none has."""
         if not self._objective.maximize:
             metric = options.get("metric", "e2e_latency")
             known = {f"{statistic}_{metric}" for statistic in ("mean", *_NOT_BELOW_MEDIAN)}

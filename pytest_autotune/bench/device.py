@@ -71,7 +71,12 @@ class TimedDevice(Protocol):
 
 def cache_flusher(device: TimedDevice) -> Callable[[], None]:
     """Return a function that launches what displaces everything from the device's caches."""
-    return device.flusher(max(FLUSH_BYTES, _FLUSHED_CACHES * (device.cache_bytes() or 0)))
+    return device.flusher(flush_bytes(device))
+
+
+def flush_bytes(device: TimedDevice) -> int:
+    """Return how much a flush of the device's caches overwrites."""
+    return max(FLUSH_BYTES, _FLUSHED_CACHES * (device.cache_bytes() or 0))
 
 
 class DeviceTimer:
@@ -119,6 +124,19 @@ class DeviceTimer:
         """Forget the times of the host so far."""
         self.host_times.clear()
         self.turn_times.clear()
+
+    def of_nothing(self) -> DeviceTimer | None:
+        """Return the timer of no work after the same flush, None where there is no flush."""
+        if self._flush is None:
+            return None
+        found = DeviceTimer(Work(lambda: None, [()]), self._device, cold_cache=False)
+        found._flush = self._flush
+        return found
+
+    @property
+    def flush_bytes(self) -> int:
+        """The size of the buffer that a flush overwrites, 0 where there is none."""
+        return 0 if self._flush is None else flush_bytes(self._device)
 
     def overhead(self) -> float:
         """Return the seconds between two events with nothing between them."""

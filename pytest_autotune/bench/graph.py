@@ -45,6 +45,15 @@ class GraphTimer:
         """Return ``count`` samples, in seconds per call."""
         return [seconds / self.loops for seconds in self._timer.batch(count)]
 
+    def of_nothing(self) -> DeviceTimer | None:
+        """Return the timer of no work after the same flush, None where there is no flush."""
+        return self._timer.of_nothing()
+
+    @property
+    def flush_bytes(self) -> int:
+        """The size of the buffer that a flush overwrites, 0 where there is none."""
+        return self._timer.flush_bytes
+
     def overhead(self) -> float:
         """Return the seconds that timing adds to a call."""
         return self._timer.overhead() / self.loops

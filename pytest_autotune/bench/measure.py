@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from pytest_autotune.bench.clocks import handicap
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
+from pytest_autotune.bench.energy import Energy, energy_of
+from pytest_autotune.bench.foreign_memory import give_back_caches, own_metrics
 from pytest_autotune.bench.frameworks import (
     Framework,
     device_for,
@@ -22,50 +25,30 @@ from pytest_autotune.bench.frameworks import (
 from pytest_autotune.bench.graph import GraphTimer
 from pytest_autotune.bench.host import HostTimer, affinity
 from pytest_autotune.bench.launches import launches_work, sees_work
-from pytest_autotune.bench.memory import DRIVER_REMARK, JAX_REMARK, device_peak, host_peak, jax_peak
+from pytest_autotune.bench.memory import (
+    DRIVER_REMARK,
+    JAX_REMARK,
+    device_peak,
+    host_peak,
+    jax_peak,
+)
 from pytest_autotune.bench.peaks import Peaks, measured_peaks, stated_peaks
+from pytest_autotune.bench.preheating import preheat
 from pytest_autotune.bench.remarks import timing_remarks
 from pytest_autotune.bench.sampler import Goal, Race, Sampling, sample
 from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.warming import ROUND_SECONDS, warm_up
+from pytest_autotune.bench.watched import Watch, Watched
 from pytest_autotune.bench.work import Arguments, Work
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.gpu import cuda
 
-#: Energy counters move in steps of up to 100 ms, so many calls are needed for one (seconds).
-_ENERGY_SECONDS: Final = 1.0
 #: If even the fastest of all samples is this many times the limit, it was not others' fault.
 _HOPELESS: Final = 1.5
 #: Before something is measured again that was disturbed.
 _REST_SECONDS: Final = 1.0
 
 
-class Watched(Protocol):
-    """The observation of the devices during a measurement."""
-
-    @property
-    def disturbances(self) -> tuple[str, ...]:
-        """Reasons not to believe the measurement, in words."""
-
-    @property
-    def severe(self) -> bool:
-        """Return whether a disturbance may have slowed everything down by any factor."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Remarks that do not make the measurement unreliable."""
-
-    @property
-    def energy(self) -> float | None:
-        """Joules used, None if no device tells."""
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metrics of the devices, under flat names."""
-
-
-#: Watches devices in a ``with`` block; the observation is complete at its end.
-Watch = Callable[[], AbstractContextManager[Watched]]
 _Timer: TypeAlias = HostTimer | DeviceTimer | GraphTimer
 
 
@@ -80,6 +63,11 @@ class _Taken:
     seen: Watched | None
     repeated: bool = False
     excused: bool = False
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """Reasons not to believe it."""
+        return () if self.seen is None or self.excused else self.seen.disturbances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +117,12 @@ def measure(  # noqa: PLR0913 - each has a default that suits
 
     ``width`` is the wanted width of the interval at ``confidence``, as a share of the median.
     ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up. Less than a
-    tenth of a second of it leaves the clocks of an idle GPU low.
+    tenth of a second of it leaves the clocks of an idle GPU low. Long calls on a GPU then run until
+    its power cap has lowered the clocks, for two seconds at most; not with ``warmup_time=0``.
 
     ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
-    call is measured if the device tells it.
+    call is measured for three seconds if the device tells it, and that of flushes for as long.
 
     Raises :class:`BenchmarkError` for a function that cannot be measured so.
     """
@@ -148,14 +137,18 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     memory, without = _peak_memory(work, ran)
     if peak == "measured":
         peaks = measured_peaks(_peak_device(ran), (value for each in work.sets for value in each))
+    if ran.device is not None:
+        give_back_caches()
     timer, description = _timer(work, ran, graph=graph, cold_cache=cold_cache)
     typical = warm_up(timer, warmup_time)
+    if warmup_time > 0:
+        preheat(timer, typical)
     if isinstance(timer, DeviceTimer):
         timer.forget_host()
     taken = _sample(timer, goal, race, watch)
     sampling, seen = taken.sampling, taken.seen
-    used = _energy(work, ran.wait, watch, typical) if energy and watch is not None else None
-    host_times = timer.host_times if isinstance(timer, DeviceTimer) else []
+    host_times = list(timer.host_times) if isinstance(timer, DeviceTimer) else []
+    used = energy_of(timer, watch) if energy and watch is not None else Energy()
     found = Timing(
         metric=metric,
         samples=sampling.samples,
@@ -167,7 +160,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
         overhead=timer.overhead(),
         host_time=median(host_times) if host_times else None,
         peak_memory=memory,
-        energy=used,
+        energy=used.joules,
         flop=flop,
         bytes_moved=bytes_moved,
         peak_flop_rate=peaks.flop_rate,
@@ -175,13 +168,14 @@ def measure(  # noqa: PLR0913 - each has a default that suits
         width=width,
         confidence=confidence,
         repeated=taken.repeated,
-        disturbances=() if seen is None or taken.excused else seen.disturbances,
+        disturbances=(*taken.disturbances, *used.disturbances),
         remarks=(
             *without,
             *((peaks.remark,) if peaks.remark and (flop or bytes_moved) else ()),
             *(() if seen is None else seen.remarks),
+            *used.remarks,
         ),
-        telemetry={} if seen is None else seen.metrics,
+        telemetry={} if seen is None else {**own_metrics(seen.metrics, timer), **used.metrics},
     )
     return replace(
         found,
@@ -286,7 +280,7 @@ def _sample(timer: _Timer, goal: Goal, race: Race | None, watch: Watch | None) -
     if watch is None:
         return _Taken(sampling=sample(timer, goal, race), seen=None)
     with watch() as seen:
-        sampling = sample(timer, goal, race)
+        sampling = sample(timer, goal, race, handicap=partial(handicap, race, seen))
     if not seen.disturbances:
         return _Taken(sampling=sampling, seen=seen)
     if not seen.severe and _is_hopeless(sampling, race):
@@ -294,7 +288,7 @@ def _sample(timer: _Timer, goal: Goal, race: Race | None, watch: Watch | None) -
     # By then the cause of the heat, or somebody's short job, may be over.
     time.sleep(_REST_SECONDS)
     with watch() as seen:
-        sampling = sample(timer, goal, race)
+        sampling = sample(timer, goal, race, handicap=partial(handicap, race, seen))
     return _Taken(sampling=sampling, seen=seen, repeated=True)
 
 
@@ -325,19 +319,3 @@ def _peak_memory(work: Work, ran: _Ran) -> tuple[int | None, tuple[str, ...]]:
         return None, (DRIVER_REMARK,)
     found = jax_peak(ran.jax)
     return found, (JAX_REMARK,) if ran.jax and found is None else ()
-
-
-def _energy(
-    work: Work, wait: Callable[[], None] | None, watch: Watch, typical: float
-) -> float | None:
-    """Return joules per call, of calls one after another."""
-    each = max(1, int(_ENERGY_SECONDS / 10 / max(typical, 1e-6)))
-    run, calls = work.bound(each, keep=wait is not None), 0
-    with watch() as seen:
-        begin = time.perf_counter()
-        while time.perf_counter() - begin < _ENERGY_SECONDS:
-            run()
-            if wait is not None:
-                wait()
-            calls += each
-    return None if seen.energy is None else seen.energy / calls

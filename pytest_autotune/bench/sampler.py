@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol, TypeAlias
 
 from pytest_autotune.bench.statistics import (
@@ -47,11 +47,17 @@ class Race:
 
     A candidate is out once its median is above ``limit`` with an error of at most ``alpha``
     over all looks together; so of those that are as fast as the limit at most that share is
-    lost.
+    lost. ``clock`` is the mean clock of the GPU (MHz) that the limit was reached with, None where
+    that is not known.
     """
 
     limit: float
     alpha: float = 0.01
+    clock: float | None = None
+
+    def eased(self, handicap: float) -> Race:
+        """Return the race in which a candidate may be so many times slower."""
+        return self if handicap == 1 else replace(self, limit=self.limit * handicap)
 
     def lost(self, samples: Sequence[float], look: int) -> bool:
         """Return whether the samples so far settle it, at the ``look``-th look (from 1).
@@ -98,10 +104,12 @@ def sample(
     goal: Goal,
     race: Race | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    handicap: Callable[[], float] = lambda: 1.0,
 ) -> Sampling:
     """Sample until ``goal`` is reached, the time is up, or the race is lost.
 
-    At least three samples are taken, however long they last.
+    At least three samples are taken, however long they last. ``handicap`` returns how many times
+    slower than the limit of the race a candidate may be without losing it.
     """
     began = clock()
     samples: list[float] = []
@@ -119,7 +127,8 @@ def sample(
             return _ended("interval", samples, goal, spent)
         # With fewer it is not seen whether they are alike, and so count for less.
         looks += count >= MIN_CORRELATED
-        if race is not None and looks and spent >= _RACE_SECONDS and race.lost(samples, looks):
+        decided = race is not None and looks and spent >= _RACE_SECONDS
+        if race is not None and decided and race.eased(handicap()).lost(samples, looks):
             return _ended("race", samples, goal, spent)
     return _ended("samples", samples, goal, clock() - began)
 

@@ -19,6 +19,25 @@ _SETTLED_SECONDS: Final = 2 * ROUND_SECONDS
 _STABLE: Final = 0.02
 
 
+#: A batch of a longer run lasts about this long (seconds), and has at most so many samples.
+_BATCH_SECONDS: Final = 0.1
+_MAX_BATCH: Final = 1000
+
+
+def run_for(timer: Timer, seconds: float) -> list[float]:
+    """Return the samples of at least so many seconds, in seconds per call."""
+    began = now = time.perf_counter()
+    samples: list[float] = []
+    count = ROUND_CALLS
+    while now - began < seconds:
+        begin = now
+        samples += timer.batch(count)
+        now = time.perf_counter()
+        wanted = int(count * _BATCH_SECONDS / max(now - begin, 1e-6))
+        count = max(1, min(wanted, 10 * count, _MAX_BATCH))
+    return samples
+
+
 def warm_up(timer: Timer, max_time: float) -> float:
     """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
     began = time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 
-from pytest_autotune.bench.measure import Watched
+from pytest_autotune.bench.watched import Watched
 
 
 class Watches:

@@ -74,12 +74,9 @@ class Guests:
         ):
             time.sleep(_PERIOD_SECONDS)
             self._ask()
-        if (
-            self._told
-            and self._guests
-            and (family(self._root) | self._helpers) & set(self._computed)
-        ):
-            self._acquitted = frozenset(self._guests) - set(self._computed)
+        ours = family(self._root) | self._helpers if self._guests else frozenset()
+        if self._told and not ours.isdisjoint(self._computed):
+            self._acquitted = frozenset(self._guests.keys() - self._computed.keys())
 
     @property
     def working(self) -> Mapping[int, Process]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from pytest_autotune.bench.machine import MachineWatch
-from pytest_autotune.bench.measure import Watch, Watched
+from pytest_autotune.bench.watched import Watch, Watched
 from pytest_autotune.bench.watches import Watches
 from pytest_autotune.load.adapters import run_installed
 from pytest_autotune.load.generator import Generator

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.bench.machine import MachineWatch
-from pytest_autotune.bench.measure import Watch
+from pytest_autotune.bench.watched import Watch
 from pytest_autotune.errors import LoadTestError
 from pytest_autotune.load.job import Job
 from pytest_autotune.load.level_meter import LevelMeter

@@ -25,7 +25,7 @@ from pytest_autotune.text.durations import duration
 if TYPE_CHECKING:
     from pytest_autotune.bench.benchmark import GpuBenchmark
     from pytest_autotune.bench.machine import MachineWatch
-    from pytest_autotune.bench.measure import Watch
+    from pytest_autotune.bench.watched import Watch
     from pytest_autotune.load.loadtest import LoadTest
     from pytest_autotune.serving.keeper import ServerKeeper
     from pytest_autotune.serving.server import InferenceServer
@@ -131,15 +131,11 @@ class Resources:
         """Keep nothing while waiting for somebody who may be waiting for it."""
         self.end(study_goes_on=False)
 
-    def close(self, *, keeps_gpus: bool = False) -> None:
-        """End and give back whatever there is, and say how long was waited.
-
-        Leases that it ``keeps_gpus`` of end with this process, which still has memory there.
-        """
+    def close(self) -> None:
+        """End and give back whatever there is, and say how long was waited."""
         if self._servers is not None:
             self._servers.close()
-        if not keeps_gpus:
-            self._gpus.release()
+        self._gpus.release()
         for study, waited in self._waited.items():
             if waited > _NOTED_WAIT_SECONDS:
                 self._notice(study, f"waited {duration(waited)} for GPUs, all trials together")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -102,6 +108,73 @@ def test_energy_is_measured(torch: Any, device: Device) -> None:
     # Between one watt and ten kilowatts while it ran.
     assert 1 < found.energy / found.median < 10_000
     assert found.metrics["mean_gpu_power_w"] > 1
+
+
+def test_energy_is_the_same_each_time(torch: Any, device: Device) -> None:
+    assert device.uuid is not None
+    if nvml.read(device.uuid).energy is None:
+        pytest.skip("this device has no energy counter")
+    a = torch.randn(4096, 4096, dtype=torch.float16, device="cuda")
+    found = [
+        measure(
+            torch.matmul, a, a, graph=True, energy=True, watch=lambda: Telemetry([device])
+        ).energy
+        for _ in range(3)
+    ]
+    assert None not in found
+    assert found == pytest.approx([median(filter(None, found))] * 3, rel=0.05)
+
+
+def test_clocks_have_settled_before_anything_is_timed(torch: Any) -> None:
+    a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    short = measure(torch.matmul, a, a, max_time=0.1)
+    long = measure(torch.matmul, a, a, max_time=3, width=1e-6)
+    assert short.median == pytest.approx(long.median, rel=0.02)
+
+
+_BESIDE = """
+import pathlib, sys, time, torch
+a = torch.randn(4096, 4096, dtype=torch.float16, device="cuda")
+torch.cuda.synchronize()
+pathlib.Path(sys.argv[2]).touch()
+while sys.argv[1] == "computes":
+    torch.matmul(a, a)
+    torch.cuda.synchronize()
+time.sleep(600)
+"""
+
+
+@contextmanager
+def beside(what: str, ready: Path) -> Iterator[None]:
+    """Somebody else's process on the device, which does not descend from this one."""
+    launch = f'"{sys.executable}" -c "$0" "$1" "$2" >/dev/null 2>&1 & echo $!'
+    command = ["sh", "-c", launch, _BESIDE, what, str(ready)]
+    pid = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    try:
+        limit = time.monotonic() + 120
+        while not ready.exists():
+            assert time.monotonic() < limit, "the other process did not start"
+            time.sleep(0.1)
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2.0])
+@pytest.mark.parametrize("what", ["computes", "holds memory"])
+def test_a_process_beside_is_a_disturbance_if_it_computes(
+    torch: Any, device: Device, tmp_path: Path, what: str, seconds: float
+) -> None:
+    if device.uuid is None or nvml.busy(device.uuid, 0.0) is None:
+        pytest.skip("the driver does not tell who computes on this device")
+    a = torch.randn(2048, 2048, dtype=torch.float16, device="cuda")
+    with beside(what, tmp_path / "ready"):
+        found = measure(
+            torch.matmul, a, a, max_time=seconds, width=1e-6, watch=lambda: Telemetry([device])
+        )
+    assert found.reliable is (what == "holds memory")
+    if found.reliable:
+        assert any("was held by others, too" in note for note in found.notes)
 
 
 @pytest.mark.usefixtures("torch")

@@ -742,7 +742,10 @@ import json
 
 def pytest_autotune_trial_finished(config, study, trial):
     with config.rootpath.joinpath("told.json").open("a") as file:
-        told = {"metrics": dict(trial.metrics), "notes": list(trial.notes)}
+        told = {
+            "metrics": dict(trial.metrics), "notes": list(trial.notes),
+            "outcome": trial.outcome.value, "reason": trial.reason,
+        }
         file.write(json.dumps(told) + "\\n")
 """
 
@@ -821,6 +824,32 @@ def test_it(trial, gpu_benchmark):
     expected = "e2e_latency is unreliable, measured twice: GPU 0 was throttled (thermal (hardware))"
     assert expected in trial["notes"]
     assert trial["metrics"]["max_gpu_temperature_c"] == 35
+
+
+def test_a_candidate_on_lower_clocks_is_not_pruned_for_them(one: Leasing, fake: FakeNvml) -> None:
+    # The card draws as much as it may, and its clocks fall after the first trial.
+    fake.set("0.throttle", "0x4")
+    one.write(
+        """
+def test_it(trial, gpu_benchmark):
+    with Path(os.environ["FAKE_NVML_STATE"]).open("a") as state:
+        state.write(f"0.sm_clock={1980 if trial.number == 0 else 1320}\\n")
+    seconds = trial.params["ms"] / 1000
+    trial.report(gpu_benchmark(lambda: time.sleep(seconds), max_time=2, width=1e-9))
+""",
+        parameters={"ms": [10, 12.5, 30]},
+        optimization={"objective": "minimize:p50_e2e_latency", "strategy": "grid_search"},
+    )
+    one.run()
+    best, spared, lost = one.finished()
+    assert best["metrics"]["mean_gpu_clock_mhz"] == 1980
+    assert spared["outcome"] == "feasible"
+    assert any(
+        "the GPU ran at 1320 MHz (mean), and for the best so far at 1980 MHz" in note
+        for note in spared["notes"]
+    )
+    assert lost["outcome"] == "pruned"
+    assert lost["reason"].startswith("lost the race")
 
 
 def test_workers_agree_on_the_machine_although_each_sees_a_part_of_it(

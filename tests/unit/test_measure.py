@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from builders import make_plan, make_record, make_slo, make_spec
 
+from pytest_autotune.bench import energy, memory, peaks
 from pytest_autotune.bench import measure as module
-from pytest_autotune.bench import memory, peaks
 from pytest_autotune.bench import warming as warming_module
 from pytest_autotune.bench.benchmark import GpuBenchmark
-from pytest_autotune.bench.measure import Watched, measure
+from pytest_autotune.bench.measure import measure
 from pytest_autotune.bench.sampler import Race, Sampling, SamplingEnd, sample
 from pytest_autotune.bench.statistics import Interval
 from pytest_autotune.bench.timing import Timing
 from pytest_autotune.bench.warming import warm_up
+from pytest_autotune.bench.watched import Watched
 from pytest_autotune.errors import BenchmarkError, SLOViolation, TrialPruned
 from pytest_autotune.scoring.judgement import Ending, Outcome, judge
 from pytest_autotune.scoring.objective import Objective
@@ -499,7 +500,7 @@ def test_the_samples_are_those_of_the_second_time(monkeypatch: pytest.MonkeyPatc
 def test_energy_is_shared_by_the_calls_that_it_was_used_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_ENERGY_SECONDS", 0.05)
+    monkeypatch.setattr(energy, "_ENERGY_SECONDS", 0.05)
     watch = Watching(Seen(), Seen(energy=10.0))
     calls: list[int] = []
 
@@ -516,7 +517,7 @@ def test_energy_is_shared_by_the_calls_that_it_was_used_for(
 
 
 def test_energy_that_no_device_tells_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ENERGY_SECONDS", 0.001)
+    monkeypatch.setattr(energy, "_ENERGY_SECONDS", 0.001)
     found = measure(nothing, watch=Watching(Seen(), Seen(energy=None)), energy=True, **QUICK)
     assert found.energy is None
     assert "energy_per_call" not in found
