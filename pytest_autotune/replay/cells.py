@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from pytest_autotune.space.parameters import INACTIVE, Parameter
 
+#: A longer number is beyond what a spec may have, and is read as a real one.
+_DIGITS: Final = 20
 _BOOLEANS: Final[Mapping[str, bool]] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
@@ -58,7 +60,8 @@ def read_number(cell: str) -> float | None:
     if not cell or "_" in cell:
         return None
     try:
-        return int(cell)
+        if len(cell) <= _DIGITS:
+            return int(cell)
     except ValueError:
         pass
     try:

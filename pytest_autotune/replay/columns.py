@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_autotune.errors import RecordingError
+from pytest_autotune.replay.content import no_column
 from pytest_autotune.space.expressions import identifier
-from pytest_autotune.text.suggest import nearest
 
 #: Columns that tell the load levels of a trial apart.
 LEVEL: Final = ("concurrency", "request_rate", "scenario")
@@ -121,4 +121,4 @@ def _parameter_column(name: str, header: Sequence[str], parameters: Sequence[str
     ]
     if len(alike) == 1:
         return alike[0]
-    raise RecordingError(f"no column for the parameter {name!r}{nearest(name, header)}")
+    raise RecordingError(no_column(name, header, "for the parameter "))

@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,17 @@ import numpy as np
 from pytest_autotune.errors import ExpressionError, RecordingError
 from pytest_autotune.replay.cells import read_cell
 from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.system.files import read_regular
 from pytest_autotune.text.suggest import nearest
 
 #: The number of values or columns that a message lists.
 _MAX_SHOWN: Final = 6
+#: As a table in memory it takes ten times as much.
+_MAX_BYTES: Final = 32_000_000
+_MAX_COLUMNS: Final = 10_000
+#: A column with a longer name is no table's.
+_MAX_NAME: Final = 1_000
+_NAME: Final = re.compile(r"[^\W\d][\w .%/()\[\]-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +49,17 @@ class Content:
         """Yield its mistakes."""
         if not self.header:
             yield "is empty: a header with the names of the columns is expected"
+        if len(self.header) > _MAX_COLUMNS:
+            yield f"has {len(self.header)} columns, which is more than {_MAX_COLUMNS}"
+        names: set[str] = set()
         for at, name in enumerate(self.header):
             if not name:
                 yield f"column {at + 1} has no name"
-            elif name in self.header[:at]:
+            elif len(name) > _MAX_NAME:
+                yield f"column {at + 1} has a name of {len(name)} characters: is it a table?"
+            elif name in names:
                 yield f"two columns are called {name!r}"
+            names.add(name)
         for row, line in zip(self.rows, self.lines, strict=True):
             if len(row) != len(self.header):
                 yield f"line {line} has {len(row)} cells, the header {len(self.header)}"
@@ -65,7 +79,7 @@ class Content:
         names = [identifier(name) for name in self.header]
         for name in sorted(expression.names):
             if name not in names:
-                raise RecordingError(f"where: no column {name!r}{nearest(name, names)}")
+                raise RecordingError(f"where: {no_column(name, names)}")
         read = {name: names.index(name) for name in sorted(expression.names)}
         verdicts: dict[tuple[str, ...], bool] = {}
         for position, row in enumerate(self.rows):
@@ -87,9 +101,12 @@ class Content:
 def _text(path: Path) -> str:
     """Return the content of a file; raise :class:`RecordingError`."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _MAX_BYTES)
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecordingError(f"is larger than {_MAX_BYTES / 1e6:g} MB, decompressed")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         problem = "no such file"
@@ -122,9 +139,23 @@ def _parse(text: str) -> Content:
     return content
 
 
+def no_column(name: str, columns: Sequence[str], what: str = "") -> str:
+    """Return a message about a column ``name`` that is not there, of ``what``.
+
+    The columns are listed only where they look like some. Else the first line may be anything, such
+    as a secret, and the message is printed in public.
+    """
+    text = f"no column {what}{name!r}"
+    if len(columns) > 1 and all(map(_NAME.fullmatch, columns)):
+        return f"{text}{nearest(name, columns)}"
+    return f"{text}; its first line does not look like a header with the names of several columns"
+
+
 def is_numeric(cells: Sequence[str]) -> bool:
     """Return whether a column holds numbers and empty cells only, and some number."""
     filled = list(filter(None, set(cells)))
+    if any("\0" in cell for cell in filled):
+        return False  # NumPy would not see it.
     try:
         # Many times faster than one by one.
         np.array(filled, dtype=np.str_).astype(np.float64)

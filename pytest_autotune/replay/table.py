@@ -10,6 +10,7 @@ Pure: neither pytest nor a study is needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -128,7 +129,8 @@ class Recording:
         found, columns = self._found(point)
         failed = [cells for cells in found if not _valid(_cell(cells, columns.endings, "valid"))]
         durations = [read_number(_cell(cells, columns.endings, "duration")) for cells in found]
-        duration = max((seconds for seconds in durations if seconds is not None), default=None)
+        finite = (seconds for seconds in durations if seconds is not None and seconds < math.inf)
+        duration = max(finite, default=None)
         if failed:
             error = read_text(_cell(failed[0], columns.endings, "error"))
             reason = f"recorded as failed: {error or 'no reason given'}"
@@ -309,7 +311,7 @@ def _level(cells: Sequence[str], columns: Columns) -> Level | None:
         both = "both" if rate else "neither"
         raise ValueError(f"a load level has a concurrency or a request_rate, not {both}")
     number = read_number(concurrency or rate)
-    if number is None or number <= 0 or (concurrency and not isinstance(number, int)):
+    if number is None or not 0 < number < math.inf or (concurrency and number != int(number)):
         kind = "concurrency" if concurrency else "request_rate"
         what = "a positive whole number" if concurrency else "a positive number"
         raise ValueError(f"{kind} is {concurrency or rate!r}, not {what}")

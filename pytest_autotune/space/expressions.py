@@ -22,6 +22,15 @@ Evaluator = Callable[[Scope], Any]
 MAX_LENGTH: Final = 1000
 MAX_EXPONENT: Final = 64
 MAX_MAGNITUDE: Final = 1e300
+#: Rounding to more digits than a number has would first make a number of so many.
+MAX_DIGITS: Final = 400
+
+
+def _round(number: Any, digits: Any = None) -> Any:
+    if digits is not None and abs(digits) > MAX_DIGITS:
+        raise ValueError(f"{digits} digits are more than {MAX_DIGITS}")
+    return round(number, digits)
+
 
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "abs": abs,
@@ -32,7 +41,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "log2": math.log2,
     "max": max,
     "min": min,
-    "round": round,
+    "round": _round,
 }
 
 _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
@@ -79,12 +88,13 @@ def identifier(name: str) -> str:
 class Expression:
     """A parsed predicate over parameters, such as ``tp_size * pp_size <= gpus``.
 
-    ``names`` are the identifiers it reads (functions left out).
+    ``names`` are the identifiers it reads (functions left out), ``cost`` how much there is to do.
     """
 
     source: str
     names: frozenset[str]
     _evaluate: Evaluator = field(repr=False, compare=False)
+    cost: int = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, source: str) -> Expression:
@@ -99,7 +109,8 @@ class Expression:
             raise ExpressionError(f"cannot parse {source!r}: {error.msg}") from None
         except (RecursionError, MemoryError, ValueError) as error:
             raise ExpressionError(f"cannot parse {source!r}: {error}") from None
-        return cls(source=source.strip(), names=frozenset(names), _evaluate=evaluate)
+        cost = sum(isinstance(node, ast.expr) for node in ast.walk(tree))
+        return cls(source.strip(), frozenset(names), evaluate, cost)
 
     def __call__(self, scope: Scope) -> bool:
         """Return whether the predicate holds for ``scope`` (identifier to value).

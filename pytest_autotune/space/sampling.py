@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_autotune.space.expressions import satisfied
+from pytest_autotune.space.effort import Effort
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.ranges import MAX_LISTED
 from pytest_autotune.space.space import Space
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Rejection sampling gives up after this many draws, then searches by backtracking.
 MAX_DRAWS: Final = 2_000
 MAX_BACKTRACK: Final = 50_000
+#: Steps of work that one draw takes, at most.
+MAX_DRAW_STEPS: Final = 2_000_000
 
 
 def example(space: Space) -> Point:
@@ -40,19 +42,23 @@ def _first(space: Space) -> Point | None:
     return draw(space, np.random.default_rng(0))
 
 
-def draw(space: Space, rng: np.random.Generator) -> Point | None:
+def draw(space: Space, rng: np.random.Generator, effort: Effort | None = None) -> Point | None:
     """Draw one valid point at random, or None where none can be found.
 
     Uniform among listed points, and by rejection where constraints leave at least about one
     combination in ``MAX_DRAWS``; below that by randomized backtracking, which is not uniform.
+    Several draws may share an ``effort``, and find nothing once it is spent.
     """
+    effort = effort or Effort(MAX_DRAW_STEPS)
     if space.listed is not None:
-        return _draw_once(space, rng)
+        return _draw_once(space, rng, effort)
     for _ in range(MAX_DRAWS):
-        point = _draw_once(space, rng)
+        if effort.spent:
+            return None
+        point = _draw_once(space, rng, effort)
         if point is not None:
             return point
-    return _backtrack(space, 0, dict(space.variables), {}, rng, [MAX_BACKTRACK])
+    return _backtrack(space, 0, dict(space.variables), {}, rng, [MAX_BACKTRACK], effort)
 
 
 def draw_some(
@@ -63,17 +69,18 @@ def draw_some(
     However few are valid, that takes bounded time; ``least`` points are drawn one by one
     then, fewer where none can be found.
     """
-    drawn = (_draw_once(space, rng) for _ in range(tries))
+    effort = Effort()
+    drawn = (_draw_once(space, rng, effort) for _ in range(tries) if not effort.spent)
     found = [point for point in drawn if point is not None]
     while len(found) < least:
-        point = draw(space, rng)
+        point = draw(space, rng, effort)
         if point is None:
             break
         found.append(point)
     return found
 
 
-def _draw_once(space: Space, rng: np.random.Generator) -> Point | None:
+def _draw_once(space: Space, rng: np.random.Generator, effort: Effort) -> Point | None:
     """Draw a combination; return it if it is valid."""
     if space.listed is not None:
         pool = space.pool
@@ -83,7 +90,7 @@ def _draw_once(space: Space, rng: np.random.Generator) -> Point | None:
     for parameter, _, key, checks in space.steps:
         if parameter.is_active(scope):
             scope[key] = point[parameter.name] = parameter.draw(rng)
-        if not satisfied(checks, scope):
+        if not effort.satisfied(checks, scope):
             return None
     return space.in_order(point)
 
@@ -95,6 +102,7 @@ def _backtrack(  # noqa: PLR0913, PLR0917 - the state of a recursion
     point: dict[str, Any],
     rng: np.random.Generator,
     budget: list[int],
+    effort: Effort,
 ) -> Point | None:
     if depth == len(space.steps):
         return space.in_order(point)
@@ -108,12 +116,12 @@ def _backtrack(  # noqa: PLR0913, PLR0917 - the state of a recursion
         values = [parameter.draw(rng) for _ in range(100)]
     for value in values:
         budget[0] -= 1
-        if budget[0] < 0:
+        if budget[0] < 0 or effort.spent:
             return None
         if active:
             scope[key] = point[parameter.name] = value
-        if satisfied(checks, scope):
-            found = _backtrack(space, depth + 1, scope, point, rng, budget)
+        if effort.satisfied(checks, scope):
+            found = _backtrack(space, depth + 1, scope, point, rng, budget, effort)
             if found is not None:
                 return found
     scope.pop(key, None)

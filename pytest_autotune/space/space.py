@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_autotune.errors import SpecError
+from pytest_autotune.space.effort import Effort
 from pytest_autotune.space.expressions import Expression, identifier, satisfied
 from pytest_autotune.space.parameters import INACTIVE, Parameter, Point
 
@@ -108,10 +109,11 @@ class Space:
         if math.prod(int(p.size or 0) + 1 for p in self.parameters) >= MAX_CODE:
             return None
         rows: list[list[int]] = []
-        for visited, row in enumerate(self._rows()):
+        effort = Effort()
+        for visited, row in enumerate(self._rows(effort)):
             if row is not None:
                 rows.append(row)
-            if visited > MAX_VISITED or len(rows) > MAX_POOL:
+            if visited > MAX_VISITED or len(rows) > MAX_POOL or effort.spent:
                 return None
         indices = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.parameters))
         return Pool(self.parameters, indices)
@@ -125,10 +127,10 @@ class Space:
             return most if self.pool is None else min(most, len(self.pool))
         if any(p.size is None or p.size > MAX_VISITED for p in self.parameters):
             return most
-        found = 0
-        for visited, row in enumerate(self._rows()):
+        found, effort = 0, Effort()
+        for visited, row in enumerate(self._rows(effort)):
             found += row is not None
-            if found == most or visited > MAX_VISITED:
+            if found == most or visited > MAX_VISITED or effort.spent:
                 return most
         return found
 
@@ -140,17 +142,17 @@ class Space:
         sizes = [MAX_POOL if p.size is None else p.size for p in self.parameters]
         if self.listed is not None or math.prod(size + 1 for size in sizes) > MAX_POOL:
             return None
-        row = next(filter(None, islice(self._rows(), _EARLY)), None)
+        row = next(filter(None, islice(self._rows(Effort()), _EARLY)), None)
         if row is None:
             return None
         found = zip(self.parameters, row, strict=True)
         return {p.name: p.value(index) for p, index in found if index != INACTIVE}
 
-    def _rows(self) -> Iterator[list[int] | None]:
-        return self._walk(0, [INACTIVE] * len(self.steps), dict(self.variables))
+    def _rows(self, effort: Effort) -> Iterator[list[int] | None]:
+        return self._walk(0, [INACTIVE] * len(self.steps), dict(self.variables), effort)
 
     def _walk(
-        self, depth: int, row: list[int], scope: dict[str, Any]
+        self, depth: int, row: list[int], scope: dict[str, Any], effort: Effort
     ) -> Iterator[list[int] | None]:
         """Visit assignments depth first; yield each valid row, and None for each inner node."""
         if depth == len(self.steps):
@@ -159,15 +161,15 @@ class Space:
         parameter, at, key, checks = self.steps[depth]
         if not parameter.is_active(scope):
             row[at] = INACTIVE
-            if satisfied(checks, scope):
-                yield from self._walk(depth + 1, row, scope)
+            if effort.satisfied(checks, scope):
+                yield from self._walk(depth + 1, row, scope, effort)
             return
         for choice in range(parameter.size or 0):
             yield None
             row[at] = choice
             scope[key] = parameter.value(choice)
-            if satisfied(checks, scope):
-                yield from self._walk(depth + 1, row, scope)
+            if effort.satisfied(checks, scope):
+                yield from self._walk(depth + 1, row, scope, effort)
         del scope[key]
 
     def document(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pytest_autotune.system.toml import parse_toml
 from pytest_autotune.text.places import Place, Places, SyntaxProblem, json_pointer
 
 _SPACE: Final = re.compile(r"\s*")
+#: So many characters are parsed again, at most, to find where statements end.
+_MAX_PARSED: Final = 3_000_000
 #: One of them is in the last line of a TOML statement of several lines.
 _ENDS: Final = ("]", "}", '"""', "'''")
 _DECODER: Final = JSONDecoder()
@@ -34,6 +37,11 @@ class _Json:
 
     text: str
     places: dict[str, Place] = field(default_factory=dict)
+    _starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the lines."""
+        self._starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
 
     def skip(self, index: int) -> int:
         """Return the index of what follows white space."""
@@ -70,14 +78,15 @@ class _Json:
         return index + 1
 
     def _place(self, index: int) -> Place:
-        before = self.text.rfind("\n", 0, index)
-        return Place(self.text.count("\n", 0, index) + 1, index - before)
+        line = bisect_right(self._starts, index)
+        return Place(line, index - self._starts[line - 1] + 1)
 
 
 def toml_places(text: str) -> Places:
     """Return the line of every value of a valid TOML document: where its statement begins.
 
-    A statement ends with a line, or with a later one if the line alone is not valid.
+    A statement ends with a line, or with a later one if the line alone is not valid. Where there
+    are too many lines to try, the values behind them have no place.
     """
     places: dict[str, Place] = {}
     tables: Counter[str] = Counter()
@@ -96,7 +105,7 @@ def toml_places(text: str) -> Places:
 
 def _statements(text: str) -> Iterator[tuple[int, Mapping[str, Any], bool]]:
     """Yield line and content of every statement, and whether it is the header of a table."""
-    begun, first = "", 1
+    begun, first, parsed = "", 1, 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not begun:
             if not line.strip() or line.lstrip().startswith("#"):
@@ -106,6 +115,9 @@ def _statements(text: str) -> Iterator[tuple[int, Mapping[str, Any], bool]]:
         begun += f"{line}\n"
         if goes_on and not any(end in line for end in _ENDS):
             continue
+        parsed += len(begun)
+        if parsed > _MAX_PARSED:
+            return
         try:
             content = parse_toml(begun)
         except ValueError:

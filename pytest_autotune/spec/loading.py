@@ -12,6 +12,7 @@ from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.spec.reading import read_document
+from pytest_autotune.spec.sizes import too_large
 from pytest_autotune.spec.validation import validate
 from pytest_autotune.text.places import Origin, json_pointer
 from pytest_autotune.text.suggest import nearest, shown
@@ -95,6 +96,9 @@ def load_inline(
 ) -> Spec:
     """Build a spec from a marker's keyword arguments; ``folder`` is that of the test module."""
     origin = Origin(file=shown_as, folder=str(folder or Path()))
+    problem = too_large(document)
+    if problem:
+        raise SpecError(f"{shown_as}: {problem}")
     try:
         plain = _plain(document)
     except RecursionError:

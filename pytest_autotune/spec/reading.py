@@ -11,12 +11,17 @@ from typing import Any, Final, Literal
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.lines import json_places, toml_places
+from pytest_autotune.spec.sizes import MAX_BYTES, too_large
+from pytest_autotune.system.files import read_regular
 from pytest_autotune.system.toml import parse_toml
 from pytest_autotune.text.places import Place, Places, SyntaxProblem
 
 _KIND: Final[Mapping[str, Literal["JSON", "TOML", "YAML"]]] = {
     ".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML",
 }  # fmt: skip
+#: The parser of TOML takes quadratic time for the parts of a dotted key.
+_MAX_PARTS: Final = 100
+_NO_KEY: Final = re.compile(r"[\s,=\[\]{}]")
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -27,11 +32,14 @@ def read_document(path: Path, shown_as: str) -> tuple[Any, Places]:
         suffix = path.suffix or "suffixless"
         raise SpecError(f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json")
     try:
-        text = path.read_text("utf-8-sig")
+        content = read_regular(path, MAX_BYTES)
+        # A line may end as on any system.
+        text = "\n".join(content.decode("utf-8-sig").replace("\r\n", "\n").split("\r"))
     except FileNotFoundError:
         raise SpecError(f"{shown_as}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{shown_as}: cannot be read: {error}") from None
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{shown_as}: cannot be read: {problem}") from None
     try:
         return _parse(kind, text)
     except SyntaxProblem as error:
@@ -61,12 +69,15 @@ def _parse_json(text: str) -> tuple[Any, Places]:
     except ValueError:
         # Python reads no number of more than 4300 digits.
         raise SyntaxProblem("a number has too many digits") from None
-    return content, json_places(text)
+    return _bounded(content), json_places(text)
 
 
 def _parse_toml(text: str) -> tuple[Any, Places]:
+    for line, written in enumerate(text.split("\n"), start=1):
+        if written.count(".") > _MAX_PARTS and _parts(written) > _MAX_PARTS:
+            raise SyntaxProblem("nested too deep", Place(line))
     try:
-        return parse_toml(text), toml_places(text)
+        return _bounded(parse_toml(text)), toml_places(text)
     except ValueError as error:
         found = _TOML_PLACE.search(str(error))
         place = None
@@ -74,3 +85,20 @@ def _parse_toml(text: str) -> tuple[Any, Places]:
             last = text.count("\n") + 1
             place = Place(int(found[1]), int(found[2])) if found[1] else Place(last)
         raise SyntaxProblem(_TOML_PLACE.sub("", str(error)), place) from None
+
+
+def _parts(line: str) -> int:
+    """Return the number of parts of the longest dotted key that a line may have."""
+    longest = run = 0
+    for part in map(str.strip, line.split(".")):
+        run = run + 1 if part and not _NO_KEY.search(part) else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _bounded(content: Any) -> Any:
+    """Return ``content``; raise :class:`SyntaxProblem` where it is too large."""
+    problem = too_large(content)
+    if problem:
+        raise SyntaxProblem(problem)
+    return content

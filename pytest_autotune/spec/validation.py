@@ -171,6 +171,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "exclusiveMinimum": "must be greater than {}",
     "minLength": "is empty",
     "minProperties": "is empty",
+    "maxProperties": "has more than {} keys",
+    "maxItems": "has more than {} items",
     "not": "has both 'step' and 'log'; use one of them",
     "pattern": "does not match {}",
 }

@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
+from pytest_autotune.spec.sizes import MAX_VALUES
 from pytest_autotune.text.places import Place, Places, SyntaxProblem, json_pointer
 
 _NULL: Final = re.compile(r"~|null|Null|NULL|")
@@ -35,8 +36,10 @@ _FLOAT: Final = re.compile(
 )
 _TAG: Final = "tag:yaml.org,2002:"
 _KINDS: Final = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT}
-#: Aliases may repeat a block; a file of this many values is a mistake or an attack.
-_MAX_VALUES: Final = 100_000
+#: Keys and values that are written: the parser takes 30 µs for each.
+_MAX_WRITTEN: Final = 50_000
+#: No parser needs to go deeper for a spec, and ours slow down with depth.
+_MAX_DEPTH: Final = 100
 
 
 @dataclass(slots=True)
@@ -113,6 +116,7 @@ class _Composer:
     def __init__(self, events: Iterator[Any]) -> None:
         self._events = events
         self._anchors: dict[str, _Node] = {}
+        self._count = self._depth = 0
 
     def document(self) -> _Node | None:
         """Return the only document's root, None of an empty file."""
@@ -127,6 +131,9 @@ class _Composer:
 
     def _node(self, event: Any) -> _Node:
         place = _place(event.start_mark)
+        self._count += 1
+        if self._count > _MAX_WRITTEN:
+            raise SyntaxProblem(f"more than {_MAX_WRITTEN} keys and values", place)
         if isinstance(event, AliasEvent):
             if event.anchor not in self._anchors:
                 raise SyntaxProblem(f"no anchor &{event.anchor} comes before this alias", place)
@@ -144,9 +151,13 @@ class _Composer:
         return node
 
     def _until(self, end: type) -> Iterator[_Node]:
+        self._depth += 1
         for event in self._events:
             if isinstance(event, end):
+                self._depth -= 1
                 return
+            if self._depth > _MAX_DEPTH:
+                raise SyntaxProblem("nested too deep", _place(event.start_mark))
             yield self._node(event)
 
 
@@ -173,8 +184,8 @@ class _Builder:
     def _within(self, node: _Node) -> Iterator[None]:
         """Look at a node once more, which must end."""
         self._count += 1
-        if self._count > _MAX_VALUES:
-            raise SyntaxProblem(f"aliases make more than {_MAX_VALUES} values", node.place)
+        if self._count > MAX_VALUES:
+            raise SyntaxProblem(f"aliases make more than {MAX_VALUES} values", node.place)
         if any(node is outer for outer in self._open):
             raise SyntaxProblem(f"{node.kind} contains itself by an alias", node.place)
         if node.kind and node.tag not in {"", f"{_TAG}{'seq' if node.pairs is None else 'map'}"}:

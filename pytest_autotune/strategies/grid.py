@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from pytest_autotune.space.effort import Effort
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.space.pool import IntArray
 from pytest_autotune.space.sampling import draw
@@ -44,10 +45,12 @@ class GridStrategy:
                 rows = np.sort(rows[_spread(pool.indices, self._limit, rng)])
             return [pool.point(int(row)) for row in rows]
         drawn: dict[str, Point] = {}
+        effort = Effort()
         for _ in range(max(_CANDIDATES, 2 * self._limit)):
-            point = draw(self._space, rng)
-            if point is not None:
-                drawn.setdefault(point_key(point), point)
+            point = draw(self._space, rng, effort)
+            if point is None:
+                break
+            drawn.setdefault(point_key(point), point)
         points = list(drawn.values())
         digits = _digits(self._space, points)
         chosen = np.arange(len(points))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pytest_autotune.space.effort import Effort
 from pytest_autotune.space.parameters import INACTIVE, Point, point_key
 from pytest_autotune.space.pool import FloatArray, IntArray, Pool
 from pytest_autotune.space.sampling import draw
@@ -40,8 +41,9 @@ def random_unseen(space: Space, history: History, rng: np.random.Generator) -> P
     if pool is not None:
         rows = unseen_rows(pool, history)
         return pool.point(int(rows[rng.integers(len(rows))])) if len(rows) else None
+    effort = Effort()
     for _ in range(MAX_UNSEEN_DRAWS):
-        point = draw(space, rng)
+        point = draw(space, rng, effort)
         if point is None:
             return None
         if point_key(point) not in history.seen:

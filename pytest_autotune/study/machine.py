@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Final
 
 from pytest_autotune.errors import ExpressionError, SpecError
 from pytest_autotune.gpu.needs import gpu_limit
+from pytest_autotune.space.effort import MAX_STEPS
 from pytest_autotune.space.expressions import Expression
 from pytest_autotune.space.sampling import is_empty
 from pytest_autotune.spec.build import place_of
 from pytest_autotune.spec.model import EngineRule, Spec
 from pytest_autotune.study.environment import visible_gpus
 from pytest_autotune.study.settings import Settings
+
+#: So many constraints are named in a message.
+_SHOWN: Final = 5
 
 
 def is_measured(spec: Spec, settings: Settings) -> bool:
@@ -91,10 +96,12 @@ def _require_points(spec: Spec) -> None:
             k: v for k, v in space.variables.items() if any(k in c.names for c in space.constraints)
         }
         given = f" (with {', '.join(f'{k} = {v}' for k, v in used.items())})" if used else ""
-        found = "" if space.pool is not None else " was found that"
+        found = "" if space.pool is not None else f" was found in {MAX_STEPS} steps that"
+        sources = [repr(constraint.source) for constraint in space.constraints]
+        more = f" and {len(sources) - _SHOWN} more" if len(sources) > _SHOWN else ""
         raise SpecError(
             f"{spec.origin.at('constraints')}: no combination of the parameters{found} satisfies "
-            f"{' and '.join(repr(c.source) for c in space.constraints)}{given}"
+            f"{' and '.join(sources[:_SHOWN])}{more}{given}"
         )
 
 

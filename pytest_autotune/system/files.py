@@ -1,12 +1,32 @@
-"""Write a file that other processes may read at the same time."""
+"""Read files of unknown make, and write files that other processes may read meanwhile."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most ``most`` bytes; raise OSError.
+
+    A pipe would wait for a writer, and a device may have no end.
+    """
+    # Only so a pipe is opened at once.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor is no path
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a device or a pipe, and no regular file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most / 1e6:g} MB")
+    return content
 
 
 def replace_file(target: Path, content: bytes, mode: int | None = None) -> None:
