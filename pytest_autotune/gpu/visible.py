@@ -72,6 +72,12 @@ class VisibleGpus:
     left_out: str = ""
     of_amd: int = 0
 
+    @property
+    def most(self) -> int:
+        """The number that one trial can use: beside a MIG instance CUDA shows nothing else."""
+        whole = sum(not device.is_instance for device in self.devices)
+        return whole or min(len(self.devices), 1)
+
     def environment(self, devices: Sequence[Device]) -> dict[str, str]:
         """Return the variables that make ``devices``, and no others, visible."""
         shown = {VISIBLE: names_of(devices)}

@@ -41,8 +41,8 @@ _ABSENT: Final = "none"
 
 
 def visible_gpus() -> int:
-    """Return the number of NVIDIA devices that this run may use (see :mod:`.gpu.visible`)."""
-    return len(caller_gpus().devices)
+    """Return the number of devices that a trial of this run may use (see :mod:`.gpu.visible`)."""
+    return caller_gpus().most
 
 
 @cache

@@ -933,6 +933,19 @@ def vllm(serving: Serving, fake: FakeNvml) -> Callable[[], str]:
     return run
 
 
+def test_workers_take_mig_instances_and_layouts_of_several_are_left_out(
+    one: Leasing, fake: FakeNvml
+) -> None:
+    fake.set("devices", 1)
+    fake.set("0.mig", 2)
+    one.write(gpus="tp", parameters={"tp": [1, 2], "a": [1, 2, 3]})
+    text = one.run("-n", "2")
+    assert "3 of 3: 3 feasible" in text
+    seen = {entry["visible"] for entry in one.entries()}
+    assert seen <= {f"MIG-00000000-0000-0000-0000-00000000000{n}" for n in (0, 1)}
+    assert disjoint(one.entries())
+
+
 def test_a_server_on_a_mig_instance_sees_it_and_vllm_is_warned_of(
     serving: Serving, fake: FakeNvml, vllm: Callable[[], str]
 ) -> None:

@@ -277,6 +277,13 @@ def test_the_environment_names_the_devices_and_their_order() -> None:
     assert caller.environment(caller.devices[:1]) == {VISIBLE: "1"}
 
 
+@pytest.mark.parametrize(
+    ("visible", "most"), [(None, 3), ("0,3", 2), ("MIG-c0,MIG-d1", 1), ("MIG-c0,0", 1), ("", 0)]
+)
+def test_a_trial_can_use_whole_cards_or_one_instance(visible: str | None, most: int) -> None:
+    assert read_visible(visible, PCI, CARDS).most == most
+
+
 def test_numbers_and_uuids_are_shown_as_uuids() -> None:
     # CUDA ignores the second kind: one of two leased GPUs would be missing.
     pool = read_visible("1,GPU-d,3", PCI, CARDS)
