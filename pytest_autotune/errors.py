@@ -93,6 +93,10 @@ class LeaseError(UserError):
     """No GPU is available: there is none, or none became free in time."""
 
 
+class DeviceError(UserError):
+    """The GPU no longer works for this process, and no trial can be blamed."""
+
+
 class TooFewGpusError(AutotuneError):
     """A trial needs more GPUs than it can have, which says nothing of other trials."""
 

@@ -64,8 +64,14 @@ class ActiveTrial:
         if not self.attempts.begin(item):
             return
         self._is_complete = False
-        if not self.concluded or item is not self._decider:
-            return
+        if self.concluded and item is self._decider:
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Make what was decided open again; the result stands until there is another.
+
+        Raises :class:`UserError` where the storage fails.
+        """
         self.record = self.record.anew() if self.look else self.study.again(self.record)
         self.trial.begin_again(self.record)
         if self.deadline is not None:

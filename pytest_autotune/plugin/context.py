@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Key of the messages between the controller and a worker.
 WIRE: Final = "autotune"
+#: Key of a worker's request for a successor: which test broke its GPU, and how.
+BROKEN: Final = "autotune-broken"
 _GPUS: Final = "gpus"
 
 

@@ -21,6 +21,7 @@ from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.planning import make_plan, prepare
 from pytest_autotune.plugin.rename import name_of
 from pytest_autotune.plugin.slots import CollectedStudy, StudyOutline
+from pytest_autotune.plugin.successors import Successors
 from pytest_autotune.spec.build import build_spec
 from pytest_autotune.spec.loading import load_all
 from pytest_autotune.study.code import Code
@@ -117,6 +118,7 @@ def register_controller(
         config.pluginmanager.register(
             Controller(settings, context, reporter), "autotune-controller"
         )
+        config.pluginmanager.register(Successors(config), "autotune-successors")
 
 
 def auto_workers(config: pytest.Config) -> int | None:

@@ -23,6 +23,7 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.space.sampling import example
 from pytest_autotune.strategies import ExtensionLookup
+from pytest_autotune.study.claiming import why_over
 from pytest_autotune.study.deaths import died_too_often, run_again
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.pinned import PinnedStudy
@@ -102,6 +103,20 @@ class OpenStudies:
             # Counted from here, as waiting for a GPU says nothing of the candidate.
             deadline=time.monotonic() + (limit or 0.0) if timed else None,
         )
+
+    def is_over(self, slot: Slot) -> bool:
+        """Return whether the study of a slot has no trial for any slot any more, as far as known.
+
+        Raises :class:`UserError` where the storage fails.
+        """
+        study = self._studies.get(slot.study)
+        if not isinstance(study, SearchedStudy):
+            return False
+        capacity = self._collector.studies[slot.study].outline.capacity
+        stop = why_over(study.plan, study.records(), self._context.started, capacity)
+        if stop is not None:
+            self._findings.add_stop(slot.study, stop)
+        return stop is not None
 
     def _check(self, slot: Slot, study: Study, item: pytest.Item) -> None:
         """Find out before the first trial of a study what would fail every one of them."""

@@ -22,9 +22,12 @@ from pytest_autotune.errors import (
     TrialTimeout,
     UserError,
 )
+from pytest_autotune.gpu.cuda import CudaError
+from pytest_autotune.gpu.health import DeviceHealth
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.cases import case_of
 from pytest_autotune.plugin.code import CodeWatcher
+from pytest_autotune.plugin.device_guard import LATE
 from pytest_autotune.plugin.failing import STATUS, mark_infeasible
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.live import LINE, attach, attach_look, detach
@@ -45,6 +48,7 @@ _LOG_LINES: Final = 60
 #: Errors whose text alone says what happened, so that no traceback is shown.
 _PLAIN_ERRORS: Final = (
     ConflictingReportsError,
+    CudaError,
     InvalidMeasurementError,
     MissingMetricError,
     ProcessDiedError,
@@ -59,14 +63,16 @@ _PLAIN_ERRORS: Final = (
 class TrialJudge:
     """Hooks that turn what happened to tests into what happened to their trial."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - made by Tuning
         self,
         config: pytest.Config,
         runner: TrialRunner,
         findings: Findings,
         masker: Masker,
         code: CodeWatcher,
+        health: DeviceHealth,
     ) -> None:
+        self._health = health
         self._config = config
         self._runner = runner
         self._findings = findings
@@ -118,9 +124,12 @@ class TrialJudge:
             return report
         if call.when != "teardown":
             active.attempts.judge()
+        error = None if call.excinfo is None else call.excinfo.value
+        if self._health.error is not None:
+            self._blame(active, item, report, error)
+            return report
         if active.concluded:
             return report
-        error = None if call.excinfo is None else call.excinfo.value
         if call.when != "teardown":
             self._judge_report(active, item, report, error)
         elif item is active.last:
@@ -163,6 +172,24 @@ class TrialJudge:
         elif report.passed and report.when == "call" and item is active.last:
             self._conclude(active, item, report, Ending.COMPLETE)
 
+    def _blame(
+        self,
+        active: ActiveTrial,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        error: BaseException | None,
+    ) -> None:
+        """Conclude the trial that broke the GPU as failed, whatever else became of its test."""
+        if active.concluded:
+            if active.record.outcome is Outcome.FAILED:
+                return
+            active.reopen()
+        if not report.failed or _is_verdict(error):
+            # A skip, an expected failure, or a trial that seemed to be too slow.
+            vars(report).pop("wasxfail", None)
+            report.outcome, error = "failed", self._health.error
+        self._fail(active, item, report, error)
+
     def _fail(
         self,
         active: ActiveTrial,
@@ -175,11 +202,16 @@ class TrialJudge:
         command = self._runner.resources.server_command(active)
         if isinstance(error, _PLAIN_ERRORS):
             report.longrepr = f"trial {active.record.number}: {error}"
+            if error is self._health.error:
+                report.longrepr += f"\n{LATE}"
             # The reason why there is none may be the failure itself.
             if command and not command.endswith(" ".join(str(error).split())):
                 report.longrepr += f"\nserver command: {command}"
         elif command:
             report.sections.append(("inference server command", command))
+        broken = self._health.error
+        if broken is not None and error is not broken:
+            report.sections.append(("the GPU no longer works", str(broken)))
         if isinstance(error, MissingMetricError) and not self._has_died(active):
             # It only has no answer to this question, and may have one to another.
             self._conclude(active, item, report, Ending.COMPLETE)
@@ -256,6 +288,9 @@ class TrialJudge:
             # The last line of its log is the likeliest cause.
             return self._masker("\n".join([error.headline, *(line.strip() for line in said[-1:])]))
         reason = str(error) if isinstance(error, _PLAIN_ERRORS) else _one_line(error)
+        broken = self._health.error
+        if broken is not None and error is not broken:
+            reason = f"{broken}; {reason}"
         server = self._server_of(active)
         ended = None if server is None else server.exited()
         if server is not None and ended is not None:
@@ -335,6 +370,11 @@ def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:
     report.wasxfail = reason
     report.longrepr = reason
     vars(report)[STATUS] = outcome.value
+
+
+def _is_verdict(error: BaseException | None) -> bool:
+    """Return whether a test ended by what was said of its trial, not by a failure."""
+    return isinstance(error, SLOViolation | TrialPruned) or _is_optunas_pruned(error)
 
 
 def _is_optunas_pruned(error: BaseException | None) -> bool:

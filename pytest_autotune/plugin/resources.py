@@ -131,11 +131,15 @@ class Resources:
         """Keep nothing while waiting for somebody who may be waiting for it."""
         self.end(study_goes_on=False)
 
-    def close(self) -> None:
-        """End and give back whatever there is, and say how long was waited."""
+    def close(self, *, keeps_gpus: bool = False) -> None:
+        """End and give back whatever there is, and say how long was waited.
+
+        Leases that it ``keeps_gpus`` of end with this process, which still has memory there.
+        """
         if self._servers is not None:
             self._servers.close()
-        self._gpus.release()
+        if not keeps_gpus:
+            self._gpus.release()
         for study, waited in self._waited.items():
             if waited > _NOTED_WAIT_SECONDS:
                 self._notice(study, f"waited {duration(waited)} for GPUs, all trials together")

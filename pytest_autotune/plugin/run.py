@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_autotune.errors import UserError
+from pytest_autotune.errors import DeviceError, UserError
+from pytest_autotune.gpu.health import DeviceHealth
 from pytest_autotune.plugin.active import ActiveTrial
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
@@ -40,8 +41,10 @@ class TrialRunner:
         resources: Resources,
         extension: ExtensionLookup,
         reporter: Reporter | None,
+        health: DeviceHealth,
     ) -> None:
         self.resources = resources
+        self._health = health
         self._config = config
         self._context = context
         self._collector = collector
@@ -53,6 +56,7 @@ class TrialRunner:
         self._current: Slot | None = None
         self._active: ActiveTrial | None = None
         self._broken = False
+        self._has_run = False
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -67,10 +71,29 @@ class TrialRunner:
             same = slot is not None and last is not None and slot.study == last.study
             self.resources.end(study_goes_on=same)
             try:
-                self._active = None if slot is None or self._broken else self._open.draw(slot, item)
+                self._active = self._draw(slot, item)
             except UserError as error:
                 self.stop_with(str(error))
+        self._has_run = True
         return (yield)
+
+    def _draw(self, slot: Slot | None, item: pytest.Item) -> ActiveTrial | None:
+        """Return a trial for ``slot``; raises :class:`UserError` where none can run here."""
+        if slot is None or self._broken or self._health.error is not None:
+            return None
+        # Once a test has run, it is the tests that are asked.
+        error = None if self._has_run else self._health.look()
+        if error is not None:
+            raise DeviceError(
+                f"the GPU is broken in this process, and no test did it: {error}; look for what "
+                "uses it while modules are imported"
+            )
+        return self._open.draw(slot, item)
+
+    def is_unneeded(self, item: pytest.Item) -> bool:
+        """Return whether ``item`` is of a slot that no trial is left for, as far as known."""
+        slot = self._collector.slot_of(item)
+        return slot is not None and self._open.is_over(slot)
 
     @pytest.hookimpl(specname="pytest_runtest_protocol", tryfirst=True)
     def pytest_pass_over(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -229,7 +252,7 @@ class TrialRunner:
     def pytest_sessionfinish(self) -> None:
         """Leave an unfinished trial to the next run, and hand over the findings."""
         self._leave()
-        self.resources.close()
+        self.resources.close(keeps_gpus=self._health.error is not None)
         self._open.close()
         if self._reporter is None:
             self._context.send(self._config, self._findings)
@@ -247,6 +270,8 @@ def _pass_over(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     pytest.CallInfo.from_call(
         lambda: item.ihook.pytest_runtest_setup(item=item), when="setup", reraise=stop
     )
+    if item.session.shouldfail or item.session.shouldstop:
+        nextitem = None
     teardown = pytest.CallInfo.from_call(
         lambda: item.ihook.pytest_runtest_teardown(item=item, nextitem=nextitem),
         when="teardown",

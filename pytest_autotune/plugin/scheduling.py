@@ -66,21 +66,27 @@ class SlotScheduling(LoadScopeScheduling):
         return self._pending_of(self.assigned_work[node]) > 1
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Forget a worker; hand on what it had not begun.
+        """Forget a worker; hand on what it had not begun, as what comes next.
 
         The unit that a worker crashed in is dropped whole, where the parent class would run the
-        crashed test again: a trial is re-queued by its study, into another slot.
+        crashed test again: a trial is re-queued by its study, into another slot. A worker that
+        ended by itself, and left tests, was in none of them.
         """
         workload = self.assigned_work.pop(node)
+        has_crashed = not hasattr(node, "workeroutput")
         crashed: str | None = None
+        left: dict[str, dict[str, bool]] = {}
         for scope, unit in workload.items():
             begun = [nodeid for nodeid, completed in unit.items() if not completed]
-            if crashed is None and begun:
+            if has_crashed and crashed is None and begun:
                 crashed = begun[0]
                 rest = begun[1:] if scope not in self._scopes.values() else []
                 begun = rest
             if begun:
-                self.workqueue[scope] = dict.fromkeys(begun, False)
+                left[scope] = dict.fromkeys(begun, False)
+        for scope in reversed(left):
+            self.workqueue[scope] = left[scope]
+            self.workqueue.move_to_end(scope, last=False)
         for other in self.assigned_work:
             self._reschedule(other)
         return crashed

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_autotune.errors import UserError
+from pytest_autotune.gpu.health import DeviceHealth
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.cases import CaseHooks
 from pytest_autotune.plugin.code import CodeWatcher
 from pytest_autotune.plugin.collect import StudyCollector
 from pytest_autotune.plugin.context import RunContext
+from pytest_autotune.plugin.device_guard import DeviceGuard
 from pytest_autotune.plugin.distributed import Reporter, register_controller
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.interrupts import InterruptHooks
@@ -77,12 +79,18 @@ class Tuning:
             notice=lambda study, text: findings.add_notices(study, [text]),
             on_wait=lambda text: announce(config, f"autotune: {text}", yellow=True),
         )
-        runner = TrialRunner(config, context, collector, findings, resources, extension, reporter)
-        judge = TrialJudge(config, runner, findings, masker, code)
+        health = DeviceHealth()
+        runner = TrialRunner(
+            config, context, collector, findings, resources, extension, reporter, health
+        )
+        guard = DeviceGuard(context, collector, runner, health, pinned=pins is not None)
+        judge = TrialJudge(config, runner, findings, masker, code, health)
         config.pluginmanager.register(code, "autotune-code")
         config.pluginmanager.register(InterruptHooks(), "autotune-interrupts")
         config.pluginmanager.register(collector, "autotune-collector")
         config.pluginmanager.register(runner, "autotune-runner")
+        # Within the hooks of the judge, and around those of the runner.
+        config.pluginmanager.register(guard, "autotune-device-guard")
         config.pluginmanager.register(judge, "autotune-judge")
         config.pluginmanager.register(CaseHooks(runner), "autotune-cases")
         return cls(findings=findings, masker=masker, collector=collector, runner=runner)

@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from itertools import count
 
 from pytest_autotune.scoring.judgement import Outcome
-from pytest_autotune.scoring.records import TrialRecord
+from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.space.parameters import point_key
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import SlotRequest, Stop
+from pytest_autotune.study.repeated import repeated_failure
 
 
 def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -43,6 +44,22 @@ def why_stop(plan: Plan, current: Sequence[TrialRecord], started: float) -> Stop
     if plan.patience is not None and _since_improvement(finished) >= plan.patience:
         return Stop.PATIENCE
     return None
+
+
+def why_over(
+    plan: Plan, records: Sequence[TrialRecord], started: float, capacity: int
+) -> Stop | None:
+    """Return why no slot gets a trial any more, None where one may.
+
+    ``capacity`` is how many trials the study can have.
+    """
+    current = effective(records)
+    if not all(record.finished for record in current):
+        return None
+    if repeated_failure(current) is not None:
+        return Stop.SAME_FAILURE
+    stop = why_stop(plan, current, started)
+    return Stop.EXHAUSTED if stop is None and len(current) >= capacity else stop
 
 
 def _since_improvement(finished: Sequence[TrialRecord]) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.gate.outcome import GateOutcome
+from pytest_autotune.plugin.device_guard import OWN_PROCESS
 from pytest_autotune.plugin.gate.attempts import run_once
 from pytest_autotune.report.gate import headline
 
@@ -46,6 +47,7 @@ class GateItem(pytest.Item):
         name = "gate" if parent.nodeid == study else f"{study.rsplit('::', 1)[-1]}-gate"
         added: GateItem = cls.from_parent(parent, name=name)
         added.study, added.strict, added.compare = study, strict, compare
+        added.stash[OWN_PROCESS] = True
         # Its limit is --autotune-timeout.
         if item.config.pluginmanager.hasplugin("timeout"):
             added.add_marker(pytest.mark.timeout(0))
