@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_cuda import need_cuda
 from inner import FEW_PLUGINS
 
 # Tests start many small processes; threads for matrix products only make them slower to start.
@@ -132,3 +133,9 @@ def docker_image() -> Iterator[str]:
     finally:
         client.images.remove(f"{name}:1", force=True)
         client.close()
+
+
+@pytest.fixture(scope="session")
+def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake library of the CUDA driver, compiled once per session."""
+    return need_cuda(tmp_path_factory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pytest_autotune.bench.measure import measure
 from pytest_autotune.gpu import nvml
@@ -22,6 +24,8 @@ from pytest_autotune.gpu.telemetry import Telemetry
 from pytest_autotune.gpu.visible import Device, caller_gpus
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "triton_matmul"
+#: Of a block, in bytes: the limit of the example's spec.
+H100_SHARED_MEMORY = 232_448
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +181,31 @@ def test_a_process_beside_is_a_disturbance_if_it_computes(
         assert any("was held by others, too" in note for note in found.notes)
 
 
+def fitted(spec: str, shared_memory: int) -> str:
+    """Return the example's spec for a card whose blocks have so many bytes of shared memory."""
+    limit = f"<= {H100_SHARED_MEMORY}\n"
+    assert spec.count(limit) == 1, "the constraint of the example has changed"
+    return spec.replace(limit, f"<= {min(shared_memory, H100_SHARED_MEMORY)}\n")
+
+
+def test_the_example_fits_a_card_with_little_shared_memory() -> None:
+    spec = (EXAMPLE / "matmul.yaml").read_text()
+    found = YAML(typ="safe").load(fitted(spec, 101_376))
+    assert found["constraints"][0].endswith("<= 101376")
+    assert fitted(spec, 10**6) == spec
+
+
 @pytest.mark.usefixtures("torch")
 def test_the_example_is_tuned(tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    properties = triton.runtime.driver.active.utils.get_device_properties(0)
+    example = tmp_path / "example"
+    shutil.copytree(EXAMPLE, example, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    spec = example / "matmul.yaml"
+    spec.write_text(fitted(spec.read_text(), properties["max_shared_mem"]))
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "--autotune", str(EXAMPLE), "--autotune-trials", "3",
+            sys.executable, "-m", "pytest", "--autotune", str(example), "--autotune-trials", "3",
             "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
         ],
         cwd=tmp_path, check=False, capture_output=True, text=True, timeout=600,

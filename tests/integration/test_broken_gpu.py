@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import framework, need_cuda
+from fake_cuda import framework
 from gated import Gated
 from inner import Runs
 from project import Project
@@ -64,16 +64,10 @@ class cuda:
 """
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled stand-in for the driver's library."""
-    return need_cuda(tmp_path_factory)
-
-
 @pytest.fixture
-def stores(project: Project, library: Path) -> Project:
+def stores(project: Project, fake_cuda: Path) -> Project:
     """A project with a study of six trials, of which trial 1 breaks CUDA."""
-    (project.path / "framework.py").write_text(framework(library))
+    (project.path / "framework.py").write_text(framework(fake_cuda))
     project.write(STORES, SPEC)
     return project
 
@@ -292,6 +286,7 @@ def test_the_limit_of_workers_ends_the_run(stores: Project, limit: int) -> None:
 
 
 def test_maxfail_ends_the_run_as_ever(stores: Project) -> None:
+    stores.write(STORES.partition("def test_again")[0], SPEC)
     result = stores.run("-n", "1", "-x", status=pytest.ExitCode.INTERRUPTED)
     assert "stopping after 1 failures" in result
     assert "another worker" not in result
@@ -497,9 +492,9 @@ def test_cost(trial):
 
 
 @pytest.fixture
-def pinned(repository: Gated, library: Path) -> Gated:
+def pinned(repository: Gated, fake_cuda: Path) -> Gated:
     """Two pinned studies, of which the first breaks CUDA."""
-    repository.write("framework.py", framework(library))
+    repository.write("framework.py", framework(fake_cuda))
     repository.write("test_a.py", MODULE + "    framework.launch(error=700)\n")
     repository.write("test_b.py", MODULE)
     (repository.root / "test_kernel.py").unlink()
@@ -519,10 +514,12 @@ def test_under_xdist_the_gate_goes_on_with_the_other_studies(pinned: Gated) -> N
     result = pinned.run("--autotune-gate", "-n", "1", status=pytest.ExitCode.TESTS_FAILED)
     assert "1 failed, 2 passed, 1 skipped" in result
     assert "another worker goes on" in result
+    # The comparison of the first study still knows why there is nothing to compare.
+    assert f"its own tests did not pass ({ILLEGAL})" in result
 
 
-def test_a_launch_that_breaks_cuda_is_a_failure_of_its_side(gated: Gated, library: Path) -> None:
-    gated.write("framework.py", framework(library))
+def test_a_launch_that_breaks_cuda_is_a_failure_of_its_side(gated: Gated, fake_cuda: Path) -> None:
+    gated.write("framework.py", framework(fake_cuda))
     text = """
 import framework, os, pytest
 

@@ -1,4 +1,4 @@
-"""Fixtures that several unit tests use: a scripted server, a fake NVML, and a fake CUDA."""
+"""Fixtures that several unit tests use: a scripted server and a fake NVML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fake_cuda import need_cuda
 from fake_nvml import FakeNvml, need_library
 from scripted import Scripted, serve
 
@@ -38,9 +37,3 @@ def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
     """A fake NVML, compiled once per session."""
     pytest.importorskip("pynvml")
     return FakeNvml(need_library(tmp_path_factory), tmp_path)
-
-
-@pytest.fixture(scope="session")
-def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fake library of the CUDA driver, compiled once per session."""
-    return need_cuda(tmp_path_factory)
