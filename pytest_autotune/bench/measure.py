@@ -122,7 +122,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
 
     ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
-    call is measured for three seconds if the device tells it, and that of flushes for as long.
+    call and the mean power are measured for three seconds, and the energy of flushes for as long.
 
     Raises :class:`BenchmarkError` for a function that cannot be measured so.
     """

@@ -6,8 +6,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import test_device_timer as simulated
-from test_device_timer import US, Gpu
+import simulated_gpu as simulated
+from simulated_gpu import US, Gpu
 
 from pytest_autotune.bench import foreign_memory
 from pytest_autotune.bench.measure import measure

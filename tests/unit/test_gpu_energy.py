@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import test_device_timer as simulated
-from test_device_timer import MS, US, Clock, Gpu
+import simulated_gpu as simulated
+from simulated_gpu import MS, US, Clock, Gpu
 
 from pytest_autotune.bench.measure import measure
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-import test_device_timer as simulated
+import simulated_gpu as simulated
 from builders import make_record, make_slo
-from test_device_timer import MS, Gpu
+from simulated_gpu import MS, Gpu
 
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.clocks import handicap, spared
