@@ -303,8 +303,9 @@ class Connection(asyncio.Protocol):
         *events, rest = data.split(b"\n\n")
         for event in events:
             self._event(event, now)
-        self._held += rest
-        self._check_event()
+        if rest:
+            self._held += rest
+            self._check_event()
 
     def _with_plain_ends(self, data: bytes) -> bytes:
         r"""Return ``data`` with ``\n`` for every end of a line, which may be cut in its middle."""
@@ -341,7 +342,8 @@ class Connection(asyncio.Protocol):
         choice = choices[0]
         if choice.get("finish_reason"):
             exchange.finished = True
-        if is_text(choice.get("text")) or has_output(choice.get("delta")):
+        words = choice.get("text")
+        if is_text(words) if words else has_output(choice.get("delta")):
             if len(exchange.stamps) == _MAX_PIECES:
                 raise ValueError(f"a stream of more than {_MAX_PIECES} pieces of text")
             exchange.stamps.append(now)

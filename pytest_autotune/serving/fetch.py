@@ -70,11 +70,11 @@ def get(url: str, headers: Mapping[str, str], *, seconds: float, limit: int) -> 
     All of it takes at most ``seconds``, but for the resolver's time to look up a host's name. The
     answer has at most ``limit`` bytes, headers included.
     """
-    split = urlsplit(url)
-    secure = split.scheme == "https"
-    host, port = split.hostname or "", split.port or (443 if secure else 80)
     wire = _Wire(time.monotonic() + seconds, limit)
     try:
+        split = urlsplit(url)
+        secure = split.scheme == "https"
+        host, port = split.hostname or "", split.port or (443 if secure else 80)
         wire.connect(host, port, secure=secure)
         with closing((HTTPSConnection if secure else HTTPConnection)(host, port)) as connection:
             connection.sock = wire

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pytest_autotune.engines.presets import (
     FalseStyle,
@@ -207,7 +208,7 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         raise SpecError(
             f"{spec.at()}: the process backend needs a 'command', as a list of arguments"
         )
-    if spec.backend == "url" and not str(spec.url or "").startswith(("http://", "https://")):
+    if spec.backend == "url" and not _is_address(str(spec.url or "")):
         raise SpecError(
             f"{spec.at('url')}: {shown(spec.url)} is not an http:// or https:// address"
         )
@@ -230,6 +231,19 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         if identifier(name) not in known:
             close = did_you_mean(name, _parameter_names(document))
             raise SpecError(f"{spec.at('flags', name)}: there is no parameter {name!r}{close}")
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a URL names a host that requests can go to, and no more than that host."""
+    if not url.startswith(("http://", "https://")):
+        return False
+    try:
+        split = urlsplit(url)
+        named = bool(split.hostname) and split.port != 0
+    except ValueError:
+        return False
+    # The lines of a request are made of it.
+    return named and url.isascii() and url.isprintable() and " " not in url
 
 
 def _parameter_names(document: Mapping[str, Any]) -> list[str]:

@@ -159,6 +159,13 @@ def test_an_image_of_ones_own_wins_over_the_presets_and_its_tag() -> None:
         "/server: the process backend needs a 'command', as a list": {"server": {"command": []}},
         "/server/url: null is not an http://": {"server": {"backend": "url"}},
         '/server/url: "host:1" is not an http://': {"server": {"url": "host:1"}},
+        '/server/url: "http://h:99999" is not an http://': {"server": {"url": "http://h:99999"}},
+        '/server/url: "http://[::1" is not an http://': {"server": {"url": "http://[::1"}},
+        '/server/url: "http://:80/v1" is not an http://': {"server": {"url": "http://:80/v1"}},
+        r'/server/url: "http://h/\r\nX: y" is not an http://': {
+            "server": {"url": "http://h/\r\nX: y"}
+        },
+        '/server/url: "http://h/a b" is not an http://': {"server": {"url": "http://h/a b"}},
         '/server/shm_size: "big" is not a size such as 512m or 8g': {
             "server": {"image": "x", "shm_size": "big"}
         },
