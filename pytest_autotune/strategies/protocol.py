@@ -15,6 +15,7 @@ the hook ``pytest_autotune_make_strategy``:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -26,6 +27,7 @@ from pytest_autotune.scoring.slo import SLO
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.model import Optimization
+from pytest_autotune.strategies.seen import SeenPoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +36,23 @@ class History:
 
     ``estimates`` are trials of an earlier question that were cut short. They say something about
     their points, which may be proposed again. ``later`` are keys of points that are not to be
-    proposed now.
+    proposed now. ``known`` has the points of ``records``, where somebody has kept them.
     """
 
     records: Sequence[TrialRecord] = ()
     estimates: Sequence[TrialRecord] = ()
     later: frozenset[str] = frozenset()
+    known: SeenPoints | None = field(default=None, compare=False, repr=False)
 
     @cached_property
-    def seen(self) -> frozenset[str]:
+    def points(self) -> SeenPoints:
+        """The points of all trials."""
+        return SeenPoints(self.records) if self.known is None else self.known
+
+    @property
+    def seen(self) -> AbstractSet[str]:
         """The keys of all points that were run, are running or wait. None may be proposed."""
-        return self.later.union(record.key for record in self.records)
+        return self.points.keys | self.later if self.later else self.points.keys
 
     @property
     def informative(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -22,11 +23,13 @@ MAX_NEIGHBOURS: Final = 300
 
 def unseen_rows(pool: Pool, history: History) -> IntArray:
     """Return the rows of ``pool`` that ``history`` has not seen, in order."""
-    unseen = np.ones(len(pool), dtype=bool)
-    for record in history.records:
-        row = pool.row(record.params, record.key)
-        if row is not None:
-            unseen[row] = False
+    unseen = history.points.unseen(pool)
+    if history.later:
+        unseen = unseen.copy()
+        for key in history.later:
+            row = pool.row(json.loads(key), key)
+            if row is not None:
+                unseen[row] = False
     return np.flatnonzero(unseen)
 
 

@@ -51,6 +51,11 @@ class KeptTrials:
         """Return the trials, judged by the study's question."""
         return list(self.each())
 
+    @property
+    def known(self) -> Sequence[TrialRecord]:
+        """The trials that were read so far."""
+        return [read[1] for read in self._read if read is not None]
+
     def each(self) -> Iterator[TrialRecord]:
         """Yield the trials one by one, read only when they are asked for."""
         yield from (record for _, record in self.each_entry())
@@ -74,8 +79,10 @@ class KeptTrials:
 
         Of two with one number the later counts: the own one, unless it has no result.
         """
-        failed = {r.number for r in own if r.finished and r.outcome in UNMEASURED}
         kept = self.records()
+        if not kept:
+            return list(own)
+        failed = {r.number for r in own if r.finished and r.outcome in UNMEASURED}
         return [
             *(record for record in kept if record.number not in failed),
             *own,

@@ -22,11 +22,6 @@ def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord |
     return next((record for record in records if record.number == slot.ordinal), None)
 
 
-def free_number(wanted: int | None, records: Sequence[TrialRecord]) -> int:
-    """Return ``wanted`` if it is no trial's number yet, else the lowest that is none's."""
-    return lowest_free(wanted, {record.number for record in records})
-
-
 def lowest_free(wanted: int | None, taken: Collection[int]) -> int:
     """Return ``wanted`` if it is not taken, else the lowest number that is not."""
     if wanted is not None and wanted not in taken:
@@ -34,14 +29,18 @@ def lowest_free(wanted: int | None, taken: Collection[int]) -> int:
     return next(number for number in count() if number not in taken)
 
 
-def why_stop(plan: Plan, current: Sequence[TrialRecord], started: float) -> Stop | None:
-    """Return why a run that began at ``started`` begins no further trial, None if it may."""
-    finished = [record for record in current if record.finished]
-    if len(finished) >= plan.budget:
+def why_stop(
+    plan: Plan, current: Sequence[TrialRecord], *, running: int, started: float
+) -> Stop | None:
+    """Return why a run that began at ``started`` begins no further trial, None if it may.
+
+    So many of the ``current`` trials are ``running``.
+    """
+    if len(current) - running >= plan.budget:
         return Stop.BUDGET
     if plan.timeout is not None and time.time() - started >= plan.timeout:
         return Stop.TIMEOUT
-    if plan.patience is not None and _since_improvement(finished) >= plan.patience:
+    if plan.patience is not None and _since_improvement(current) >= plan.patience:
         return Stop.PATIENCE
     return None
 
@@ -58,18 +57,20 @@ def why_over(
         return None
     if repeated_failure(current) is not None:
         return Stop.SAME_FAILURE
-    stop = why_stop(plan, current, started)
+    stop = why_stop(plan, current, running=0, started=started)
     return Stop.EXHAUSTED if stop is None and len(current) >= capacity else stop
 
 
-def _since_improvement(finished: Sequence[TrialRecord]) -> int:
-    """Count the trials after the one that last improved on all before it.
+def _since_improvement(current: Sequence[TrialRecord]) -> int:
+    """Count the finished trials after the one that last improved on all before it.
 
     Trials that their tests skipped do not count.
     """
     best: tuple[int, float] = (2, float("inf"))
     since = 0
-    for record in finished:
+    for record in current:
+        if not record.finished:
+            continue
         since += record.outcome is not Outcome.SKIPPED
         if record.rank < best:
             best, since = record.rank, 0

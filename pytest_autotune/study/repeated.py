@@ -59,10 +59,16 @@ def failures(records: Sequence[TrialRecord]) -> list[Failures]:
 
 def repeated_failure(records: Sequence[TrialRecord]) -> Failures | None:
     """Return the failure of the first trials that ended, if it is one and nothing else worked."""
-    counted = (r for r in records if r.finished and r.outcome is not Outcome.SKIPPED)
-    finished = sorted(counted, key=_end)
-    if len(finished) < LIMIT or not all(map(failure, finished)):
+    finished = []
+    for record in records:
+        if record.finished and record.outcome is not Outcome.SKIPPED:
+            if not failure(record):
+                # As a rule the very first, so this takes no longer in a large study.
+                return None
+            finished.append(record)
+    if len(finished) < LIMIT:
         return None
+    finished.sort(key=_end)
     first = failures(finished[:LIMIT])
     if len(first) > 1:
         return None

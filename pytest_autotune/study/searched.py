@@ -24,13 +24,13 @@ from pytest_autotune.scoring.judgement import (
     stored_value,
 )
 from pytest_autotune.scoring.records import Owner, TrialRecord, effective
-from pytest_autotune.scoring.references import referenced, settled
+from pytest_autotune.scoring.references import referenced
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
 from pytest_autotune.study.all_failed import open_to_others, propose, put_off_points
 from pytest_autotune.study.catalogue import add_code, open_store, storage_errors
-from pytest_autotune.study.claiming import free_number, trial_of, why_stop
+from pytest_autotune.study.claiming import lowest_free, trial_of, why_stop
 from pytest_autotune.study.code import Digests
 from pytest_autotune.study.documents import (
     MEASUREMENT,
@@ -38,8 +38,6 @@ from pytest_autotune.study.documents import (
     constraint_attribute,
     measurement_document,
     new_trial,
-    read_trial,
-    stored_trials,
 )
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import NUMBERED, TrialNames
@@ -47,6 +45,7 @@ from pytest_autotune.study.opening import all_records, open_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
 from pytest_autotune.study.repeated import repeated_failure
+from pytest_autotune.study.stored_trials import StoredTrials
 from pytest_autotune.system.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class SearchedStudy(Study):
         self.plan = plan
         self.seed = plan.seed
         self.notices = (*self._store.notices, *opened.notices)
-        self._kept = opened.kept
+        self._trials = StoredTrials(self._storage, plan, opened.kept, session)
         self._code = opened.code
         self._estimates = opened.estimates
         self._earlier_id = opened.earlier
@@ -90,12 +89,9 @@ class SearchedStudy(Study):
         self._process = uuid.uuid4().hex
         context = replace(plan.context, hints=opened.hints)
         self._strategy = make_strategy(plan.strategy, context, extension)
-        self._finished: dict[int, TrialRecord] = {}
         #: Trials that this process took and has neither finished nor given back, as stored.
         self._mine: dict[int, TrialRecord] = {}
         self._looks: list[TrialRecord] = []
-        self._done_keys: frozenset[str] = frozenset()
-        self._done_numbers: frozenset[int] = frozenset()
         self._store.coordinator.hold(self._process)
 
     def leave(self) -> None:
@@ -110,21 +106,8 @@ class SearchedStudy(Study):
     def records(self) -> list[TrialRecord]:
         """Return all trials in the order they began, re-runs included; kept ones come first."""
         with uninterrupted():
-            return self._read()
-
-    def _read(self) -> list[TrialRecord]:
-        own: list[TrialRecord] = []
-        for trial in stored_trials(self._storage, self.id):
-            trial_id = trial._trial_id  # noqa: SLF001
-            record = self._finished.get(trial_id)
-            if record is None:
-                record = read_trial(trial, self.plan)
-                if record.finished:
-                    self._finished[trial_id] = record
-            own.append(record)
-        records = settled(self._kept.with_own(own), self.plan.question)
-        self._finished |= {r.stored: r for r in records if r.finished and r.stored is not None}
-        return records
+            self._trials.read()
+        return list(self._trials.records)
 
     def question(self, record: TrialRecord) -> Question:
         """Return the question for a trial that was just measured, which may be the first."""
@@ -140,25 +123,25 @@ class SearchedStudy(Study):
         if not slot.rerun and not slot.left_out and self._is_done_before(slot):
             return Stop.DONE_BEFORE
         with self._store.coordinator.mutex(), storage_errors(self.plan):
-            records = self.records()
+            self._trials.read()
             if slot.left_out:
-                return self._look(slot, records)
-            previous = trial_of(slot, effective(records)) if slot.rerun else None
+                return self._look(slot)
+            previous = trial_of(slot, self._trials.current) if slot.rerun else None
             if previous is not None and previous.finished:
                 if previous.outcome in UNMEASURED:
                     return self._create(slot, previous.number, previous.params, is_retry=True)
-                return self._look(slot, records)
+                return self._look(slot)
             if slot.rerun or slot.exact:
-                return self._claim_again(slot, records)
-            return self._claim_next(slot, records)
+                return self._claim_again(slot)
+            return self._claim_next(slot)
 
-    def _claim_again(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+    def _claim_again(self, slot: SlotRequest) -> Claim:
         """Take the parameters that this slot had before the code changed, if they are new here."""
-        earlier = trial_of(slot, self._earlier)
-        taken = any(r.number == slot.ordinal for r in records)
-        if earlier is None or taken or any(record.key == earlier.key for record in records):
-            return self._claim_next(slot, records)
-        return self._create(slot, free_number(earlier.number, records), earlier.params)
+        trials, earlier = self._trials, trial_of(slot, self._earlier)
+        if earlier is None or slot.ordinal in trials.numbers or earlier.key in trials.points.keys:
+            return self._claim_next(slot)
+        number = lowest_free(earlier.number, trials.numbers)
+        return self._create(slot, number, earlier.params)
 
     @cached_property
     def _earlier(self) -> Sequence[TrialRecord]:
@@ -173,19 +156,19 @@ class SearchedStudy(Study):
     def is_done(self, slot: SlotRequest) -> bool:
         """Return whether the trial of ``slot`` was finished by an earlier session."""
         with self._store.coordinator.mutex(), storage_errors(self.plan):
-            self._note_done(effective(self.records()))
+            self._trials.read()
         return self._is_done_before(slot)
 
-    def _look(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
+    def _look(self, slot: SlotRequest) -> Claim:
         """Return a look at the trial of ``slot``, or at one that might become it."""
-        found = trial_of(slot, effective(records)) or trial_of(slot, self._earlier)
+        found = trial_of(slot, self._trials.current) or trial_of(slot, self._earlier)
         if found is None and slot.point is None and slot.ordinal is None:
             return Stop.DONE_BEFORE  # A spare slot stands for no trial.
         point, proposed = slot.point, False
         if found is not None:
             point = found.params
         elif point is None:
-            seen = [*effective(records), *self._looks]
+            seen = [*self._trials.current, *self._looks]
             point = self._strategy.propose(History(records=seen), [self.plan.seed, len(seen)])
             proposed = True
         if point is None:
@@ -199,33 +182,33 @@ class SearchedStudy(Study):
             self._looks.append(record)
         return Look(record=record, left_out=slot.left_out, proposed=proposed)
 
-    def _claim_next(self, slot: SlotRequest, records: Sequence[TrialRecord]) -> Claim:
-        current = effective(records)
-        self._note_done(current)
-        if self._is_done_before(slot) or self._runs_elsewhere(slot, current):
+    def _claim_next(self, slot: SlotRequest) -> Claim:
+        trials, current = self._trials, self._trials.current
+        if self._is_done_before(slot) or self._runs_elsewhere(slot):
             return Stop.DONE_BEFORE
         if repeated_failure(current) is not None:
             # One that still runs may do better.
-            return self._wait_or(Stop.SAME_FAILURE, current)
-        stop = why_stop(self.plan, current, self._started)
+            return self._wait_or(Stop.SAME_FAILURE)
+        running = len(trials.running)
+        stop = why_stop(self.plan, current, running=running, started=self._started)
         if stop is not None:
             return stop
-        orphan = self._reclaim(slot, current)
+        orphan = self._reclaim(slot)
         if orphan is not None:
             return orphan
         if len(current) >= self.plan.budget:
-            return self._wait_or(Stop.BUDGET, current)
+            return self._wait_or(Stop.BUDGET)
         if slot.exact and (slot.ordinal is None or trial_of(slot, current) is not None):
-            return self._wait_or(Stop.DONE_BEFORE, current)
+            return self._wait_or(Stop.DONE_BEFORE)
         point = slot.point
         if point is None:
-            seed = [self.plan.seed, len(records)]
-            history = History(records=current, estimates=self._estimates)
+            seed = [self.plan.seed, len(trials.records)]
+            history = History(records=current, estimates=self._estimates, known=trials.points)
             point = propose(self._strategy, history, self._later, seed)
         if point is None:
-            return self._wait_or(Stop.EXHAUSTED, current)
+            return self._wait_or(Stop.EXHAUSTED)
         place = slot.names.place(point)
-        number = free_number(slot.ordinal if place is None else place, records)
+        number = lowest_free(slot.ordinal if place is None else place, trials.numbers)
         return self._create(slot, number, point)
 
     def finish(self, record: TrialRecord) -> None:
@@ -233,6 +216,7 @@ class SearchedStudy(Study):
 
         Raises :class:`TrialLostError` where another process took it over meanwhile.
         """
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         judgement, state, values = record.judgement, TrialState.FAIL, None
@@ -241,7 +225,7 @@ class SearchedStudy(Study):
             values = [stored_value(judgement, self.plan.objective)]
         elif record.outcome is Outcome.PRUNED:
             state = TrialState.PRUNED
-        with self._store.coordinator.mutex(), storage_errors(self.plan):
+        with self._store.coordinator.own(), storage_errors(self.plan):
             self._require_mine(record)
             trial_id = _stored(record)
             document = measurement_document(record.measurement)
@@ -249,8 +233,11 @@ class SearchedStudy(Study):
             if judgement.constraint is not None:
                 key, amount = constraint_attribute(judgement.constraint)
                 self._storage.set_trial_system_attr(trial_id, key, amount)
-            self._storage.set_trial_state_values(trial_id, state, values)
-            self._finished[trial_id] = record
+            try:
+                self._storage.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                raise _lost(record) from None
+            self._trials.end(record)
             self._mine.pop(trial_id, None)
 
     def again(self, record: TrialRecord) -> TrialRecord:
@@ -288,19 +275,7 @@ class SearchedStudy(Study):
         trial = self._storage.get_trial(_stored(record))
         owner = trial.user_attrs[OWNER]
         if trial.state.is_finished() or owner["process"] != self._process:
-            raise TrialLostError(
-                f"trial {record.number} was taken over by another process while this one "
-                "seemed dead; its result here is dropped"
-            )
-
-    def _note_done(self, current: Sequence[TrialRecord]) -> None:
-        """Remember what is finished: it stays so, and need not be looked up for every slot."""
-        self._done_keys = frozenset(record.key for record in current if record.finished)
-        self._done_numbers = frozenset(
-            record.number
-            for record in current
-            if record.finished and record.owner.session != self._session
-        )
+            raise _lost(record)
 
     def _is_done_before(self, slot: SlotRequest) -> bool:
         """Return whether the trial of this slot is known to be finished.
@@ -308,22 +283,21 @@ class SearchedStudy(Study):
         An adaptive slot stands for the trial of an earlier session that has its number.
         """
         if slot.point is not None:
-            return point_key(slot.point) in self._done_keys
-        return slot.ordinal in self._done_numbers
+            return point_key(slot.point) in self._trials.done_keys
+        return slot.ordinal in self._trials.done_numbers
 
-    def _runs_elsewhere(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> bool:
+    def _runs_elsewhere(self, slot: SlotRequest) -> bool:
         if slot.point is None:
             return False
         key = point_key(slot.point)
-        return any(r.key == key and not r.finished and not self._is_orphan(r) for r in current)
+        return any(r.key == key and not self._is_orphan(r) for r in self._trials.running)
 
-    def _wait_or(self, stop: Stop, current: Sequence[TrialRecord]) -> Wait | Stop:
+    def _wait_or(self, stop: Stop) -> Wait | Stop:
         """Wait while a sibling of this session runs a trial that could still come free."""
         running = any(
-            not r.finished
-            and r.owner.session == self._session
+            r.owner.session == self._session
             and r.owner.process not in ("", self._process)  # not given back, not ours
-            for r in current
+            for r in self._trials.running
         )
         return Wait() if running else stop
 
@@ -336,9 +310,9 @@ class SearchedStudy(Study):
             return owner.session != self._session
         return not self._store.coordinator.is_alive(owner.process)
 
-    def _reclaim(self, slot: SlotRequest, current: Sequence[TrialRecord]) -> TrialRecord | None:
+    def _reclaim(self, slot: SlotRequest) -> TrialRecord | None:
         """Take over a trial whose process died: the slot's own one, if it is among them."""
-        orphans = [record for record in current if self._is_orphan(record)]
+        orphans = [record for record in self._trials.running if self._is_orphan(record)]
         found = trial_of(slot, orphans)
         if slot.exact:
             # Any other only if it was begun in this run, as then it was selected, too.
@@ -395,3 +369,10 @@ class SearchedStudy(Study):
 def _stored(record: TrialRecord) -> int:
     assert record.stored is not None, "it was claimed from the storage"
     return record.stored
+
+
+def _lost(record: TrialRecord) -> TrialLostError:
+    return TrialLostError(
+        f"trial {record.number} was taken over by another process while this one "
+        "seemed dead; its result here is dropped"
+    )
