@@ -21,15 +21,19 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pytest_autotune.errors import StorageError
 from pytest_autotune.system.interrupts import uninterrupted
 
-#: The time between two attempts at a lock that another process has (seconds).
-_POLL_SECONDS: Final = 0.03
+#: The time between two attempts at a lock that another process has: it grows from the first to
+#: the last, as most sections are over in a moment (seconds).
+_FIRST_POLL: Final = 0.001
+_LAST_POLL: Final = 0.03
+#: A database's server lets a process wait for so long at a time, and Ctrl-C has to wait as long.
+_SERVER_WAIT: Final = "200ms"
 
 
 class Coordinator(ABC):
     """Mutual exclusion between all processes that share a study."""
 
     def __init__(self, take: Callable[[], bool], give: Callable[[], object]) -> None:
-        """``take`` locks the study if that is possible at once, ``give`` unlocks it."""
+        """``take`` locks the study if that is possible in a moment, ``give`` unlocks it."""
         self._take = take
         self._give = give
         self._depth = 0
@@ -45,7 +49,7 @@ class Coordinator(ABC):
         if self._depth:
             yield
             return
-        while True:
+        for pause in _pauses():
             with uninterrupted():
                 if self._take():
                     self._depth = 1
@@ -55,7 +59,17 @@ class Coordinator(ABC):
                         self._depth = 0
                         self._give()
                     return
-            _pause()
+            time.sleep(pause)
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """Hold what this process alone may change, such as the end of its trial.
+
+        Ctrl-C waits until its end. Raises :class:`StorageError` where the process has lost the
+        right to it, as others take it for dead.
+        """
+        with self.mutex():
+            yield
 
     @abstractmethod
     def hold(self, process: str) -> None:
@@ -143,11 +157,16 @@ def _taken(lock: BaseFileLock) -> bool:
     return True
 
 
-def _pause() -> None:
-    """Wait for a moment, as long on average for everybody, and not in step with others."""
-    time.sleep(random.uniform(0.5, 1.5) * _POLL_SECONDS)  # noqa: S311 - no secret
+def _pauses() -> Iterator[float]:
+    """Yield the seconds between attempts, as long on average for everybody, and not in step."""
+    seconds = _FIRST_POLL
+    while True:
+        yield random.uniform(0.5, 1.5) * seconds  # noqa: S311 - no secret
+        seconds = min(2 * seconds, _LAST_POLL)
 
 
+#: PostgreSQL's code for a lock that was not free within ``lock_timeout``.
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _MYSQL: Final = (
     "SELECT GET_LOCK(:name, 0)",
     "SELECT RELEASE_LOCK(:name)",
@@ -156,7 +175,8 @@ _MYSQL: Final = (
 #: By SQL dialect: statements that try to take, release and test a named lock of the connection.
 _STATEMENTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "postgresql": (
-        "SELECT pg_try_advisory_lock(:key)",
+        # The server gives it in the order in which it was asked for.
+        "SELECT pg_advisory_lock(:key) IS NOT NULL",
         "SELECT pg_advisory_unlock(:key)",
         # It is free if it can be taken, and then released again.
         "SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_advisory_unlock(:key) ELSE false END",
@@ -181,6 +201,8 @@ class DatabaseCoordinator(Coordinator):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
         self._lock, unlock, self._free = _STATEMENTS[engine.dialect.name]
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if engine.dialect.name == "postgresql":
+            self._connection.execute(sqlalchemy.text(f"SET lock_timeout = '{_SERVER_WAIT}'"))
         super().__init__(
             lambda: bool(self._execute(self._lock, study)), partial(self._execute, unlock, study)
         )
@@ -189,9 +211,22 @@ class DatabaseCoordinator(Coordinator):
         """Announce that ``process`` is alive."""
         if process not in self._held:
             # Another process may have it for a moment, to see whether this one is alive.
-            while not self._execute(self._lock, process):
-                _pause()
+            for pause in _pauses():
+                if self._execute(self._lock, process):
+                    break
+                time.sleep(pause)
             self._held.append(process)
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """Hold what this process alone may change; nobody has to wait for it.
+
+        Others take a process for dead once its connection is lost. What they have taken over
+        cannot be finished twice, as a trial's state is written once.
+        """
+        with uninterrupted():
+            self._execute("SELECT 1", "")
+            yield
 
     def is_alive(self, process: str) -> bool:
         """Return whether a connection holds the lock of ``process``."""
@@ -212,7 +247,17 @@ class DatabaseCoordinator(Coordinator):
         try:
             return self._connection.execute(sqlalchemy.text(statement), arguments).scalar()
         except sqlalchemy.exc.SQLAlchemyError as error:
+            if _timed_out(error):
+                return False
             raise StorageError(
                 "lost the connection to the study's database, and with it the right to the "
                 f"running trial ({type(error.__cause__ or error).__name__}); run again to resume"
             ) from None
+
+
+def _timed_out(error: Exception) -> bool:
+    """Return whether a lock was not free in time. Each driver has its own place for the code."""
+    original: Any = getattr(error, "orig", None)
+    codes = [getattr(original, name, None) for name in ("sqlstate", "pgcode")]
+    details = [each.get("C") for each in getattr(original, "args", ()) if isinstance(each, dict)]
+    return _LOCK_NOT_AVAILABLE in [*codes, *details]
