@@ -78,13 +78,14 @@ class Judge:
     """Compares studies of one run.
 
     ``against`` is the old revision, None for the stored baseline. ``state`` is the folder of the
-    history and the logs. ``deadline`` is on the monotonic clock. ``say`` is called with a study
-    and the number of its pairs. Close ``resources`` at the end.
+    history, ``logs`` that of the logs. ``deadline`` is on the monotonic clock. ``say`` is called
+    with a study and the number of its pairs. Close ``resources`` at the end.
     """
 
     harness: Harness
     against: str | None
     state: Path
+    logs: Path
     deadline: float | None
     say: Callable[[str, int], None]
     resources: ExitStack = field(default_factory=ExitStack)
@@ -147,7 +148,7 @@ class Judge:
                 known["changed"] = dict(params)
         if plan.spec.server is not None and plan.spec.server.backend == "url":
             notes.append("both revisions were measured on the same server, as its URL is given")
-        log = self.state / "logs"
+        log = self.logs
         before = self.harness.launcher(params, log / "gate-old.log", old.tree)
         # Figures only compare if their cases combine in the same way.
         before = replace(before, rule={"cases": plan.spec.optimization.cases})
@@ -194,7 +195,7 @@ class Judge:
             ]
             for name, locked in baseline.items()
         }  # fmt: skip
-        launcher = self.harness.launcher(entry.parameters, self.state / "logs" / "gate-new.log")
+        launcher = self.harness.launcher(entry.parameters, self.logs / "gate-new.log")
         launch = _Launches({"new": launcher}, case.nodeids, metrics, self.deadline, notes)
         comparison = compare_with_baseline(
             partial(launch, "new"), metrics, plan.spec.gate,

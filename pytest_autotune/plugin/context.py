@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus, share
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.system.files import unwritable
 from pytest_autotune.system.scratch import Scratch, sweep
 from pytest_autotune.system.sealing import new_key
 
@@ -31,10 +32,10 @@ class RunContext:
     """The context that all processes of one pytest run share.
 
     ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
-    where neither workers nor a missing cache call for one. ``started`` is in seconds since the
-    epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of the GPUs, None
-    where they are not shared out. ``key`` opens what lies in the scratch folder. ``owned`` is that
-    folder in the process that made it.
+    where neither workers nor a cache that is missing or read-only call for one. ``started`` is in
+    seconds since the epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of
+    the GPUs, None where they are not shared out. ``key`` opens what lies in the scratch folder.
+    ``owned`` is that folder in the process that made it.
     """
 
     session: str
@@ -66,15 +67,13 @@ class RunContext:
                 key=bytes.fromhex(sent["key"]),
             )
         adopt(None)
-        distributed = is_distributed(config)
         cache = getattr(config, "cache", None)
-        needs_scratch = distributed or cache is None
+        state = None if cache is None else state_directory(cache)
         sweep()
+        needs_scratch = is_distributed(config) or state is None or unwritable(state) is not None
         owned = Scratch("pytest-autotune-", folder) if needs_scratch else None
         scratch = None if owned is None else owned.path
-        if cache is not None:
-            state = state_directory(cache)
-        else:
+        if state is None:
             assert scratch is not None
             state = scratch
         return cls(
@@ -86,6 +85,13 @@ class RunContext:
             key=new_key(),
             owned=owned,
         )
+
+    @property
+    def logs(self) -> Path:
+        """The folder of logs, which ends with the run where the cache cannot be written."""
+        if self.scratch is not None and unwritable(self.state_directory) is not None:
+            return self.scratch / "logs"
+        return self.state_directory / "logs"
 
     def document(self, *, worker: int, workers: int, local: bool) -> dict[str, Any]:
         """Return the context for the ``worker``-th of ``workers``, as plain types.

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_autotune.gate.lock.entry import LockError
 from pytest_autotune.gate.lock.lockfile import LOCK_NAME, read_lock_file
 from pytest_autotune.gate.lock.locking import Locking, Pinning
 from pytest_autotune.gate.revision.repository import describe
 from pytest_autotune.plugin.announce import announce
 from pytest_autotune.plugin.harness import harness_of
+from pytest_autotune.system.files import unwritable
 
 if TYPE_CHECKING:
     import pytest
@@ -30,8 +32,11 @@ class Locker:
         """
         self._config = config
         self._force = settings.lock_force
-        self._log = context.state_directory / "logs" / "lock.log"
+        self._log = context.logs / "lock.log"
         self._path = config.rootpath / LOCK_NAME
+        locked = unwritable(self._path.resolve().parent)
+        if locked is not None:
+            raise LockError(f"{locked} cannot be written, so nothing can be pinned in {LOCK_NAME}")
         there = self._path.exists() or self._path.is_symlink()
         self._entries = read_lock_file(self._path) if there else {}
 

@@ -199,8 +199,7 @@ class Resources:
         if self._servers is None:
             from pytest_autotune.serving.keeper import ServerKeeper
 
-            logs = self._context.state_directory / "logs"
-            self._servers = ServerKeeper(self._project, logs, self._masker)
+            self._servers = ServerKeeper(self._project, self._context.logs, self._masker)
         plan, trial = active.study.plan, active.trial
         warning = mig_warning(plan.spec.server, active.grant.lease.devices)
         if warning:

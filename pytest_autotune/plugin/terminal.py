@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
@@ -31,6 +30,7 @@ from pytest_autotune.study.skips import skip_notes
 from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.unread import no_effect, unread_notes
+from pytest_autotune.system.files import unwritable
 
 if TYPE_CHECKING:
     from pytest_autotune.gate.lock.locking import Locking
@@ -295,7 +295,7 @@ class StudyReporter:
         if cache is None or not self._summaries:
             return
         # pytest warns of its own values; a study says more on what cannot be stored.
-        if not os.access(self._context.state_directory.parent, os.W_OK):
+        if unwritable(self._context.state_directory.parent) is not None:
             return
         cache.set("autotune/schema", SCHEMA_VERSION)
         for name in ("incumbent", "verdict", "slots"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from itertools import count
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_autotune.errors import StorageError
 from pytest_autotune.study.journal_repair import Repaired, is_sound, repair
 from pytest_autotune.study.storage import Store, quiet_optuna
-from pytest_autotune.system.files import replace_file
+from pytest_autotune.system.files import replace_file, unwritable
 from pytest_autotune.system.interrupts import uninterrupted
 from pytest_autotune.system.locks import Coordinator, FileCoordinator, NoCoordinator
 
@@ -60,10 +59,8 @@ def journal_exists(directory: Path, slug: str) -> bool:
 
 def _read_only(place: Path) -> Path | None:
     """Return the folder or the file that keeps a journal from being written, None without one."""
-    there = next((path for path in (place, *place.parents) if path.exists()), place)
-    files = [place / _JOURNAL, place / "owners", place / "study.lock"]
-    wanted = [there, *(path for path in files if path.exists())]
-    return next((path for path in wanted if not os.access(path, os.W_OK)), None)
+    wanted = (place, place / _JOURNAL, place / "owners", place / "study.lock")
+    return next((found for path in wanted if (found := unwritable(path)) is not None), None)
 
 
 def _opened(

@@ -27,6 +27,7 @@ TRIAL: Final = "trial_id"
 NUMBER: Final = "number"
 STUDY: Final = "study_id"
 _CHECK: Final = re.compile(rb',"check":"([0-9a-f]{8})"\}$')
+_PLACE: Final = re.compile(rb',"line":(\d+)(?:,"[a-z_]+":\d+)*,"check":"[0-9a-f]{8}"\}$')
 
 
 @dataclass(kw_only=True)
@@ -71,8 +72,7 @@ class Tally:
 def read_line(line: bytes) -> Mapping[str, Any] | None:
     """Return the entry of a line, None where it is damaged."""
     text = line.rstrip()
-    check = _CHECK.search(text)
-    if check is not None and zlib.crc32(text[: check.start()] + b"}") != int(check[1], 16):
+    if _is_checked(text) is False:
         return None
     try:
         entry = json.loads(text)
@@ -81,3 +81,22 @@ def read_line(line: bytes) -> Mapping[str, Any] | None:
     if not line.endswith(b"\n") or not isinstance(entry, dict):
         return None
     return entry if "op_code" in entry and "worker_id" in entry else None
+
+
+def place_of(line: bytes) -> int | None:
+    """Return the place that a line says, 0 where it says none, None where it is damaged."""
+    text = line.rstrip()
+    said = _PLACE.search(text)
+    # Where the checksum is right, the rest need not be looked at: a log is long.
+    if said is not None and line.endswith(b"\n") and _is_checked(text):
+        return int(said[1])
+    entry = read_line(line)
+    return None if entry is None else entry.get(LINE, 0)
+
+
+def _is_checked(text: bytes) -> bool | None:
+    """Return whether the checksum of a line is right, None where it has none."""
+    check = _CHECK.search(text)
+    if check is None:
+        return None
+    return zlib.crc32(text[: check.start()] + b"}") == int(check[1], 16)

@@ -24,6 +24,7 @@ from pytest_autotune.study.journal_lines import (
     STUDY,
     TRIAL,
     Tally,
+    place_of,
     read_line,
 )
 
@@ -82,8 +83,8 @@ class _CannotTell(Exception):
 def is_sound(content: bytes) -> bool:
     """Return whether no line of a journal is damaged or missing."""
     for at, line in enumerate(content.splitlines(keepends=True)):
-        entry = read_line(line)
-        if entry is None or entry.get(LINE, 0) > at:
+        place = place_of(line)
+        if place is None or place > at:
             return False
     return True
 

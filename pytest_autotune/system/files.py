@@ -1,4 +1,4 @@
-"""Read files of unknown make, and write files that other processes may read meanwhile."""
+"""Read files of unknown make, write files that others may read, and find where none can be."""
 
 from __future__ import annotations
 
@@ -50,3 +50,12 @@ def replace_file(target: Path, content: bytes, mode: int | None = None) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def unwritable(path: Path) -> Path | None:
+    """Return what keeps ``path`` from being written: itself, or the nearest folder that exists.
+
+    None where it can be written, or made.
+    """
+    there = next((each for each in (path, *path.parents) if each.exists()), path)
+    return None if os.access(there, os.W_OK) else there

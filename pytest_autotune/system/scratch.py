@@ -15,6 +15,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from pytest_autotune.errors import StorageError
+
 #: The name of every folder that is in use, with its lock.
 _FOLDERS: Final = ("autotune-*", "pytest-autotune-*")
 #: Begins its name before it is locked, so that nobody takes it for one without an owner.
@@ -28,14 +30,20 @@ class Scratch:
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
         """Make a folder whose name begins with ``prefix``.
 
-        It is made where the system keeps such folders, or in ``parent``.
+        It is made where the system keeps such folders, or in ``parent``. Raises
+        :class:`StorageError`.
         """
-        parent = Path(tempfile.gettempdir()) if parent is None else parent
-        made = Path(tempfile.mkdtemp(prefix=f"{_UNBORN}{prefix}", dir=parent))
-        self._lock = FileLock(made / _LOCK)
-        self._lock.acquire()
-        # The lock is on the file, and stays with it.
-        self.path = made.rename(parent / made.name.removeprefix(_UNBORN))
+        try:
+            parent = Path(tempfile.gettempdir()) if parent is None else parent
+            made = Path(tempfile.mkdtemp(prefix=f"{_UNBORN}{prefix}", dir=parent))
+            self._lock = FileLock(made / _LOCK)
+            self._lock.acquire()
+            # The lock is on the file, and stays with it.
+            self.path = made.rename(parent / made.name.removeprefix(_UNBORN))
+        except OSError as error:
+            raise StorageError(
+                f"no temporary folder can be made: {error}; set TMPDIR to one that can be written"
+            ) from None
 
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
@@ -56,7 +64,10 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 
 def sweep() -> None:
     """Remove the folders of owners that died."""
-    place = Path(tempfile.gettempdir())
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError:
+        return  # Whoever needs a temporary folder says so.
     for lock in (lock for name in _FOLDERS for lock in place.glob(f"{name}/{_LOCK}")):
         try:
             with FileLock(lock, timeout=0):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from gated import Gated
+from inner import Runs
 from project import SPEC, Project
 
 BODY = """
@@ -29,19 +32,19 @@ def _mounts() -> None:
 class Disk:
     """A folder of the project that is mounted anew for every script."""
 
-    def __init__(self, project: Project) -> None:
-        self.folder = project.path
-        self._project = project
+    def __init__(self, runs: Runs, folder: Path) -> None:
+        self.folder = folder
+        self._runs = runs
 
     def run(self, *script: str) -> list[tuple[int, str]]:
         """Run a shell script in a namespace of its own; return what each pytest in it said.
 
-        ``PYTEST …`` in it runs pytest.
+        A line that begins with ``PYTEST`` runs pytest.
         """
-        command = shlex.join([sys.executable, "-B", "-m", "pytest", "--autotune", "-q"])
+        command = shlex.join([sys.executable, "-B", "-m", "pytest", "-q"])
         lines = [
             f"{command} {line.removeprefix('PYTEST')} 2>&1; printf '\\n@@@%s@@@' $?"
-            if line.startswith("PYTEST")
+            if line.startswith("PYTEST --autotune")
             else f"{{ {line}; }} >&2"
             for line in script
         ]
@@ -53,7 +56,7 @@ class Disk:
                 "-c",
                 "\n".join([f"cd {shlex.quote(str(self.folder))}", *lines]),
             ],
-            env=self._project.environment(),
+            env=self._runs.environment(),
             capture_output=True,
             text=True,
             timeout=300,
@@ -71,7 +74,7 @@ class Disk:
 @pytest.fixture
 def disk(project: Project, _mounts: None) -> Disk:
     project.write(BODY)
-    return Disk(project)
+    return Disk(project, project.path)
 
 
 READ_ONLY = "mount --bind . . && mount -o remount,bind,ro ."
@@ -81,7 +84,7 @@ def test_a_finished_study_is_shown_from_a_disk_that_is_read_only(
     project: Project, disk: Disk
 ) -> None:
     project.run(status=0)
-    found = disk.run(READ_ONLY, f"cd {disk.folder}", "PYTEST", "PYTEST -n 2")
+    found = disk.run(READ_ONLY, f"cd {disk.folder}", "PYTEST --autotune", "PYTEST --autotune -n 2")
     assert [status for status, _ in found] == [0, 0]
     for _, text in found:
         assert f"{BUDGET} of {BUDGET}" in text
@@ -95,12 +98,17 @@ def test_a_study_that_cannot_be_stored_ends_with_one_message(
 ) -> None:
     if began:
         project.run("--autotune-trials", "2", status=0)
-    found = disk.run(READ_ONLY, f"cd {disk.folder}", "PYTEST", "PYTEST -n 2")
+    found = disk.run(READ_ONLY, f"cd {disk.folder}", "PYTEST --autotune", "PYTEST --autotune -n 2")
     for status, text in found:
         assert status == pytest.ExitCode.USAGE_ERROR, text
         assert text.count("cannot be written") == 1, text
         assert "-o cache_dir=FOLDER" in text
         assert ("best     trial" in text) == began
+    ((status, text),) = disk.run(
+        READ_ONLY, f"cd {disk.folder}", "PYTEST --autotune --autotune-lock"
+    )
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert "cannot be written, so nothing can be pinned in autotune.lock.json" in text
     # It works where another place is named.
     project.run("-o", f"cache_dir={disk.folder / 'other'}", status=0)
 
@@ -112,12 +120,12 @@ def test_a_full_disk_loses_nothing(project: Project, disk: Disk, workers: str) -
     test = shlex.quote(str(disk.folder / "test_study.py"))
     found = disk.run(
         f"mount -t tmpfs -o size=160k none {small} && cp {test} {small} && cd {small}",
-        "PYTEST --autotune-trials 3",
+        "PYTEST --autotune --autotune-trials 3",
         "dd if=/dev/zero of=filler bs=1k; truncate -s -8k filler",
-        f"PYTEST -n {workers}",
-        f"PYTEST -n {workers}",
+        f"PYTEST --autotune -n {workers}",
+        f"PYTEST --autotune -n {workers}",
         "ls .pytest_cache/autotune/*/ | grep damaged; rm filler",
-        "PYTEST",
+        "PYTEST --autotune",
         f"cp -r .pytest_cache {disk.folder}",
     )
     assert [status for status, _ in found] == [0, 4, 4, 0]
@@ -140,7 +148,7 @@ def test_a_damaged_journal_on_a_full_disk_stays_as_it_is(project: Project, disk:
     ((status, text),) = disk.run(
         f"mount -t tmpfs -o size=160k none {small} && cp -r test_study.py .pytest_cache {small}",
         f"cd {small}; dd if=/dev/zero of=filler bs=1k",
-        "PYTEST",
+        "PYTEST --autotune",
         f"cp -r .pytest_cache {disk.folder / 'after'}",
     )
     assert status == pytest.ExitCode.USAGE_ERROR, text
@@ -150,3 +158,13 @@ def test_a_damaged_journal_on_a_full_disk_stays_as_it_is(project: Project, disk:
     assert sorted(child.name for child in after.parent.iterdir()) == [
         "owners", "study.lock", "trials.journal",
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_mounts")
+def test_a_gate_compares_where_nothing_can_be_kept(gated: Gated) -> None:
+    disk = Disk(gated, gated.root)
+    ((status, text),) = disk.run(READ_ONLY, f"cd {disk.folder}", "PYTEST --autotune-gate")
+    assert status == 0, text
+    assert "gate     passed" in text
+    assert text.count("what the gate found cannot be kept") == 1
+    assert "v/autotune/gate" not in text

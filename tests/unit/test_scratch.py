@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_autotune.errors import StorageError
 from pytest_autotune.system.scratch import Scratch, scratch_folder, sweep
 from pytest_autotune.system.sealing import new_key, sealed, unsealed
 
 OWNER = """
 import sys
+from pytest_autotune.errors import StorageError
 from pytest_autotune.system.scratch import Scratch
 made = Scratch("pytest-autotune-")
 (made.path / "content").touch()
@@ -83,3 +85,8 @@ def test_what_is_sealed_is_read_with_the_key_only() -> None:
     assert unsealed(first, key) == unsealed(second, key) == content
     assert unsealed(first, new_key()) != content
     assert unsealed(sealed(b"", key), key) == b""
+
+
+def test_a_place_that_cannot_be_written_is_named(temporary: Path) -> None:
+    with pytest.raises(StorageError, match=r"no temporary folder can be made: .*; set TMPDIR"):
+        Scratch("pytest-autotune-", temporary / "nowhere")

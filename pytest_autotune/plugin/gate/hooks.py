@@ -74,6 +74,7 @@ class GateHooks:
             harness=harness_of(config),
             against=settings.against,
             state=context.state_directory,
+            logs=context.logs,
             deadline=deadline_of(context.started, settings.timeout),
             say=self._say,
             resources=self._open,

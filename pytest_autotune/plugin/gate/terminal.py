@@ -132,6 +132,7 @@ class GateReporter:
                 history.append(self._context.state_directory, _result(outcome, commit))
         except OSError as error:
             self._trouble = f"what the gate found cannot be kept: {error}"
+            return
         known = cache.get("autotune/gate", {})
         latest = {
             outcome.study: {
