@@ -109,7 +109,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
             register(config, settings)
     except UserError as error:
-        raise pytest.UsageError(str(error)) from None
+        from pytest_autotune.text.printable import printable_lines
+
+        raise pytest.UsageError(printable_lines(str(error))) from None
 
 
 def _only_tells(config: pytest.Config) -> bool:

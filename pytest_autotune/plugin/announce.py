@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_autotune.text.printable import printable
+
 if TYPE_CHECKING:
     import pytest
 
@@ -15,7 +17,7 @@ def announce(config: pytest.Config, text: str, **colour: bool) -> None:
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if terminal is not None:
         terminal.ensure_newline()
-        terminal.write_line(text, **colour)
+        terminal.write_line(printable(text), **colour)
         # Into a file or a pipe, too, it is of use now only.
         terminal.flush()
 

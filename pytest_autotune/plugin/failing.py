@@ -13,6 +13,7 @@ from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.trial_line import shortfall
+from pytest_autotune.text.printable import printable, printable_lines
 
 #: Attributes of a report, which xdist takes along.
 STATUS: Final = "autotune_status"
@@ -63,7 +64,7 @@ class Explanation:
 def mark_infeasible(report: pytest.TestReport, study: str, record: TrialRecord, text: str) -> None:
     """Make a report the failure of an infeasible trial of ``study``, explained by ``text``."""
     report.outcome = "failed"
-    report.longrepr = text
+    report.longrepr = printable_lines(text)
     vars(report).update(
         {STATUS: Outcome.INFEASIBLE.value, _SHORTFALL: shortfall(record), _OF: study}
     )
@@ -97,7 +98,11 @@ def status_of(
     reason = getattr(report, _SHORTFALL, None)
     if reason is None or not report.failed:
         return None
-    return "failed", "F", (f"INFEASIBLE {reason if with_reason else ''}".rstrip(), {"red": True})
+    return (
+        "failed",
+        "F",
+        (f"INFEASIBLE {printable(reason) if with_reason else ''}".rstrip(), {"red": True}),
+    )
 
 
 def log_verdict(config: pytest.Config, nodeid: str, summary: Summary) -> None:
@@ -105,7 +110,7 @@ def log_verdict(config: pytest.Config, nodeid: str, summary: Summary) -> None:
 
     Terminal, JUnit and other reports see it like a failed test with the node id of the study.
     """
-    headline, *rest = verdict(summary)
+    headline, *rest = map(printable, verdict(summary))
     caller = config.pluginmanager.subset_hook_caller(
         "pytest_runtest_logreport",
         [p for name in _ACTING if (p := config.pluginmanager.getplugin(name)) is not None],

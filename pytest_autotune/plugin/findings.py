@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_autotune.study.protocol import Stop
+from pytest_autotune.text.printable import printable_lines
 
 
 class Findings:
@@ -67,11 +68,11 @@ class Findings:
 
     def add_error(self, text: str) -> None:
         """Add a message that ends the run with a usage error."""
-        self._errors.append(text)
+        self._errors.append(printable_lines(text))
 
     def end_with(self, text: str) -> None:
         """Note the message that pytest ends the run with, so that it is not said twice."""
-        self._said.add(text)
+        self._said.add(printable_lines(text))
 
     def clear_errors(self) -> None:
         """Forget the errors: the run ends with them as its message."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -39,6 +39,7 @@ from pytest_autotune.scoring.records import TrialRecord, effective, incumbent
 from pytest_autotune.scoring.wording import slo_table
 from pytest_autotune.study.skips import mark_note
 from pytest_autotune.system.masking import Masker
+from pytest_autotune.text.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     # It loads HTTP and SSL, which a launch of a kernel does not need.
@@ -201,7 +202,7 @@ class TrialJudge:
         self._add_server_log(active, report)
         command = self._runner.resources.server_command(active)
         if isinstance(error, _PLAIN_ERRORS):
-            report.longrepr = f"trial {active.record.number}: {error}"
+            report.longrepr = printable_lines(f"trial {active.record.number}: {error}")
             if error is self._health.error:
                 report.longrepr += f"\n{LATE}"
             # The reason why there is none may be the failure itself.
@@ -345,7 +346,7 @@ def _mask_report(report: pytest.TestReport, mask: Masker) -> None:
     """Mask every text of ``report``, in place."""
     report.sections = [(mask(title), mask(text)) for title, text in report.sections]
     report.user_properties = [
-        (mask(name), mask(value) if isinstance(value, str) else value)
+        _printable_property(mask(name), mask(value) if isinstance(value, str) else value)
         for name, value in report.user_properties
     ]
     for name in ("wasxfail", LINE):
@@ -364,11 +365,17 @@ def _mask_report(report: pytest.TestReport, mask: Masker) -> None:
             report.longrepr = masked
 
 
+def _printable_property(name: str, value: Any) -> tuple[str, Any]:
+    """Return a property of ours as JUnit files can hold it, any other as it is."""
+    if not name.startswith("autotune_"):
+        return name, value
+    return printable(name), printable(value) if isinstance(value, str) else value
+
+
 def _mark(report: pytest.TestReport, outcome: Outcome, reason: str) -> None:
     """Give a report a status of its own that others take for an expected failure."""
     report.outcome = "skipped"
-    report.wasxfail = reason
-    report.longrepr = reason
+    report.wasxfail = report.longrepr = printable_lines(reason)
     vars(report)[STATUS] = outcome.value
 
 

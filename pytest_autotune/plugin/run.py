@@ -23,6 +23,7 @@ from pytest_autotune.plugin.slots import Slot
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.strategies import ExtensionLookup
 from pytest_autotune.study.trial import Trial
+from pytest_autotune.text.printable import printable_lines
 
 
 class TrialRunner:
@@ -120,7 +121,7 @@ class TrialRunner:
         """
         if not self._context.is_worker:
             self._findings.end_with(message)
-            raise pytest.UsageError(message)
+            raise pytest.UsageError(printable_lines(message))
         self._leave()
         self._findings.add_error(message)
         self._broken = True

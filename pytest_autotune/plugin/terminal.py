@@ -31,6 +31,7 @@ from pytest_autotune.study.standing import Standings
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.study.unread import no_effect, unread_notes
 from pytest_autotune.system.files import unwritable
+from pytest_autotune.text.printable import printable
 
 if TYPE_CHECKING:
     from pytest_autotune.gate.lock.locking import Locking
@@ -127,7 +128,7 @@ class StudyReporter:
             place = "studies are not kept, as pytest's cache is off"
         if replay is not None:
             place = f"results are replayed from {replay.written}, nothing is measured; {place}"
-        return f"autotune: {place}"
+        return printable(f"autotune: {place}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(
@@ -154,7 +155,7 @@ class StudyReporter:
         line = line_of(report, self._standings)
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if line is not None and terminal is not None and self._config.get_verbosity() > 0:
-            terminal.write_line(f"  {line}", cyan=True)
+            terminal.write_line(f"  {printable(line)}", cyan=True)
 
     @pytest.hookimpl(specname="pytest_sessionfinish", tryfirst=True)
     def pytest_give_verdict(self, session: pytest.Session) -> None:
@@ -320,17 +321,17 @@ class StudyReporter:
         for error in self._findings.errors:
             terminalreporter.write_line(f"autotune: {error}", red=True)
         for summary in self._summaries.values():
-            terminalreporter.write_sep("=", f"autotune: {summary.label}")
+            terminalreporter.write_sep("=", f"autotune: {printable(summary.label)}")
             for line in render(summary):
                 terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
             locking = self._locked.get(summary.label)
             if locking is not None:
                 for note in locking.notes:
-                    terminalreporter.write_line(f"note     {note}", **COLOURS["note"])
+                    terminalreporter.write_line(f"note     {printable(note)}", **COLOURS["note"])
                 tone = "bad" if locking.failed else "good" if locking.entry else "note"
-                terminalreporter.write_line(f"lock     {locking.text}", **COLOURS[tone])
+                terminalreporter.write_line(f"lock     {printable(locking.text)}", **COLOURS[tone])
             if self._recorded:
-                terminalreporter.write_line(f"recorded {self._recorded}")
+                terminalreporter.write_line(f"recorded {printable(self._recorded)}")
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""

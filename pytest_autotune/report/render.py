@@ -15,6 +15,7 @@ from pytest_autotune.study.reliability import disturbed_count
 from pytest_autotune.study.repeated import Failures
 from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.printable import printable
 from pytest_autotune.text.values import parameters
 
 #: So many statistics of one thing are read in a row with everything else.
@@ -29,6 +30,10 @@ class Line:
     head: str
     text: str
     tone: Tone = "plain"
+
+    def __post_init__(self) -> None:
+        """Keep it one line, whatever tests and servers said."""
+        object.__setattr__(self, "text", printable(self.text))
 
 
 def render(summary: Summary) -> Iterator[Line]:
@@ -151,6 +156,7 @@ def _labelled(head: str, text: str) -> Iterator[Line]:
 def metric_lines(metrics: Metrics) -> Iterator[str]:
     """Yield metrics with their values, many statistics of one thing on a line of their own."""
     things: dict[str, dict[str, str]] = {}
+    metrics = {printable(name): value for name, value in metrics.items()}
     for name in metrics:
         statistic, thing = split_name(name)
         if statistic:

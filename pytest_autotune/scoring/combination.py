@@ -11,6 +11,7 @@ from pytest_autotune.scoring.compliance import Checked, checked, in_case, merged
 from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound, Compliance
+from pytest_autotune.text.printable import printable
 from pytest_autotune.text.suggest import did_you_mean
 
 
@@ -209,7 +210,9 @@ def missing(objective: Objective, reported: Sequence[str]) -> str:
     """Return that nobody reported an objective, and which metrics they reported."""
     hint = next(filter(None, (did_you_mean(name, reported) for name in objective.metrics)), "")
     needs = f"the objective {objective.name!r} needs {' or '.join(objective.metrics)}"
-    return f"{needs}, but the trial reported: {', '.join(reported) or NOTHING}{hint}"
+    return (
+        f"{needs}, but the trial reported: {', '.join(map(printable, reported)) or NOTHING}{hint}"
+    )
 
 
 def _alike(objective: Objective) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Final
 from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 from pytest_autotune.text.numbers import number, quantity
+from pytest_autotune.text.printable import printable
 from pytest_autotune.text.suggest import did_you_mean
 from pytest_autotune.text.tables import table
 
@@ -103,7 +104,7 @@ def _verdict(result: BoundResult) -> str:
 
 def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
     """Return why a bound's metric cannot be judged, and with ``metrics`` what was reported."""
-    label, problem = result.bound.label, result.problem or "not reported"
+    label, problem = printable(result.bound.label), result.problem or "not reported"
     where = "" if result.case is None else f" in case {result.case}"
     if problem == ONE_PIECE:
         return f"{problem}{where} ({ONE_PIECE_CAUSE}), so {label} is not known"
@@ -122,7 +123,9 @@ def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
     if not names:
         return f"{label} was not reported; reported: {NOTHING}"
     hint = did_you_mean(result.bound.metrics[0], names)
-    return f"{label} was not reported{hint}; reported: {', '.join(names[:_FEW])}{more}"
+    return (
+        f"{label} was not reported{hint}; reported: {', '.join(map(printable, names[:_FEW]))}{more}"
+    )
 
 
 def _percent(share: float) -> str:

@@ -15,6 +15,7 @@ from pytest_autotune.spec.reading import read_document
 from pytest_autotune.spec.sizes import too_large
 from pytest_autotune.spec.validation import validate
 from pytest_autotune.text.places import Origin, json_pointer
+from pytest_autotune.text.printable import printable
 from pytest_autotune.text.suggest import nearest, shown
 
 SPEC_FILES: Final = ("autotune.yaml", "autotune.yml", "autotune.toml", "autotune.json")
@@ -58,8 +59,9 @@ def load_named(rootdir: Path, name: str | None) -> Spec:
     documents, origin = _named_documents(path)
     if name is None:
         if len(documents) != 1:
+            names = ", ".join(map(printable, sorted(documents)))
             raise SpecError(
-                f"{path.name}: holds {len(documents)} specs ({', '.join(sorted(documents))}); "
+                f"{path.name}: holds {len(documents)} specs ({names}); "
                 "name one in the marker: pytest.mark.autotune('NAME')"
             )
         name = next(iter(documents))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from pytest_autotune.errors import SpecError, UserError
+from pytest_autotune.text.printable import printable
 
 Written = TypeVar("Written")
 Parsed = TypeVar("Parsed")
@@ -71,4 +72,5 @@ class Origin:
         while nearest and nearest not in self.places:
             nearest = nearest.rpartition("/")[0]
         place = self.places.get(nearest)
-        return f"{self.file}{'' if place is None else f':{place}'}: {pointer or '/'}"
+        at = "" if place is None else f":{place}"
+        return f"{printable(self.file)}{at}: {printable(pointer) or '/'}"

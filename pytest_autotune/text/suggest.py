@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pytest_autotune.text.printable import printable
+
 _SHOWN: Final = 60
 
 
@@ -16,6 +18,7 @@ def shown(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         text = _python(value)
+    text = printable(text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
@@ -29,7 +32,7 @@ def _python(value: object) -> str:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return the known names for an unknown ``word``, the closest one first."""
-    listed = f"; known: {', '.join(sorted(known))}" if known else ""
+    listed = f"; known: {', '.join(map(printable, sorted(known)))}" if known else ""
     return f"{did_you_mean(word, known)}{listed}"
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_autotune.text.printable import printable
+
 
 def canonical(value: Any) -> str:
     """Return a text that is equal for equal JSON values and only for those.
@@ -29,7 +31,10 @@ def label(value: Any) -> str:
 
 def parameters(point: Mapping[str, Any]) -> str:
     """Return ``name=value`` pairs, in order."""
-    return " ".join(f"{name}={label(value)}" for name, value in point.items()) or "(no parameters)"
+    return (
+        " ".join(f"{name}={printable(label(value))}" for name, value in point.items())
+        or "(no parameters)"
+    )
 
 
 def slug(text: str) -> str:

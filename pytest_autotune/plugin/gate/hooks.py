@@ -26,6 +26,7 @@ from pytest_autotune.plugin.harness import harness_of
 from pytest_autotune.plugin.tuning import Tuning
 from pytest_autotune.report.gate import headline
 from pytest_autotune.study.settings import Settings
+from pytest_autotune.text.printable import printable
 
 #: All that the gate measures is one unit, so that no two workers disturb each other.
 _UNIT: Final = "autotune-gate"
@@ -139,7 +140,7 @@ class GateHooks:
             return report
         outcome = item.outcome
         report.autotune_gate = self._masked(outcome.document())  # type: ignore[attr-defined]
-        found = list(report_properties(outcome))
+        found = [(printable(name), value) for name, value in report_properties(outcome)]
         report.user_properties += found
         # A JUnit file has those of the teardown's report.
         item.user_properties += found
@@ -152,7 +153,7 @@ class GateHooks:
             if outcome.judgement == "skipped":
                 report.longrepr = (str(item.path), 0, f"Skipped: {outcome.reason}")
             else:
-                report.wasxfail = report.longrepr = headline(outcome)
+                report.wasxfail = report.longrepr = printable(headline(outcome))
                 report.autotune_status = outcome.judgement  # type: ignore[attr-defined]
         return report
 

@@ -20,6 +20,7 @@ from pytest_autotune.plugin.terminal import COLOURS
 from pytest_autotune.report.gate import gate_lines
 from pytest_autotune.study.environment import fingerprint
 from pytest_autotune.study.settings import Settings
+from pytest_autotune.text.printable import printable
 
 _STATUS: Final = ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True}))
 
@@ -38,7 +39,7 @@ def show_history(config: pytest.Config) -> int:
             lines = render(history.read(state_directory(cache)))
     finally:
         config._ensure_unconfigure()  # noqa: SLF001
-    print("\n".join(lines))  # noqa: T201 - this is the command's output
+    print("\n".join(map(printable, lines)))  # noqa: T201 - this is the command's output
     return 0
 
 
@@ -163,7 +164,7 @@ class GateReporter:
             self._labels.get(nodeid, nodeid): n for nodeid, n in self._findings.notices.items()
         }
         for outcome in self._outcomes.values():
-            terminalreporter.write_sep("=", f"autotune gate: {outcome.study}")
+            terminalreporter.write_sep("=", f"autotune gate: {printable(outcome.study)}")
             for line in gate_lines(outcome.with_notes(notices.get(outcome.study, ()))):
                 terminalreporter.write_line(f"{line.head:<8} {line.text}", **COLOURS[line.tone])
         missing = sorted(set(self._pinned).difference(self._labels.values()))
@@ -174,7 +175,7 @@ class GateReporter:
                 yellow=True,
             )
         if self._trouble:
-            terminalreporter.write_line(f"autotune: {self._trouble}", yellow=True)
+            terminalreporter.write_line(f"autotune: {printable(self._trouble)}", yellow=True)
 
     def pytest_unconfigure(self) -> None:
         """Leave no temporary files."""
