@@ -139,6 +139,9 @@ class DeviceGuard:
         """Find out whether a test that failed broke the GPU."""
         ends = isinstance(failure, KeyboardInterrupt | SystemExit | pytest.exit.Exception)
         if self._health.error is None and not ends:
+            if isinstance(failure, CudaError):
+                # Waiting does not show everything, such as a capture that cannot be ended.
+                self._health.error = failure
             error = self._health.look(_PATIENCE)
             if error is not None:
                 self._note(item, error)

@@ -106,6 +106,27 @@ def test_another_worker_goes_on(stores: Project, workers: str, spec: Mapping[str
     assert "every valid combination" in result or "the budget of 6 trials is used up" in result
 
 
+def test_an_error_that_waiting_does_not_show_breaks_it_too(project: Project) -> None:
+    """As of a capture after which PyTorch cannot go on."""
+    project.write(
+        """
+from pytest_autotune.gpu.cuda import CudaError
+
+def test_captures(trial):
+    with pathlib.Path("ran.log").open("a") as file:
+        file.write(f"{trial.number} {os.getpid()}\\n")
+    if trial.number == 1:
+        raise CudaError("graph=True", "PyTorch cannot use the GPU in this process")
+    trial.report({"cost": trial.params["a"]})
+""",
+        SPEC,
+    )
+    result = project.run("-n", "1", status=pytest.ExitCode.TESTS_FAILED)
+    reason = "graph=True: PyTorch cannot use the GPU in this process"
+    _assert_only_trial_1_failed(project, reason=reason)
+    assert f"no longer works in this process after trial 1 ({reason}); another worker" in result
+
+
 def test_without_workers_the_run_ends_and_the_next_goes_on(stores: Project) -> None:
     result = stores.run("-v", status=pytest.ExitCode.TESTS_FAILED)
     assert [trial for trial, _ in _ran(stores)] == [0, 1]
