@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_autotune.load.adapters.reading import PER_SECOND, document, number, put, statistics
+from pytest_autotune.load.adapters.reading import (
+    PER_SECOND,
+    document,
+    number,
+    put,
+    reader,
+    statistics,
+)
 from pytest_autotune.load.job import Job, seed_number
 from pytest_autotune.spec.scenario import Scenario
 
@@ -81,6 +88,7 @@ _NAMES: Final = {
 }
 
 
+@reader
 def read(folder: Path) -> dict[str, float]:
     """Read aiperf's summary. Where every request failed, aiperf fails and writes none."""
     found = document(folder / "profile_export_aiperf.json")

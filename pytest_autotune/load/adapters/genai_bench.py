@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pytest_autotune.load.adapters.reading import PER_SECOND, document, put, statistics
+from pytest_autotune.load.adapters.reading import PER_SECOND, document, put, reader, statistics
 
 
+@reader
 def read(file: Path) -> dict[str, float]:
     """Read one level of genai-bench, ``D…_text-to-text_num_concurrency_N_time_Ns.json``.
 
@@ -40,6 +41,7 @@ def read(file: Path) -> dict[str, float]:
     return metrics
 
 
+@reader
 def read_genai_bench(folder: Path) -> dict[str, Any]:
     """Read all levels of an experiment's folder, in the form that ``trial.report`` takes.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_autotune.load.adapters.reading import document, number, put, statistics
+from pytest_autotune.load.adapters.reading import document, number, put, reader, statistics
 from pytest_autotune.load.job import PATHS, Job, seed_number
 from pytest_autotune.load.statistics import PERCENTILES, distribution
 from pytest_autotune.spec.scenario import Scenario
@@ -69,6 +69,7 @@ def environment(api_key: str | None) -> Mapping[str, str | None]:
     return {"GUIDELLM__SPEC__BACKEND__API_KEY": api_key}
 
 
+@reader
 def read(folder: Path) -> dict[str, float]:
     """Read guidellm's report.
 

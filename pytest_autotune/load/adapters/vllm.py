@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pytest_autotune.load.adapters.reading import document, put, statistics
+from pytest_autotune.load.adapters.reading import document, put, reader, statistics
 from pytest_autotune.load.job import PATHS, Job, seed_number
 from pytest_autotune.load.statistics import PERCENTILES
 from pytest_autotune.spec.scenario import Scenario
@@ -54,6 +54,7 @@ def environment(api_key: str | None) -> Mapping[str, str | None]:
     return {} if api_key is None else {"OPENAI_API_KEY": api_key}
 
 
+@reader
 def read(folder: Path) -> dict[str, float]:
     """Read vLLM's result. It reports neither the least nor the largest latency."""
     found = document(folder / "vllm-bench.json")
