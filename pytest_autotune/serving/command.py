@@ -71,6 +71,8 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
     yield "docker run --rm --init"
     if not host:
         yield f"-p 127.0.0.1:{port}:{port}"
+    yield f"--cap-drop ALL --security-opt no-new-privileges --pids-limit {spec.pids}"
+    yield from (f"--cap-add {shlex.quote(name)}" for name in spec.capabilities)
     # The flag takes one word, an empty one for none; the others go before the command.
     entrypoint: str | None = None
     before: list[str] = []

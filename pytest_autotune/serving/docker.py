@@ -313,7 +313,12 @@ def container_settings(
         "environment": {name: value for name, value in variables.items() if value is not None},
         # Servers that run as process 1 do not end on signals without an init process.
         "init": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": spec.pids,
     }
+    if spec.capabilities:
+        settings["cap_add"] = list(spec.capabilities)
     if spec.network != "host":
         settings["ports"] = {f"{port}/tcp": (_LOOPBACK, None)}
     if spec.memory is not None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
 from pytest_autotune.engines.presets import MAPPED, PARALLEL, Mapped, parts_of
 from pytest_autotune.errors import LaunchError
+from pytest_autotune.serving.volumes import volume
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.spec.layout import Layout
 from pytest_autotune.spec.quantization import quant_parts
@@ -106,8 +107,12 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
         for name, value in {**preset, **spec.environment}.items()
     }
     volumes = tuple(
-        _volume(spec, _fill(spec, volume, values, ("volumes", index)), index)
-        for index, volume in enumerate(spec.volumes)
+        volume(
+            _fill(spec, written, values, ("volumes", index)),
+            spec.folder,
+            spec.at("volumes", index),
+        )
+        for index, written in enumerate(spec.volumes)
     )
     image = None if spec.image is None else _fill(spec, spec.image, values, ("image",))
     command = [
@@ -157,21 +162,6 @@ def _environment_value(
     where = ("environment", name)
     text = _fill(spec, text_of(value), values, where)
     return expand_host_variables(text, spec.at(*where))
-
-
-def _volume(spec: ServerSpec, volume: str, index: int) -> str:
-    source, colon, target = volume.partition(":")
-    if not source or not colon or not target.startswith("/"):
-        raise LaunchError(
-            f"{spec.at('volumes', index)}: {volume!r} is not HOST:/CONTAINER or HOST:/CONTAINER:ro"
-        )
-    if source.startswith(("/", ".", "~")):
-        path = (spec.folder / Path(source).expanduser()).resolve()
-        if not path.exists():
-            # Docker would make an empty folder of it.
-            raise LaunchError(f"{spec.at('volumes', index)}: {path} does not exist")
-        source = str(path)
-    return f"{source}:{target}"
 
 
 def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:

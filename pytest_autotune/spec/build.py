@@ -15,6 +15,7 @@ from pytest_autotune.space.ranges import Continuous, Integer
 from pytest_autotune.space.space import Space
 from pytest_autotune.spec.benchmark import read_benchmark
 from pytest_autotune.spec.bounds import read_slo
+from pytest_autotune.spec.exposure import exposures
 from pytest_autotune.spec.gate import read_gate
 from pytest_autotune.spec.layout import check_engine, layout
 from pytest_autotune.spec.model import EngineRule, Optimization, ReplaySpec, Spec
@@ -47,6 +48,7 @@ def build_spec(name: str, document: Mapping[str, Any], origin: Origin) -> Spec:
     parameters = tuple(_parameters(document, origin, notices))
     server = read_server(document, origin)
     check_engine(server, document)
+    notices += () if server is None else exposures(server)
     engine = None if server is None or server.backend == "url" else server.preset
     if engine is not None and server is not None:
         notices += outranked(engine, document, server.flag_style)

@@ -24,6 +24,7 @@ from pytest_autotune.space.expressions import identifier
 from pytest_autotune.spec.quantization import declared_quantization
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import did_you_mean, shown
+from pytest_autotune.text.values import whole
 
 Backend = Literal["docker", "process", "url"]
 _MODES: Final[Mapping[str, Backend]] = {
@@ -36,12 +37,14 @@ _MODES: Final[Mapping[str, Backend]] = {
 _ONLY: Final[Mapping[Backend, tuple[str, ...]]] = {
     "docker": (
         "image", "entrypoint", "volumes", "shm_size", "ipc", "memory", "cpus", "network",
-        "pull", "container_port", "user",
+        "pull", "container_port", "user", "pids", "capabilities",
     ),
     "process": ("working_directory",),
     "url": ("url",),
 }  # fmt: skip
 _URL_SECONDS: Final = 10.0
+#: The most processes and threads of a container, by default. Engines on many GPUs have thousands.
+PIDS: Final = 16384
 #: Placeholders of a command that are no parameters.
 _RESERVED: Final = frozenset({"flags", "host", "port", "python"})
 _SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
@@ -53,7 +56,8 @@ class ServerSpec:
 
     ``command`` may hold ``{parameter}``, ``{model}``, ``{host}`` and ``{port}``. Parameters that
     no placeholder uses become flags, at the end or in place of the argument ``{flags}``.
-    ``flags`` renames parameters, or with None keeps them from the server.
+    ``flags`` renames parameters, or with None keeps them from the server. ``capabilities`` are
+    those that a container keeps.
     """
 
     origin: Origin
@@ -71,6 +75,8 @@ class ServerSpec:
     gpus: str | int | Sequence[str] | None = None
     memory: str | None = None
     cpus: float | None = None
+    pids: int = PIDS
+    capabilities: Sequence[str] = ()
     user: str | None = None
     network: str | None = None
     pull: Literal["missing", "always", "never"] = "missing"
@@ -124,6 +130,10 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     values = {key: value for key, value in block.items() if key not in {"preset", "backend"}}
     if preset is not None:
         values = _from_preset(preset, backend, document) | values
+    if "pids" in values:
+        values["pids"] = whole(values["pids"])
+    if "capabilities" in values:
+        values["capabilities"] = tuple(map(_capability, values["capabilities"]))
     if backend == "url":
         # It is up already, or somebody should know soon.
         values.setdefault("startup_timeout", _URL_SECONDS)
@@ -135,6 +145,11 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     )  # fmt: skip
     _check(spec, document)
     return spec
+
+
+def _capability(name: str) -> str:
+    """Return a capability's full name, by which the engine knows it, too."""
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
 
 
 def _preset(block: Mapping[str, Any], runtime: str | None, origin: Origin) -> Preset | None:

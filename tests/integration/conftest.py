@@ -13,6 +13,7 @@ import optuna.samplers  # noqa: F401 - this process forgets what it was the firs
 import pytest
 import ruamel.yaml  # noqa: F401
 import sqlalchemy.dialects.postgresql  # noqa: F401
+from containers import Engine
 from gated import Gated
 from inner import FEW_PLUGINS
 from project import Project
@@ -84,3 +85,15 @@ def gated(repository: Gated) -> Gated:
     repository.pin()
     repository.commit("first")
     return repository
+
+
+@pytest.fixture
+def engine(docker_image: str, tmp_path: Path) -> Iterator[Engine]:
+    """The engine, whose containers of this test are removed at its end."""
+    found = Engine(docker_image, tmp_path)
+    try:
+        yield found
+    finally:
+        for container in found.containers():
+            container.remove(force=True)
+        found.client.close()

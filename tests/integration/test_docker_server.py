@@ -11,67 +11,23 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
+from containers import PROJECT, Engine
 from fake_nvml import FakeNvml, need_library
 from inner import kill
-from serving import MODULE, SCRIPTED, Serving, eventually
+from serving import MODULE, Serving, eventually
 
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE
 from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving.command import server_command
-from pytest_autotune.serving.docker import container_settings, project_digest
+from pytest_autotune.serving.docker import container_settings
 from pytest_autotune.serving.launch import make_launch
 from pytest_autotune.spec.loading import load_inline
-
-PROJECT = "org.pytest-autotune.project"
-
-
-class Engine:
-    """The Docker engine, as one project's tests look at it."""
-
-    def __init__(self, image: str, folder: Path) -> None:
-        self.image = image
-        self.client = docker.from_env()
-        self.label = f"{PROJECT}={project_digest(str(folder))}"
-
-    def containers(self) -> list[Any]:
-        return list(self.client.containers.list(all=True, filters={"label": self.label}))
-
-    def server(self, *arguments: str, **keys: Any) -> dict[str, Any]:
-        """Return a server block that runs this machine's Python in an empty image."""
-        folders = [path for path in ("/usr", "/lib", "/lib64") if Path(path).is_dir()]
-        base = sys.base_prefix
-        if not base.startswith("/usr"):
-            folders.append(base)
-        return {
-            "image": self.image,
-            "volumes": [f"{f}:{f}:ro" for f in folders] + [f"{SCRIPTED.parent}:/scripts:ro"],
-            "entrypoint": [f"{base}/bin/python3", "/scripts/scripted_server.py"],
-            # Tokens one by one, as what arrives in one piece shows no TTFT.
-            "command": ["--host", "{host}", "--port", "{port}", "--itl", "0.004", *arguments],
-            "startup_timeout": 20,
-            "stop_timeout": 2,
-            **keys,
-        }
-
-
-@pytest.fixture
-def engine(docker_image: str, tmp_path: Path) -> Iterator[Engine]:
-    found = Engine(docker_image, tmp_path)
-    try:
-        yield found
-    finally:
-        for container in found.containers():
-            container.remove(force=True)
-        found.client.close()
 
 
 def test_start_flags_load_and_removal(serving: Serving, engine: Engine) -> None:
@@ -137,6 +93,7 @@ def test_a_pasted_command_makes_the_same_container(engine: Engine) -> None:
     block = engine.server(
         *("--print", "it's; $HOME"),
         environment={"A": "b c"}, memory="256m", cpus=1.5, shm_size="64m", ipc="host", user="1000",
+        pids=500, capabilities=["DAC_OVERRIDE", "IPC_LOCK"],
     )  # fmt: skip
     spec = load_inline("x", {"parameters": {"a": [1]}, "server": block}, "test")
     assert spec.server is not None
@@ -155,7 +112,8 @@ def test_a_pasted_command_makes_the_same_container(engine: Engine) -> None:
             assert one["Config"][part] == other["Config"][part], part
         numbers = ("Memory", "MemorySwap", "NanoCpus", "ShmSize")
         assert sorted(one["HostConfig"]["Binds"]) == sorted(other["HostConfig"]["Binds"])
-        for part in (*numbers, "Init", "IpcMode", "NetworkMode"):
+        rights = ("CapAdd", "CapDrop", "SecurityOpt", "PidsLimit", "Privileged")
+        for part in (*numbers, *rights, "Init", "IpcMode", "NetworkMode"):
             assert one["HostConfig"][part] == other["HostConfig"][part], part
         bound = other["HostConfig"]["PortBindings"]
         assert bound == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}
@@ -238,7 +196,8 @@ def test_a_container_is_asked_to_have_the_mig_instance_that_was_leased(
         monkeypatch.setenv(name, value)
     text = serving.run(status=1)
     first = "MIG-00000000-0000-0000-0000-000000000000"
-    assert f"docker run --rm --init -p 127.0.0.1:8000:8000 --gpus '\"device={first}\"'" in text
+    assert "docker run --rm --init -p 127.0.0.1:8000:8000 --cap-drop ALL " in text
+    assert f" --gpus '\"device={first}\"'" in text
 
 
 def test_an_engine_that_is_missing_is_named(serving: Serving, engine: Engine) -> None:

@@ -28,6 +28,9 @@ def test_by_default_nothing_is_shared_and_only_the_loopback_interface_is_open() 
         "detach": True,
         "environment": {},
         "init": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": 16384,
         "ports": {"8000/tcp": ("127.0.0.1", None)},
     }
 
@@ -35,12 +38,14 @@ def test_by_default_nothing_is_shared_and_only_the_loopback_interface_is_open() 
 def test_everything_that_a_spec_can_say_arrives() -> None:
     settings = container_settings(
         launch(
-            volumes=["/usr:/host:ro", "named:/data"],
+            volumes=["/usr:/host:ro", "named:/data:rw"],
             shm_size="8g",
             ipc="host",
             memory="2g",
             cpus=1.5,
             user="1000",
+            pids=4096.0,
+            capabilities=["DAC_OVERRIDE"],
             network="backend",
             entrypoint=["serve"],
             environment={"A": "{a}", "GONE": None},
@@ -48,13 +53,15 @@ def test_everything_that_a_spec_can_say_arrives() -> None:
         9000,
     )
     assert settings["ports"] == {"9000/tcp": ("127.0.0.1", None)}
-    assert settings["volumes"] == ["/usr:/host:ro", "named:/data"]
+    assert settings["volumes"] == ["/usr:/host:ro", "named:/data:rw"]
     assert settings["shm_size"] == "8g"
     assert settings["ipc_mode"] == "host"
     # A limit with swap on top would be none.
     assert settings["mem_limit"] == settings["memswap_limit"] == "2g"
     assert settings["nano_cpus"] == 1_500_000_000
     assert settings["user"] == "1000"
+    assert settings["pids_limit"] == 4096
+    assert (settings["cap_drop"], settings["cap_add"]) == (["ALL"], ["CAP_DAC_OVERRIDE"])
     assert settings["network"] == "backend"
     assert settings["entrypoint"] == ["serve"]
     assert settings["environment"] == {"A": "1"}
@@ -114,3 +121,11 @@ def test_an_engine_that_needs_gpus_gets_all_unless_told_otherwise(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (request,) = container_settings(launch(preset="vllm"), 8000)["device_requests"]
     assert request["Count"] == -1
+
+
+@pytest.mark.parametrize("preset", ["vllm", "sglang", "tensorrt-llm", "llama.cpp"])
+def test_no_preset_shares_memory_with_this_machine(preset: str) -> None:
+    settings = container_settings(launch(preset=preset, gpus="none"), 8000)
+    assert "ipc_mode" not in settings
+    # What an engine's processes pass to each other is in shared memory, of which Docker has 64 MB.
+    assert preset == "llama.cpp" or settings["shm_size"] in {"16g", "32g"}

@@ -101,17 +101,23 @@ def test_a_container_is_a_docker_run() -> None:
         shm_size="8g",
         ipc="host",
         user="1000",
+        capabilities=["IPC_LOCK"],
         gpus=["GPU-1", "GPU-2"],
         container_port=9000,
     )
     assert found == (
-        "docker run --rm --init -p 127.0.0.1:9000:9000 --gpus '\"device=GPU-1,GPU-2\"' "
+        "docker run --rm --init -p 127.0.0.1:9000:9000 --cap-drop ALL --security-opt "
+        "no-new-privileges --pids-limit 16384 --cap-add CAP_IPC_LOCK "
+        "--gpus '\"device=GPU-1,GPU-2\"' "
         "--shm-size 8g --ipc host --memory 2g --memory-swap 2g --cpus 1.5 --user 1000 "
         "--entrypoint /bin/serve -v /usr:/host:ro -e A='b c' i:2 -x "
         "--host 0.0.0.0 --port 9000"
     )
     host = command(image="i:1", network="host", gpus="all", command=["--port", "{port}"])
-    assert host == "docker run --rm --init --network host --gpus all i:1 --port 8000 --size 2"
+    assert host == (
+        "docker run --rm --init --cap-drop ALL --security-opt no-new-privileges "
+        "--pids-limit 16384 --network host --gpus all i:1 --port 8000 --size 2"
+    )
 
 
 def test_what_has_no_command_gives_none() -> None:

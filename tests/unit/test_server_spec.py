@@ -323,7 +323,7 @@ def test_a_parameter_that_the_image_or_a_volume_uses_is_no_flag(tmp_path: Path) 
     server = {"image": "engine:{tag}", "volumes": ["./cache{n}:/cache"]}
     launch = launch_of(server, {"tag": "v1", "n": 7, "other": 1}, tmp_path)
     assert launch.image == "engine:v1"
-    assert launch.volumes == (f"{tmp_path}/cache7:/cache",)
+    assert launch.volumes == (f"{tmp_path}/cache7:/cache:ro",)
     assert launch.argv == ("--other", "1")
 
 
@@ -486,17 +486,17 @@ def test_volumes_start_from_the_folder_of_the_spec(
     launch = launch_of({"image": "x", "volumes": volumes}, folder=tmp_path)
     assert launch.volumes == (
         f"{tmp_path}/models:/m:ro",
-        f"{tmp_path}:/all",
-        f"{tmp_path}/models:/home",
-        "named:/n",
-        f"{tmp_path}/models:/y",
+        f"{tmp_path}:/all:ro",
+        f"{tmp_path}/models:/home:ro",
+        "named:/n:ro",
+        f"{tmp_path}/models:/y:ro",
     )
 
 
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
-        ("/data", "'/data' is not HOST:/CONTAINER or HOST:/CONTAINER:ro"),
+        ("/data", "'/data' is not HOST:/CONTAINER or HOST:/CONTAINER:rw"),
         ("/data:data", "'/data:data' is not HOST:/CONTAINER"),
         (":/data", "':/data' is not HOST:/CONTAINER"),
         ("./absent:/data", "/absent does not exist"),
