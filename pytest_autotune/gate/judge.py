@@ -70,7 +70,7 @@ class _OldRevision:
     tree: Path
     entries: Mapping[str, LockEntry] | None
     notes: Sequence[str]
-    prepared: set[str] = field(default_factory=set)
+    prepared: set[tuple[str, ...]] = field(default_factory=set)
 
 
 @dataclass(kw_only=True)

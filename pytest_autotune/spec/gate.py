@@ -20,8 +20,8 @@ class GateSpec:
     ``tolerance`` is the share by which a metric may get worse. ``alpha`` is the error of calling
     a regression where there is none beyond it, for all metrics together; ``power`` is 1 less the
     error of passing one. At most ``max_launches`` of each revision are made. ``metrics`` are
-    objectives as in ``optimization.objective``, empty for the study's own. ``prepare`` is a
-    shell command that makes a checkout of an old revision ready to run.
+    objectives as in ``optimization.objective``, empty for the study's own. ``prepare`` is the
+    command, as arguments, that makes a checkout of an old revision ready to run; empty for none.
     """
 
     tolerance: float = 0.03
@@ -29,7 +29,7 @@ class GateSpec:
     power: float = 0.95
     max_launches: int = 27
     metrics: tuple[Objective, ...] = ()
-    prepare: str | None = None
+    prepare: tuple[str, ...] = ()
 
 
 def read_gate(document: Mapping[str, Any], origin: Origin, slo: SLO) -> GateSpec:
@@ -43,7 +43,8 @@ def read_gate(document: Mapping[str, Any], origin: Origin, slo: SLO) -> GateSpec
         block["tolerance"] = _share(block["tolerance"], origin.at("gate", "tolerance"))
     if "max_launches" in block:
         block["max_launches"] = whole(block["max_launches"])
-    return GateSpec(metrics=metrics, **block)
+    prepare = tuple(block.pop("prepare", ()))
+    return GateSpec(metrics=metrics, prepare=prepare, **block)
 
 
 def _share(value: float | str, where: str) -> float:

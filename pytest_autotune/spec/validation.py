@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_ERRORS: Final = 5
 MAX_DEPTH: Final = 50
+#: What only a shell makes something of.
+_SHELL: Final = re.compile(r"[&|;<>$`*?\n]")
 #: Whole numbers up to here fit 64 bits, and differences of real ones do not overflow.
 MAX_NUMBER: Final = 1e18
 
@@ -137,6 +140,10 @@ def _describe(error: ValidationError, origin: Origin) -> str:
     where = origin.at(*error.absolute_path)
     if isinstance(error.schema, Mapping) and error.schema.get("title") == "Time":
         return f"{where}: {_not_a_time(error.instance)}"
+    if isinstance(error.schema, Mapping) and error.schema.get("title") == "Arguments":
+        said = _not_arguments(error.instance)
+        if said:
+            return f"{where}: {said}"
     value = shown(error.instance)
     wanted: Any = error.validator_value
     instance: Any = error.instance
@@ -195,6 +202,20 @@ def _not_a_time(instance: object) -> str:
     except ValueError as error:
         return str(error)
     return f"{shown(instance)} is not a time; write for example 0.2, 200ms or 1.5s"
+
+
+def _not_arguments(instance: object) -> str:
+    """Return how to write a command line as arguments, empty for what is no command line."""
+    if not isinstance(instance, str) or not instance.strip():
+        return ""
+    try:
+        words = shlex.split(instance)
+    except ValueError:
+        words = []
+    if not words or _SHELL.search(instance):
+        words = ["sh", "-c", instance]
+    listed = json.dumps(words, ensure_ascii=False)
+    return f"{shown(instance)} is one text, and no shell reads it; write arguments: {listed}"
 
 
 #: YAML 1.1 read these as true or false; in YAML 1.2 they are text.

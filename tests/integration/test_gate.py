@@ -388,7 +388,7 @@ def test_the_gate_runs_anywhere_in_the_repository(
 
 
 def test_the_old_revision_is_made_ready_by_a_command(gated: Gated) -> None:
-    gated.spec({**QUICK, "prepare": f"{sys.executable} build.py"})
+    gated.spec({**QUICK, "prepare": [sys.executable, "build.py"]})
     gated.write("build.py", "open('kernel.py', 'w').write(open('kernel.in').read())\n")
     gated.write("kernel.in", (gated.root / "kernel.py").read_text())
     gated.write(".gitignore", (gated.root / ".gitignore").read_text() + "kernel.py\n")
@@ -396,7 +396,7 @@ def test_the_old_revision_is_made_ready_by_a_command(gated: Gated) -> None:
     gated.commit("built")
     gated.kernel("1.1")  # as a build of the working tree would
     assert "cost 1 → 1.1, ×1.100" in gated.compare("HEAD", status=1)
-    gated.spec({**QUICK, "prepare": "echo there is no compiler; exit 3"})
+    gated.spec({**QUICK, "prepare": ["sh", "-c", "echo there is no compiler; exit 3"]})
     text = gated.compare("HEAD")
     assert "gate     inconclusive: the old revision cannot be made ready: " in text
     assert "(gate.prepare) ended with exit status 3" in text

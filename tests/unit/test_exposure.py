@@ -24,15 +24,15 @@ def test_the_defaults_need_no_words() -> None:
         (
             {"network": "host"},
             (
-                "server.network: host: the container shares this machine's network, and reaches all "
-                "that listens there"
+                "server.network: host: the container shares this machine's network, and reaches "
+                "all that listens there"
             ),
         ),
         (
             {"network": "container:db"},
             (
-                "server.network: container:db: the container shares another container's network, and "
-                "reaches all that listens there"
+                "server.network: container:db: the container shares another container's network, "
+                "and reaches all that listens there"
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,23 +163,40 @@ def test_where_there_is_no_repository_the_root_is_the_top(make: Make, tmp_path: 
 def test_a_checkout_is_made_ready_once_in_the_place_of_pytests_root(
     make: Make, tmp_path: Path
 ) -> None:
-    done: set[str] = set()
-    for command in ("echo built >> made", None, "echo built >> made", "echo other > other"):
+    done: set[tuple[str, ...]] = set()
+    built, other = ("sh", "-c", "echo built >> made"), ("touch", "other")
+    for command in (built, (), built, other):
         make().prepare(command, tmp_path / "tree", done)
     assert (tmp_path / "tree" / "inner" / "made").read_text() == "built\n"
-    assert done == {"echo built >> made", "echo other > other"}
+    assert (tmp_path / "tree" / "inner" / "other").exists()
+    assert done == {built, other}
+
+
+def test_no_shell_reads_the_arguments(make: Make, tmp_path: Path) -> None:
+    words = ("touch", "a; touch b", "$HOME", "`id`", "*")
+    make().prepare(words, tmp_path / "tree", set())
+    found = {path.name for path in (tmp_path / "tree" / "inner").iterdir()}
+    assert found >= set(words[1:])
+    assert "b" not in found
+
+
+def test_a_program_that_is_not_there_is_named(make: Make, tmp_path: Path) -> None:
+    for words in (("no-such-program", "x"), ("echo", "\0")):
+        with pytest.raises(LaunchFailed, match=r"\(gate\.prepare\) cannot be run: "):
+            make().prepare(words, tmp_path / "tree", set())
 
 
 def test_what_cannot_be_made_ready_says_how_it_ended_and_what_was_said(
     make: Make, tmp_path: Path
 ) -> None:
-    done: set[str] = set()
-    command = "for i in $(seq 50); do echo line $i; done; echo broken >&2; exit 3"
+    done: set[tuple[str, ...]] = set()
+    line = "for i in $(seq 50); do echo line $i; done; echo broken >&2; exit 3"
+    command = ("sh", "-c", line)
     with pytest.raises(LaunchFailed) as caught:
         make().prepare(command, tmp_path / "tree", done)
     assert str(caught.value) == (
-        f"the old revision cannot be made ready: {command!r} (gate.prepare) ended with exit "
-        "status 3"
+        f"the old revision cannot be made ready: {shlex.join(command)!r} (gate.prepare) ended "
+        "with exit status 3"
     )
     said = caught.value.details.splitlines()
     assert (len(said), said[0], said[-1]) == (30, "line 22", "broken")

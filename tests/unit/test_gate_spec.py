@@ -32,7 +32,7 @@ def test_without_a_block_there_is_a_gate_all_the_same() -> None:
     spec = make_spec(parameters={"a": [1]}).gate
     assert spec == read({}) == GateSpec()
     assert (spec.tolerance, spec.alpha, spec.power, spec.max_launches) == (0.03, 0.01, 0.95, 27)
-    assert (spec.metrics, spec.prepare) == ((), None)
+    assert (spec.metrics, spec.prepare) == ((), ())
 
 
 def test_the_schema_tells_the_same_defaults() -> None:
@@ -46,13 +46,13 @@ def test_the_schema_tells_the_same_defaults() -> None:
 def test_every_key_is_read() -> None:
     found = read({
         "tolerance": "1.5%", "alpha": 0.05, "power": 0.9, "max_launches": 40,
-        "metrics": ["p99_ttft", "maximize:output_throughput"], "prepare": "make -j2",
+        "metrics": ["p99_ttft", "maximize:output_throughput"], "prepare": ["make", "-j2"],
     })  # fmt: skip
     assert found == GateSpec(
         tolerance=0.015, alpha=0.05, power=0.9, max_launches=40,
         metrics=(Objective.parse("minimize:p99_ttft"),
                  Objective.parse("maximize:output_throughput")),
-        prepare="make -j2",
+        prepare=("make", "-j2"),
     )  # fmt: skip
 
 
@@ -93,11 +93,27 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
         ("power", 0.4), ("power", 1), ("power", 95),
         ("max_launches", 0), ("max_launches", 2.5), ("max_launches", 10_000),
         ("metrics", []), ("metrics", ["x", "x"]), ("metrics", "x"), ("metrics", [""]),
-        ("prepare", ""), ("prepare", ["make"]),
+        ("prepare", ""), ("prepare", []), ("prepare", [""]), ("prepare", ["make", 2]),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_named(key: str, value: object) -> None:
     assert refusal({key: value}).startswith(f"task.json: /gate/{key}")
+
+
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [
+        ("make -j2 'a b'", '["make", "-j2", "a b"]'),
+        ("cmake . && make", '["sh", "-c", "cmake . && make"]'),
+        ("curl x | sh", '["sh", "-c", "curl x | sh"]'),
+        ("echo 'unclosed", '["sh", "-c", "echo \'unclosed"]'),
+    ],
+)
+def test_a_shell_line_is_refused_and_shown_as_arguments(written: str, listed: str) -> None:
+    assert refusal({"prepare": written}) == (
+        f"task.json: /gate/prepare: {json.dumps(written)} is one text, and no shell reads it; "
+        f"write arguments: {listed}"
+    )
 
 
 def test_a_key_that_is_not_known_is_named_with_its_neighbour() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -59,29 +60,28 @@ class Harness:
             copies=self.copies,
         )
 
-    def prepare(self, command: str | None, tree: Path, done: set[str]) -> None:
-        """Run a shell command in the revision in ``tree``, once; ``done`` remembers it.
+    def prepare(self, command: tuple[str, ...], tree: Path, done: set[tuple[str, ...]]) -> None:
+        """Run a command in the revision in ``tree``, once; ``done`` remembers it.
 
         Raises :class:`LaunchFailed`.
         """
-        if command is None or command in done:
+        if not command or command in done:
             return
-        found = subprocess.run(  # noqa: S602 - a shell command of the user's own spec
-            command,
-            shell=True,
-            cwd=self.counterpart(self.root, tree),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        if found.returncode:
-            raise LaunchFailed(
-                "failed",
-                f"the old revision cannot be made ready: {command!r} (gate.prepare) ended with "
-                f"exit status {found.returncode}",
-                tail(found.stdout),
+        shown = f"the old revision cannot be made ready: {shlex.join(command)!r} (gate.prepare)"
+        try:
+            found = subprocess.run(  # noqa: S603 - a program that the spec names; argv, no shell
+                command,
+                cwd=self.counterpart(self.root, tree),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
             )
+        except (OSError, ValueError) as error:
+            raise LaunchFailed("failed", f"{shown} cannot be run: {error}") from None
+        if found.returncode:
+            said = tail(found.stdout)
+            raise LaunchFailed("failed", f"{shown} ended with exit status {found.returncode}", said)
         done.add(command)
 
     def _import_path(self, tree: Path | None) -> list[str]:
