@@ -17,7 +17,7 @@ from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
 from pytest_autotune.study.catalogue import StoredStudy
-from pytest_autotune.study.claiming import lowest_free
+from pytest_autotune.study.claiming import Numbers
 from pytest_autotune.study.documents import LOST, read_trial, read_trials, stored_trials
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
@@ -160,14 +160,14 @@ def adopt(
     there = kept.with_own(list(read_trials(storage, plan, kept.study_id)))
     new = [c for c in _candidates(storage, plan, others) if (c.study, c.place) not in taken]
     known = {record.key: record for record in effective(there)}
-    used = {record.number for record in there}
+    used = Numbers(record.number for record in there)
     for candidate in _best_by_point(plan, new, found):
         record, own = candidate.record, known.get(candidate.record.key)
         if own is not None and not _says_more(record, own):
             continue
         if own is None:
             place = names.place(record.params)
-            number = lowest_free(record.number if place is None else place, used)
+            number = used.free(record.number if place is None else place)
         else:
             number = own.number
         used.add(number)

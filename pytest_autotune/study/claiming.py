@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from itertools import count
+from collections.abc import Sequence
 
 from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord, effective
@@ -22,11 +21,18 @@ def trial_of(slot: SlotRequest, records: Sequence[TrialRecord]) -> TrialRecord |
     return next((record for record in records if record.number == slot.ordinal), None)
 
 
-def lowest_free(wanted: int | None, taken: Collection[int]) -> int:
-    """Return ``wanted`` if it is not taken, else the lowest number that is not."""
-    if wanted is not None and wanted not in taken:
-        return wanted
-    return next(number for number in count() if number not in taken)
+class Numbers(set[int]):
+    """Numbers of trials that are taken. None is ever given back."""
+
+    _below = 0
+
+    def free(self, wanted: int | None) -> int:
+        """Return ``wanted`` if it is not taken, else the lowest number that is not."""
+        if wanted is not None and wanted not in self:
+            return wanted
+        while self._below in self:
+            self._below += 1
+        return self._below
 
 
 def why_stop(

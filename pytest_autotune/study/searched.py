@@ -30,7 +30,7 @@ from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
 from pytest_autotune.study.adoption import KeptTrials, fits
 from pytest_autotune.study.all_failed import open_to_others, propose, put_off_points
 from pytest_autotune.study.catalogue import add_code, open_store, storage_errors
-from pytest_autotune.study.claiming import lowest_free, trial_of, why_stop
+from pytest_autotune.study.claiming import trial_of, why_stop
 from pytest_autotune.study.code import Digests
 from pytest_autotune.study.documents import (
     MEASUREMENT,
@@ -140,8 +140,7 @@ class SearchedStudy(Study):
         trials, earlier = self._trials, trial_of(slot, self._earlier)
         if earlier is None or slot.ordinal in trials.numbers or earlier.key in trials.points.keys:
             return self._claim_next(slot)
-        number = lowest_free(earlier.number, trials.numbers)
-        return self._create(slot, number, earlier.params)
+        return self._create(slot, trials.numbers.free(earlier.number), earlier.params)
 
     @cached_property
     def _earlier(self) -> Sequence[TrialRecord]:
@@ -208,7 +207,7 @@ class SearchedStudy(Study):
         if point is None:
             return self._wait_or(Stop.EXHAUSTED)
         place = slot.names.place(point)
-        number = lowest_free(slot.ordinal if place is None else place, trials.numbers)
+        number = trials.numbers.free(slot.ordinal if place is None else place)
         return self._create(slot, number, point)
 
     def finish(self, record: TrialRecord) -> None:
@@ -312,6 +311,8 @@ class SearchedStudy(Study):
 
     def _reclaim(self, slot: SlotRequest) -> TrialRecord | None:
         """Take over a trial whose process died: the slot's own one, if it is among them."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         orphans = [record for record in self._trials.running if self._is_orphan(record)]
         found = trial_of(slot, orphans)
         if slot.exact:
@@ -325,7 +326,12 @@ class SearchedStudy(Study):
             slot, found.number, found.params,
             attempt=found.owner.attempt + 1, retry_of=found.owner.retry_of,
         )  # fmt: skip
-        self._set_owner(found, owner)
+        try:
+            self._set_owner(found, owner)
+        except UpdateFinishedTrialError:
+            # Its process ended it, and then left, after this one had read it as running.
+            self._trials.read()
+            return self._reclaim(slot)
         return self._taken(replace(found, owner=owner))
 
     def _set_owner(self, record: TrialRecord, owner: Owner) -> None:

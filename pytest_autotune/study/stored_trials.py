@@ -9,6 +9,7 @@ from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.scoring.references import settled
 from pytest_autotune.strategies.seen import SeenPoints
 from pytest_autotune.study.adoption import KeptTrials
+from pytest_autotune.study.claiming import Numbers
 from pytest_autotune.study.documents import LOST, read_trial
 from pytest_autotune.study.plan import Plan
 
@@ -44,7 +45,7 @@ class StoredTrials:
         self.records: Sequence[TrialRecord] = ()
         self.current: Sequence[TrialRecord] = ()
         self.running: Sequence[TrialRecord] = ()
-        self.numbers: set[int] = set()
+        self.numbers = Numbers()
         self.points = SeenPoints()
         self.done_keys: set[str] = set()
         self.done_numbers: set[int] = set()

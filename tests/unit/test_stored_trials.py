@@ -175,6 +175,30 @@ def test_a_trial_ends_while_another_process_proposes(postgres_url: str, tmp_path
             assert [record.finished for record in theirs.records()] == [True]
 
 
+def test_a_trial_that_ended_since_it_was_read_is_not_taken_over(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(storage=postgres_url)
+    with sessions(plan, tmp_path, 2) as (first, second):
+        taken = first.claim(SlotRequest(id="trial"))
+        assert isinstance(taken, TrialRecord)
+        coordinator = second._store.coordinator
+        is_alive = coordinator.is_alive
+
+        def ended_meanwhile(process: str) -> bool:
+            # The second has read the trial as running, and asks now for its process.
+            if process == first._process and first._mine:
+                first.finish(ended(taken, plan, metrics={"cost": 1.0}))
+                first.close()
+            return is_alive(process)
+
+        monkeypatch.setattr(coordinator, "is_alive", ended_meanwhile)
+        other = second.claim(SlotRequest(id="trial"))
+        assert isinstance(other, TrialRecord)
+        assert (other.number, other.owner.attempt) == (1, 1)
+        assert [record.finished for record in second.records()] == [True, False]
+
+
 def test_a_database_gives_its_lock_to_one_at_a_time(postgres_url: str) -> None:
     ours, theirs = (DatabaseCoordinator(postgres_url, "study") for _ in range(2))
     with ours.mutex():
