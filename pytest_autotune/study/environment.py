@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_autotune.gpu.visible import Device, caller_gpus
+from pytest_autotune.system.processors import usable_processors
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: Libraries whose version changes times. The versions are read, none is imported.
@@ -36,7 +37,9 @@ LIBRARIES: Final = (
     "vllm",
 )
 #: The hardware in a fingerprint; the rest is software, which people upgrade on purpose.
-HARDWARE: Final = ("cpu", "cpus", "memory", "machine", "system", "gpus", "gpu_clocks")
+HARDWARE: Final = (
+    "cpu", "cpus", "cpu_limit", "memory", "machine", "system", "gpus", "gpu_clocks",
+)  # fmt: skip
 _ABSENT: Final = "none"
 
 
@@ -63,6 +66,15 @@ def _memory() -> str:
     except (AttributeError, OSError, ValueError):
         return "unknown"
     return f"{round(pages * size / 2**30)} GiB"
+
+
+def _cpu_limit() -> Mapping[str, str]:
+    """Return how many CPUs this run may use, nothing where it may use all of them.
+
+    SLURM and Kubernetes give jobs parts of machines, which are not as fast as the whole.
+    """
+    usable = usable_processors()
+    return {} if usable >= (os.cpu_count() or 1) else {"cpu_limit": f"{usable:.4g}"}
 
 
 @cache
@@ -103,6 +115,7 @@ def fingerprint() -> Mapping[str, str]:
     return {
         "cpu": _cpu_model(),
         "cpus": str(os.cpu_count() or 1),
+        **_cpu_limit(),
         "memory": _memory(),
         **_gpus(caller_gpus().devices),
         "libraries": _libraries(),
@@ -110,6 +123,18 @@ def fingerprint() -> Mapping[str, str]:
         "python": f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}",
         "system": platform.system(),
     }
+
+
+def machine_name(environment: Mapping[str, str]) -> str:
+    """Return a short name of a machine: its GPUs, else its processor; empty if both are unknown."""
+    gpus = environment.get("gpus", _ABSENT)
+    if gpus != _ABSENT:
+        return gpus
+    cpu = environment.get("cpu", "")
+    if not cpu or "cpus" not in environment:
+        return cpu
+    limit = f"{environment['cpu_limit']} of " if "cpu_limit" in environment else ""
+    return f"{cpu} ({limit}{environment['cpus']} CPUs)"
 
 
 def environment_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pytest_autotune.gate.history.changepoints import ChangePoint, find, smallest
 from pytest_autotune.gate.history.results import GateHistory, GateResult, series
-from pytest_autotune.study.environment import environment_changes
+from pytest_autotune.study.environment import environment_changes, machine_name
 from pytest_autotune.text.numbers import quantity
 from pytest_autotune.text.tables import table
 from pytest_autotune.text.values import parameters
@@ -19,7 +19,6 @@ _SEARCHED: Final = 200
 _ALPHA: Final = 0.01
 _LEAST: Final = 3
 _COMMIT_LETTERS: Final = 7
-_NO_GPU: Final = "none"
 
 
 def render(history: GateHistory) -> list[str]:
@@ -103,11 +102,7 @@ def _environment_change(old: Sequence[GateResult], new: Sequence[GateResult]) ->
 
 def _short(fingerprint: Mapping[str, str]) -> str:
     """Return a short name of a machine: its GPUs, else its processor, and its Python."""
-    gpus = fingerprint.get("gpus", _NO_GPU)
-    cpu = fingerprint.get("cpu", "")
-    if cpu and "cpus" in fingerprint:
-        cpu = f"{cpu} ({fingerprint['cpus']} CPUs)"
-    machine = cpu if gpus == _NO_GPU else gpus
+    machine = machine_name(fingerprint)
     parts = [part for part in (machine, fingerprint.get("python", "")) if part]
     return ", ".join(parts or fingerprint.values()) or "an unknown machine"
 
