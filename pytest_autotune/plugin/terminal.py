@@ -244,9 +244,10 @@ class StudyReporter:
         except UserError as error:
             self._findings.add_error(str(error))
 
-    def _read(self, study: StudyOutline) -> StudyState:
+    def _read(self, study: StudyOutline, *, with_groups: bool = False) -> StudyState:
         opened = self._findings.opened.get(study.nodeid)
-        return read_study(study.plan, self._context.state_directory, opened)
+        place = self._context.state_directory
+        return read_study(study.plan, place, opened, with_groups=with_groups)
 
     def _summarize_all(self) -> None:
         for study in () if self._config.option.collectonly else self._studies:
@@ -256,7 +257,7 @@ class StudyReporter:
                 self._findings.add_error(str(error))
 
     def _summarize(self, study: StudyOutline) -> Summary:
-        state = self._read(study)
+        state = self._read(study, with_groups=True)
         trials = effective(state.records)
         reached = self._findings.reached.get(study.nodeid, {})
         single = study.capacity == 1 < study.plan.budget
@@ -283,6 +284,7 @@ class StudyReporter:
             code=state.code,
             running=state.running,
             search=state.search,
+            groups=state.groups,
             tests=study.tests,
             names=study.names,
             notices=list(dict.fromkeys(notices)),

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from pytest_autotune.load.level_table import level_table
 from pytest_autotune.report.case_table import case_table
+from pytest_autotune.report.groups import group_lines
 from pytest_autotune.scoring.metrics import Metrics, split_name
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.wording import slo_table, tolerated
@@ -46,6 +47,8 @@ def render(summary: Summary) -> Iterator[Line]:
     if summary.caution:
         yield Line("caution", summary.caution, "bad")
     yield from _result(summary)
+    for index, line in enumerate(group_lines(summary)):
+        yield Line("" if index else "hardware", line)
     yield Line("trials", summary.counts())
     if summary.repeated is None:
         yield from _failures(summary)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pytest_autotune.scoring.judgement import UNMEASURED, Ending, decides, judge
 from pytest_autotune.scoring.records import TrialRecord, effective
+from pytest_autotune.scoring.references import settled
 from pytest_autotune.space.parameters import Point
 from pytest_autotune.space.space import Space
 from pytest_autotune.study.catalogue import StoredStudy
@@ -102,6 +103,13 @@ class KeptTrials:
         kept = replace(record, number=number, owner=owner, earlier_code=earlier_code)
         self._read.append((entry, kept))
         return entry, kept
+
+
+def all_records(storage: BaseStorage, plan: Plan, kept: KeptTrials) -> list[TrialRecord]:
+    """Return the trials of a study and those that it keeps, by number."""
+    own = list(read_trials(storage, plan, kept.study_id))
+    found = settled(kept.with_own(own), plan.question)
+    return sorted(found, key=lambda record: record.number)
 
 
 @dataclass(kw_only=True)

@@ -25,12 +25,13 @@ from pytest_autotune.study.storage import (
     Store,
     open_database,
 )
-from pytest_autotune.text.values import slug
+from pytest_autotune.text.values import canonical, slug
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-#: Version of what is stored; trials of another one are left alone, and never misread.
+#: Version of what is stored; trials of another one are left alone, and never misread. Every version
+#: looks for the number in the same place, so that it knows the studies of later ones.
 _FORMAT: Final = 3
 _IDENTITY: Final = "autotune:key"
 _QUESTION: Final = "autotune:question"
@@ -38,6 +39,8 @@ _SESSION: Final = "autotune:session"
 _FRESH: Final = "autotune:fresh"
 _CODE: Final = "autotune:code"
 _USED: Final = "autotune:used"
+#: The part of an identity that tells the groups of a fleet apart.
+ENVIRONMENT: Final = "environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,18 @@ class StoredStudy:
     @property
     def is_readable(self) -> bool:
         """True if its trials are stored as this version stores them."""
-        return self.identity.get("format") == _FORMAT
+        return self.format == _FORMAT
+
+    @property
+    def is_newer(self) -> bool:
+        """True if a later version stored them."""
+        return self.format > _FORMAT
+
+    @property
+    def format(self) -> int:
+        """The version of what is stored, 0 where there was none yet."""
+        found = self.identity.get("format", 0)
+        return found if isinstance(found, int) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +118,30 @@ def find(storage: BaseStorage, plan: Plan, session: str) -> Found:
     usable = [study for study in related if plan.keep or not study.changes]
     own = [study for study in usable if study.question == question and not study.changes]
     return Found(all=stored, related=related, usable=usable, own=own[-1] if own else None)
+
+
+def in_other_environments(
+    storage: BaseStorage, plan: Plan
+) -> list[tuple[Mapping[str, str], StoredStudy]]:
+    """Return the study that was used last in each other environment, the latest first.
+
+    It has the workload, the code, the objective and the SLO of ``plan``. Its space may be another,
+    as it may depend on the machine. Where nothing is measured there is no environment.
+    """
+    own, question = _identity(plan), _plain(plan.asked())
+    if ENVIRONMENT not in own:
+        return []
+    found: dict[str, tuple[Mapping[str, str], StoredStudy]] = {}
+    stored = _stored(storage, plan)
+    for study in sorted(stored, key=lambda study: (study.used, study.id), reverse=True):
+        environment = study.identity.get(ENVIRONMENT, {})
+        if environment == own[ENVIRONMENT] or (study.changes and not plan.keep):
+            continue
+        if {**study.identity, ENVIRONMENT: None} != {**own, ENVIRONMENT: None}:
+            continue
+        if all(study.question.get(part) == question[part] for part in ("objective", "slo")):
+            found.setdefault(canonical(environment), (environment, study))
+    return list(found.values())
 
 
 def create(storage: BaseStorage, plan: Plan, session: str) -> StoredStudy:
@@ -181,8 +219,9 @@ def _stored(storage: BaseStorage, plan: Plan) -> list[StoredStudy]:
             continue
         code: Code | None = None
         changes: Sequence[str] = ()
-        # Earlier versions stored it as a text.
-        if plan.code is not None and isinstance(attributes.get(_CODE), Mapping):
+        # Earlier versions stored it as a text, and later ones may store anything.
+        known = attributes[_IDENTITY].get("format") == _FORMAT
+        if plan.code is not None and known and isinstance(attributes.get(_CODE), Mapping):
             code = Code.from_document(plan.code.root, attributes[_CODE])
             changes = tuple(code.changes(plan.code))
         if DOUBTFUL in attributes:

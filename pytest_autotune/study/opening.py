@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from pytest_autotune.errors import StorageError
 from pytest_autotune.scoring.judgement import Question, judge, reported_slo
 from pytest_autotune.scoring.records import TrialRecord
-from pytest_autotune.scoring.references import referenced, settled
+from pytest_autotune.scoring.references import referenced
 from pytest_autotune.space.parameters import Point
-from pytest_autotune.study.adoption import Adoption, KeptTrials, adopt
+from pytest_autotune.study.adoption import Adoption, KeptTrials, adopt, all_records
 from pytest_autotune.study.all_failed import put_off, without_vain
 from pytest_autotune.study.catalogue import (
     Found,
@@ -29,6 +29,7 @@ from pytest_autotune.study.catalogue import (
 from pytest_autotune.study.changes import identity_changes, question_changes
 from pytest_autotune.study.code import Code, listed
 from pytest_autotune.study.documents import read_trials
+from pytest_autotune.study.groups import Group, other_groups
 from pytest_autotune.study.names import TrialNames
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.repeated import IN_VAIN
@@ -65,13 +66,15 @@ class StudyState:
     """A study as it is stored: its trials by number, and its code where that is known.
 
     ``running`` are the numbers of the trials that some process runs now. ``search`` are the
-    options that the study began with, None where they are not known.
+    options that the study began with, None where they are not known. ``groups`` are the others of a
+    fleet, where they were asked for.
     """
 
     records: Sequence[TrialRecord] = ()
     code: Code | None = None
     running: frozenset[int] = frozenset()
     search: SearchOptions | None = None
+    groups: Sequence[Group] = ()
 
 
 def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames) -> Opened:
@@ -117,7 +120,9 @@ def open_study(storage: BaseStorage, plan: Plan, session: str, names: TrialNames
     )
 
 
-def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> StudyState:
+def read_study(
+    plan: Plan, directory: Path, study_id: int | None = None, *, with_groups: bool = False
+) -> StudyState:
     """Return the stored state of a study, without making one or taking part in it.
 
     ``study_id`` is known where the run has opened it; otherwise it is that of ``plan``.
@@ -135,7 +140,7 @@ def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> Stud
             kept = KeptTrials(store.storage, plan, study_id)
             code = plan.code and code_of(store.storage, study_id, plan.code.root)
             records = all_records(store.storage, plan, kept)
-            return StudyState(
+            state = StudyState(
                 records=records,
                 code=code,
                 running=frozenset(
@@ -147,15 +152,13 @@ def read_study(plan: Plan, directory: Path, study_id: int | None = None) -> Stud
                 ),
                 search=search_of(store.storage, study_id),
             )
+        if not with_groups:
+            return state
+        # Without the lock, as they may be many, and nobody shall wait for what is only shown.
+        with storage_errors(plan):
+            return replace(state, groups=other_groups(store.storage, plan))
     finally:
         store.close()
-
-
-def all_records(storage: BaseStorage, plan: Plan, kept: KeptTrials) -> list[TrialRecord]:
-    """Return the trials of a study and those that it keeps, by number."""
-    own = list(read_trials(storage, plan, kept.study_id))
-    found = settled(kept.with_own(own), plan.question)
-    return sorted(found, key=lambda record: record.number)
 
 
 def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | None:
@@ -169,6 +172,7 @@ def _with_code_of(code: Code | None, studies: Sequence[StoredStudy]) -> Code | N
 
 def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> Iterator[str]:
     """Yield sentences on what became of earlier trials, where anything changed."""
+    yield from _newer(found)
     if found.own is not None:
         number = sum(not earlier for *_, earlier in adoption.entries)
         if number:
@@ -184,6 +188,8 @@ def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> 
         )
     elif found.all and not plan.fresh:
         changes = ", ".join(identity_changes(found.all[-1].identity, own.identity))
+        if found.all[-1].is_newer:
+            return
         if not found.all[-1].is_readable:
             yield (
                 "a new study was started, because another version of pytest-autotune stored the "
@@ -191,6 +197,16 @@ def _why_new(plan: Plan, own: StoredStudy, found: Found, adoption: Adoption) -> 
             )
         elif changes:
             yield f"a new study was started, because this changed: {changes}"
+
+
+def _newer(found: Found) -> Iterator[str]:
+    """Yield a sentence on studies that a later version stored, each time: both may be in use."""
+    formats = [study.format for study in found.all if study.is_newer]
+    if formats:
+        yield (
+            f"a newer pytest-autotune stored trials here, in format {max(formats)}, which this "
+            "version cannot read: they do not count; use one version on all runners"
+        )
 
 
 def _kept(plan: Plan, own: StoredStudy, before: StoredStudy, adoption: Adoption) -> Iterator[str]:

@@ -27,7 +27,7 @@ from pytest_autotune.scoring.records import Owner, TrialRecord, effective
 from pytest_autotune.scoring.references import referenced
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.strategies import ExtensionLookup, History, make_strategy
-from pytest_autotune.study.adoption import KeptTrials, fits
+from pytest_autotune.study.adoption import KeptTrials, all_records, fits
 from pytest_autotune.study.all_failed import open_to_others, propose, put_off_points
 from pytest_autotune.study.catalogue import add_code, open_store, storage_errors
 from pytest_autotune.study.claiming import trial_of, why_stop
@@ -41,7 +41,7 @@ from pytest_autotune.study.documents import (
 )
 from pytest_autotune.study.looks import Look
 from pytest_autotune.study.names import NUMBERED, TrialNames
-from pytest_autotune.study.opening import all_records, open_study
+from pytest_autotune.study.opening import open_study
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Claim, SlotRequest, Stop, Study, Wait
 from pytest_autotune.study.repeated import repeated_failure

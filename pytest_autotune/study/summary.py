@@ -13,6 +13,7 @@ from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.scoring.wording import limits, unjudged
 from pytest_autotune.study.code import Code
 from pytest_autotune.study.commands import repeating
+from pytest_autotune.study.groups import Group, own_environment
 from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
@@ -32,7 +33,7 @@ class Summary:
     are the names that its trials have in this run. ``notices`` are one sentence each; ``caution``
     is a reason not to believe the result. ``code`` is the code of its trials, where that is known.
     ``running`` are the numbers of trials that run now, in another session. ``search`` are the
-    options that it began with, None for those of the plan.
+    options that it began with, None for those of the plan. ``groups`` are other groups of a fleet.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class Summary:
     code: Code | None = None
     running: Collection[int] = ()
     search: SearchOptions | None = None
+    groups: Sequence[Group] = ()
     tests: Sequence[tuple[str, str]] = ()
     names: TrialNames = NUMBERED
     notices: Sequence[str] = ()
@@ -67,6 +69,14 @@ class Summary:
     def best(self) -> TrialRecord | None:
         """The best feasible trial so far."""
         return incumbent(self.trials)
+
+    @cached_property
+    def fleet(self) -> Sequence[Group]:
+        """All groups of a fleet, its own one first; none where there is no other one."""
+        if not self.groups:
+            return ()
+        own = Group(environment=own_environment(self.plan), records=self.records)
+        return (own, *self.groups)
 
     @cached_property
     def repeated(self) -> Failures | None:

@@ -18,6 +18,7 @@ from pytest_autotune.scoring.judgement import Outcome
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import SLO, check
 from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.groups import Group
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.protocol import Stop
 from pytest_autotune.study.summary import Summary
@@ -409,3 +410,18 @@ def test_a_file_that_cannot_be_written_is_an_error(locks: Locks, tmp_path: Path)
     unwritable = Locks(tmp_path / "missing" / LOCK_NAME)
     with pytest.raises(LockError, match="cannot be written"):
         unwritable.pin(Fake({1: 1.0}), summary(trial(1, 1.0)))
+
+
+# --- a fleet ---------------------------------------------------------------------------------
+
+
+def test_the_best_of_this_hardware_is_pinned_although_another_group_won(locks: Locks) -> None:
+    there = {**fingerprint(), "gpus": "8 × NVIDIA H200"}
+    other = Group(environment=there, records=[trial(1, 0.1)])
+    found = only(locks.pin(Fake({2: 1.2}), summary(trial(2, 1.0), groups=[other])))
+    (note,) = found.notes
+    assert note.startswith("8 × NVIDIA H200 has the best of all; what is pinned is the best on ")
+    assert found.entry is not None
+    assert (found.entry.parameters, found.entry.fingerprint) == ({"a": 2}, fingerprint())
+    slower = Group(environment=there, records=[trial(1, 10.0)])
+    assert only(locks.pin(Fake({2: 1.2}), summary(trial(2, 1.0), groups=[slower]))).notes == ()

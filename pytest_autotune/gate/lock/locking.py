@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -37,6 +37,7 @@ from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.scoring.slo import BoundResult
 from pytest_autotune.space.parameters import Point, point_key
 from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.groups import names_of, winner
 from pytest_autotune.study.pinned import PINNED
 from pytest_autotune.study.plan import Plan
 from pytest_autotune.study.summary import Summary
@@ -122,7 +123,8 @@ class Pinning:
         self.say(f"{label}: measuring {several} again, {launches}, before pinning one")
         nodeids = [f"{before}{PINNED}{after}" for before, after in summary.tests]
         _launch_in_turn(contenders, self.launcher, nodeids)
-        notes = tuple(_trouble(contender) for contender in contenders if contender.score is None)
+        trouble = (_trouble(contender) for contender in contenders if contender.score is None)
+        notes = (*_better_elsewhere(summary), *trouble)
         holding = [contender for contender in contenders if contender.score is not None]
         if not holding:
             text = "not pinned: no configuration held when it was measured again"
@@ -236,6 +238,15 @@ def _trouble(contender: _Contender) -> str:
     broken = dict.fromkeys(label for each in contender.launches for label in each.broken)
     why = contender.trouble or f"it broke its SLO {', '.join(broken)}"
     return f"{contender.origin} ({parameters(contender.params)}) did not hold: {why}"
+
+
+def _better_elsewhere(summary: Summary) -> Iterator[str]:
+    """Yield a sentence if another group of a fleet has the best trial of all."""
+    won = winner(summary.fleet)
+    if won is not None and won is not summary.fleet[0]:
+        names = names_of(summary.fleet)
+        there = names[summary.fleet.index(won)]
+        yield f"{there} has the best of all; what is pinned is the best on {names[0]}, as this is"
 
 
 def _entry(summary: Summary, winner: _Contender, commit: str) -> LockEntry:
