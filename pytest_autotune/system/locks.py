@@ -27,6 +27,16 @@ _FIRST_POLL: Final = 0.001
 _LAST_POLL: Final = 0.03
 #: A database's server lets a process wait for so long at a time, and Ctrl-C has to wait as long.
 _SERVER_WAIT: Final = "200ms"
+#: Settings of a lock's connection on PostgreSQL. A machine that lost its power or its network says
+#: no goodbye: by the system's defaults its locks would be held for more than two hours, with these
+#: for a minute.
+_SERVER_SETTINGS: Final[Mapping[str, str]] = {
+    "lock_timeout": _SERVER_WAIT,
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 
 
 class Coordinator(ABC):
@@ -202,7 +212,8 @@ class DatabaseCoordinator(Coordinator):
         self._lock, unlock, self._free = _STATEMENTS[engine.dialect.name]
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         if engine.dialect.name == "postgresql":
-            self._connection.execute(sqlalchemy.text(f"SET lock_timeout = '{_SERVER_WAIT}'"))
+            for name, value in _SERVER_SETTINGS.items():
+                self._connection.execute(sqlalchemy.text(f"SET {name} = '{value}'"))
         super().__init__(
             lambda: bool(self._execute(self._lock, study)), partial(self._execute, unlock, study)
         )
