@@ -11,7 +11,7 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend
 
 from pytest_autotune.errors import ReadOnlyError, StorageError
-from pytest_autotune.study.journal_lines import Tally
+from pytest_autotune.study.journal_lines import LAST_OPERATION, LINE, Tally
 from pytest_autotune.system.locks import Coordinator
 
 
@@ -51,6 +51,13 @@ class Backend(JournalFileBackend):
                 ) from None
             if entry is None:
                 return
+            # Only our lines say their place. Optuna would fail, and the line pass for damaged.
+            if LINE in entry and entry["op_code"] > LAST_OPERATION:
+                raise StorageError(
+                    f"line {number + 1} of the trial log {self._path} was written by a newer "
+                    "version; upgrade pytest-autotune and Optuna, or move the file away to start "
+                    "anew"
+                )
             self.last_read = number
             if number >= self._tally.entries:
                 self._tally.add(entry)

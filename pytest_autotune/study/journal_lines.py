@@ -21,6 +21,8 @@ SET_STUDY_ATTRIBUTE: Final = 2
 CREATE_TRIAL: Final = 4
 SET_TRIAL_STATE: Final = 6
 SET_TRIAL_ATTRIBUTE: Final = 8
+#: Later versions of Optuna may know more of them.
+LAST_OPERATION: Final = 10
 
 LINE: Final = "line"
 TRIAL: Final = "trial_id"

@@ -75,7 +75,8 @@ def open_database(url: str, study: str) -> Store:
         raise StorageError(
             f"storage {shown!r} cannot be opened: {without_url_secrets(problem, url)}"
         ) from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # The second is Optuna's, where another version of it made the tables.
         raise StorageError(f"storage {shown!r} cannot be opened: {error}") from None
 
     def disconnect() -> None:
