@@ -45,7 +45,9 @@ class Successors:
             return
         self._count += 1
         output["shouldstop"] = False
-        text = f"\nautotune: {node.gateway.id}: {reason}; another worker goes on"
+        text = f"autotune: {node.gateway.id}: {reason}; another worker goes on"
+        # The line of dots before it ends here.
+        announce(self._config, "")
         announce(self._config, text, yellow=True)
         # As xdist does where a worker crashed.
         session.shuttingdown = False

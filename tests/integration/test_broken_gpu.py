@@ -93,9 +93,26 @@ def _assert_only_trial_1_failed(
     assert {record.reason for record in records if record.number == 1} == {reason}
 
 
+#: However slow the worker of trial 1 is, trials are left for another one.
+IN_TURN = """
+import pathlib, time
+import pytest
+
+@pytest.fixture(autouse=True)
+def in_turn(trial):
+    while trial.number > 1 and not pathlib.Path("left").exists():
+        time.sleep(0.01)
+
+def pytest_sessionfinish(session):
+    if session.shouldstop:
+        pathlib.Path("left").touch()
+"""
+
+
 @pytest.mark.parametrize("spec", [SPEC, ADAPTIVE], ids=["grid", "adaptive"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_another_worker_goes_on(stores: Project, workers: str, spec: Mapping[str, Any]) -> None:
+    (stores.path / "conftest.py").write_text(IN_TURN)
     stores.write(STORES, spec)
     result = stores.run("-n", workers, "-W", "error", status=pytest.ExitCode.TESTS_FAILED)
     _assert_only_trial_1_failed(stores, spec)
