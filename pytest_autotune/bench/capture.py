@@ -28,15 +28,15 @@ def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
     cuda.current_stream().wait_stream(side)
     graph = cuda.CUDAGraph()
     usual = cuda.current_stream()
-    failed: Exception | None = None
+    failed: BaseException | None = None
     try:
         with cuda.graph(graph):
             try:
                 work()
-            except Exception as error:
+            except BaseException as error:
                 failed = error
                 raise
-    except Exception as error:  # noqa: BLE001 - raised below
+    except BaseException as error:  # noqa: BLE001 - raised below
         # To end a capture that has failed is an error, too, and not the one to tell.
         failed = failed or error
     finally:
@@ -44,7 +44,8 @@ def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
         cuda.set_stream(usual)
     if failed is not None:
         try:
-            _go_on(torch, failed)
+            if not isinstance(failed, KeyboardInterrupt | SystemExit):
+                _go_on(torch, failed)
             raise failed
         finally:
             # Its traceback holds this frame, and the frame the memory of the graph.
@@ -53,7 +54,7 @@ def torch_graph(torch: Any, work: Callable[[], None]) -> Callable[[], None]:
     return replay
 
 
-def _go_on(torch: Any, failed: Exception) -> None:
+def _go_on(torch: Any, failed: BaseException) -> None:
     """Bring PyTorch back out of a capture that failed; raise where that is not possible.
 
     Before PyTorch 2.13 its random numbers learn only from a capture that succeeds that it is over.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-from pytest_autotune.bench.device import DeviceTimer
-from pytest_autotune.bench.graph import GraphTimer
+from pytest_autotune.bench.graph import AnyTimer
 from pytest_autotune.bench.host import HostTimer
 from pytest_autotune.bench.warming import run_for
 from pytest_autotune.bench.watched import Watch, Watched
-
-_Timer: TypeAlias = HostTimer | DeviceTimer | GraphTimer
 
 #: Counters move in steps of up to 100 ms; over this long the error is about 1 % (seconds).
 _ENERGY_SECONDS: Final = 3.0
@@ -41,7 +38,7 @@ class Energy:
         return {} if self.watts is None else {_POWER: self.watts}
 
 
-def energy_of(timer: _Timer, watch: Watch) -> Energy:
+def energy_of(timer: AnyTimer, watch: Watch) -> Energy:
     """Measure the energy of a call as it is timed: from the same graph, after the same flush.
 
     The energy of the flushes is measured by itself and subtracted.
@@ -65,7 +62,7 @@ def energy_of(timer: _Timer, watch: Watch) -> Energy:
     return Energy(joules=left / timer.loops, watts=watts, disturbances=tuple(disturbances))
 
 
-def _per_sample(timer: _Timer, watch: Watch) -> tuple[float | None, Watched]:
+def _per_sample(timer: AnyTimer, watch: Watch) -> tuple[float | None, Watched]:
     """Return the joules per sample of a timer that runs for some time, and what was seen."""
     with watch() as seen:
         samples = len(run_for(timer, _ENERGY_SECONDS))

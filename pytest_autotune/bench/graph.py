@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
-from pytest_autotune.bench.host import quiet_collector
+from pytest_autotune.bench.host import HostTimer, quiet_collector
 from pytest_autotune.bench.work import Work
 from pytest_autotune.errors import BenchmarkError
 
@@ -57,6 +57,10 @@ class GraphTimer:
     def overhead(self) -> float:
         """Return the seconds that timing adds to a call."""
         return self._timer.overhead() / self.loops
+
+
+#: What takes the samples of a call.
+AnyTimer: TypeAlias = HostTimer | DeviceTimer | GraphTimer
 
 
 def _long_enough(work: Work, device: TimedDevice) -> tuple[int, DeviceTimer]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 from pytest_autotune.bench.clocks import handicap
 from pytest_autotune.bench.device import DeviceTimer, TimedDevice
@@ -22,7 +22,7 @@ from pytest_autotune.bench.frameworks import (
     wait_for,
     wait_for_devices,
 )
-from pytest_autotune.bench.graph import GraphTimer
+from pytest_autotune.bench.graph import AnyTimer, GraphTimer
 from pytest_autotune.bench.host import HostTimer, affinity
 from pytest_autotune.bench.launches import launches_work, sees_work
 from pytest_autotune.bench.memory import (
@@ -47,9 +47,6 @@ from pytest_autotune.gpu import cuda
 _HOPELESS: Final = 1.5
 #: Before something is measured again that was disturbed.
 _REST_SECONDS: Final = 1.0
-
-
-_Timer: TypeAlias = HostTimer | DeviceTimer | GraphTimer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +115,7 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     ``width`` is the wanted width of the interval at ``confidence``, as a share of the median.
     ``max_time`` (seconds) ends sampling in any case, ``warmup_time`` warming up. Less than a
     tenth of a second of it leaves the clocks of an idle GPU low. Long calls on a GPU then run until
-    its power cap has lowered the clocks, for two seconds at most; not with ``warmup_time=0``.
+    its power cap has lowered the clocks, for about two seconds at most; not with ``warmup_time=0``.
 
     ``flop`` and ``bytes_moved`` are the work of a call. ``peak`` is the machine's own peak,
     ``{"tflop_per_s": 989, "gb_per_s": 3350}`` or ``"measured"``. With ``energy`` the energy of a
@@ -137,18 +134,19 @@ def measure(  # noqa: PLR0913 - each has a default that suits
     memory, without = _peak_memory(work, ran)
     if peak == "measured":
         peaks = measured_peaks(_peak_device(ran), (value for each in work.sets for value in each))
-    if ran.device is not None:
+    if not ran.on_host:
         give_back_caches()
     timer, description = _timer(work, ran, graph=graph, cold_cache=cold_cache)
-    typical = warm_up(timer, warmup_time)
-    if warmup_time > 0:
+    typical = warm_up(timer, warmup_time, gpu=not ran.on_host)
+    if warmup_time > 0 and not ran.on_host:
         preheat(timer, typical)
     if isinstance(timer, DeviceTimer):
         timer.forget_host()
     taken = _sample(timer, goal, race, watch)
     sampling, seen = taken.sampling, taken.seen
     host_times = list(timer.host_times) if isinstance(timer, DeviceTimer) else []
-    used = energy_of(timer, watch) if energy and watch is not None else Energy()
+    lost = sampling.ending == "race" and not taken.disturbances
+    used = energy_of(timer, watch) if energy and watch is not None and not lost else Energy()
     found = Timing(
         metric=metric,
         samples=sampling.samples,
@@ -252,7 +250,7 @@ def _goal(width: float, confidence: float, max_time: float) -> Goal:
     return Goal(width=width, confidence=confidence, max_time=max_time)
 
 
-def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tuple[_Timer, str]:
+def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tuple[AnyTimer, str]:
     """Return the timer of a callable, chosen after its first call, and its description."""
     device = ran.device
     if device is None:
@@ -275,7 +273,7 @@ def _timer(work: Work, ran: _Ran, *, graph: bool, cold_cache: bool | None) -> tu
     return timer, f"events of {device.name}"
 
 
-def _sample(timer: _Timer, goal: Goal, race: Race | None, watch: Watch | None) -> _Taken:
+def _sample(timer: AnyTimer, goal: Goal, race: Race | None, watch: Watch | None) -> _Taken:
     """Sample, and once more if something disturbed it."""
     if watch is None:
         return _Taken(sampling=sample(timer, goal, race), seen=None)

@@ -11,24 +11,24 @@ from pytest_autotune.bench.sampler import Timer
 #: A round of warming up lasts about this long, and at least so many calls (seconds).
 ROUND_SECONDS: Final = 0.025
 ROUND_CALLS: Final = 3
-#: Clocks of idle devices take some time to rise (seconds).
+#: Clocks of idle GPUs take some time to rise (seconds).
 _BUSY_SECONDS: Final = 0.1
-#: Times have settled once they have not fallen for this long (seconds).
+#: On such clocks times have settled once they have not fallen for this long (seconds).
 _SETTLED_SECONDS: Final = 2 * ROUND_SECONDS
 #: Times that fall by less than this share do not fall.
 _STABLE: Final = 0.02
-
-
 #: A batch of a longer run lasts about this long (seconds), and has at most so many samples.
 _BATCH_SECONDS: Final = 0.1
 _MAX_BATCH: Final = 1000
 
 
-def run_for(timer: Timer, seconds: float) -> list[float]:
-    """Return the samples of at least so many seconds, in seconds per call."""
+def run_for(timer: Timer, seconds: float, count: int = ROUND_CALLS) -> list[float]:
+    """Return the samples of at least so many seconds, in seconds per call.
+
+    The first batch has ``count`` samples, later ones as many as their time allows.
+    """
     began = now = time.perf_counter()
     samples: list[float] = []
-    count = ROUND_CALLS
     while now - began < seconds:
         begin = now
         samples += timer.batch(count)
@@ -38,8 +38,11 @@ def run_for(timer: Timer, seconds: float) -> list[float]:
     return samples
 
 
-def warm_up(timer: Timer, max_time: float) -> float:
-    """Run until times no longer fall, or for ``max_time`` seconds; return the last median."""
+def warm_up(timer: Timer, max_time: float, *, gpu: bool) -> float:
+    """Run until times no longer fall, or for ``max_time`` seconds; return the last median.
+
+    On a ``gpu`` that takes a tenth of a second at least.
+    """
     began = time.perf_counter()
     level, settled = float("inf"), 0.0
     count = ROUND_CALLS
@@ -51,7 +54,9 @@ def warm_up(timer: Timer, max_time: float) -> float:
             level, settled = latest, 0.0
         else:
             settled += now - begin
-        calm = settled >= _SETTLED_SECONDS and now - began >= _BUSY_SECONDS
+        calm = settled > 0
+        if gpu:
+            calm = settled >= _SETTLED_SECONDS and now - began >= _BUSY_SECONDS
         if calm or now - began >= max_time:
             return latest
         if now - begin < ROUND_SECONDS:

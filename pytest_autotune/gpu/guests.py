@@ -1,4 +1,4 @@
-"""Who else was on a device during a measurement, and who of them computed."""
+"""Other processes on a device during a measurement, and which of them computed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Guests:
         self._computed.update(found or {})
 
     def settle(self) -> None:
-        """Find out who only held memory; waits for the driver's next sample where there are guests.
+        """Find out which guests only held memory, by the driver's next sample.
 
         Its samples say something of this measurement only where a process of ours is in one. Until
         then it may have taken none.

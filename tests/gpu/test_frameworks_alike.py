@@ -48,6 +48,7 @@ def test_frameworks_time_the_same_work_alike(torch: Any) -> None:
     found = {
         name: measure(copy, backend=name, max_time=1).median for name, copy in copies(torch).items()
     }
+    print({name: f"{median * 1e6:.2f} µs" for name, median in found.items()})
     if len(found) == 1:
         pytest.skip("neither CuPy nor Numba is installed")
     assert found == pytest.approx(dict.fromkeys(found, found["torch"]), rel=0.05)
@@ -64,4 +65,5 @@ def test_a_card_that_was_idle_is_timed_as_one_that_was_busy(torch: Any) -> None:
         torch.matmul(a, a)
         torch.cuda.synchronize()
     busy = measure(torch.matmul, a, a, backend="torch", max_time=1)
+    print("after 20 s idle:", idle, "\nafter 2 s of work:", busy)
     assert idle.median == pytest.approx(busy.median, rel=0.02)

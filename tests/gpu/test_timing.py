@@ -49,6 +49,7 @@ def test_a_function_of_the_host_is_timed_by_the_host(busy: float) -> None:
             pass
 
     found = measure(work, max_time=0.5)
+    print(found)
     assert "host" in found.timer
     assert busy <= found.median < 2 * busy
 
@@ -60,11 +61,28 @@ def test_a_short_kernel_has_a_graph_that_is_long_enough(torch: Any) -> None:
         x.add_(1)
 
     eager = measure(run, backend="torch", max_time=0.5)
-    assert any("graph=True" in remark for remark in eager.remarks)
+    warm = measure(run, backend="torch", cold_cache=False, max_time=0.5)
     graph = measure(run, backend="torch", graph=True, max_time=0.5)
+    hand = by_hand(torch, run, 500)
+    print("cold:", eager, "\nwarm:", warm, "\ngraph:", graph, f"\nby hand: {hand * 1e6:.3f} µs")
+    assert any("graph=True" in remark for remark in eager.remarks)
     assert graph.calls_per_sample >= 200
-    assert graph.median < eager.median
-    assert graph.median == pytest.approx(by_hand(torch, run, 500), rel=0.05)
+    assert graph.median < min(eager.median, warm.median)
+    assert graph.median == pytest.approx(hand, rel=0.05)
+
+
+def test_a_short_kernel_is_timed_as_triton_does_it(torch: Any) -> None:
+    testing = pytest.importorskip("triton.testing", reason="Triton is not installed")
+    x = torch.zeros(1000, device="cuda")
+
+    def run() -> None:
+        x.add_(1)
+
+    graph = measure(run, backend="torch", graph=True, max_time=0.5).median
+    with torch.cuda.stream(torch.cuda.Stream()):
+        triton = testing.do_bench_cudagraph(run, rep=100, return_mode="median") / 1e3
+    print(f"graph: {graph * 1e6:.3f} µs, do_bench_cudagraph: {triton * 1e6:.3f} µs")
+    assert graph == pytest.approx(triton, rel=0.05)
 
 
 def test_a_capture_that_fails_does_no_harm(torch: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 from pytest_autotune.bench import device as device_module
 from pytest_autotune.bench import launches as launches_module
 from pytest_autotune.bench import measure as measure_module
+from pytest_autotune.bench import preheating as preheating_module
 from pytest_autotune.bench import warming as warming_module
 from pytest_autotune.bench.sampler import sample
 
@@ -160,10 +162,20 @@ class Gpu:
         self.peak = max(self.peak, self.held)
 
 
+def scattered(gpu: Gpu, seconds: float) -> Callable[[], None]:
+    """Return a kernel whose median takes so long, and whose interval does not get narrow.
+
+    A narrow one ends a measurement before a race can be decided.
+    """
+    rng = random.Random(1)
+    return lambda: gpu.kernel(seconds * rng.uniform(0.9, 1.1))
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    for module in (device_module, launches_module, measure_module, warming_module):
+    timing = (device_module, launches_module, measure_module, preheating_module, warming_module)
+    for module in timing:
         monkeypatch.setattr(module, "time", found)
     monkeypatch.setattr(measure_module, "sample", partial(sample, clock=found.perf_counter))
     return found

@@ -79,6 +79,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             current_device=lambda: 0,
             Device=MagicMock(return_value=SimpleNamespace(id=0)),
             synchronize=MagicMock(),
+            empty_cache=MagicMock(),
         )
         match name:
             case "numba.cuda":
@@ -92,7 +93,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             if not available:
                 # As CuPy does without a driver.
                 raise RuntimeError("cudaErrorInsufficientDriver")
-            return SimpleNamespace(total_bytes=lambda: 512 if used else 0)
+            return SimpleNamespace(
+                total_bytes=lambda: 512 if used else 0, free_all_blocks=MagicMock()
+            )
 
         module.get_default_memory_pool = pool
         if used:
@@ -461,6 +464,8 @@ def test_arrays_on_several_devices_can_be_timed_by_the_host_which_waits_for_them
     waits = [after - before for before, after in itertools.pairwise(calls)]
     assert len(calls) > 3
     assert waits == [2] * (len(calls) - 1)
+    # What PyTorch keeps of earlier work would be taken for this function's memory.
+    assert torch.cuda.empty_cache.call_count == 1
 
 
 # What the adapters call
@@ -491,6 +496,10 @@ APIS: Final[Mapping[str, Mapping[str, str]]] = {
         "cuda.CUDAGraph().replay": "cuda.CUDAGraph.replay",
         "cuda.graph": "",
         "cuda.reset_peak_memory_stats": "",
+        "cuda.empty_cache": "",
+        "cuda.get_device_capability": "",
+        "backends.cuda.matmul": "",
+        "_scaled_mm": "",
         "cuda.max_memory_allocated": "",
         "cuda.is_available": "",
         "cuda.is_initialized": "",
@@ -887,11 +896,10 @@ def test_an_error_of_the_function_itself_in_a_capture_comes_through(
             torch.invalid = invalid
             raise error
 
-    with pytest.raises((error, RuntimeError)) as raised:
+    # Also where the capture cannot be ended: an interrupt is not swallowed.
+    with pytest.raises(error):
         TorchDevice(torch).capture(work)
     assert torch.current is torch.default
-    if error is ZeroDivisionError:
-        assert type(raised.value) is error
 
 
 def test_a_capture_that_cannot_be_ended_fails_although_the_function_does_not() -> None:

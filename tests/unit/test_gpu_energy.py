@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 import simulated_gpu as simulated
-from simulated_gpu import MS, US, Clock, Gpu
+from simulated_gpu import MS, US, Clock, Gpu, scattered
 
+from pytest_autotune.bench.device import DeviceTimer
 from pytest_autotune.bench.measure import measure
+from pytest_autotune.bench.preheating import preheat
+from pytest_autotune.bench.sampler import Race
+from pytest_autotune.bench.timing import Timing
+from pytest_autotune.bench.work import Work
 
 clock, gpu = simulated.clock, simulated.gpu
 
@@ -112,6 +117,22 @@ def test_energy_that_the_flush_hides_is_left_out_and_said(gpu: Gpu, meter: Meter
     assert graph.energy == pytest.approx(BUSY * 5 * US, rel=0.02)
 
 
+def test_a_candidate_that_has_lost_its_race_costs_no_energy(gpu: Gpu, meter: Meter) -> None:
+    def run(limit: float) -> Timing:
+        race = Race(limit=limit)
+        kernel = scattered(gpu, 1 * MS)
+        return measure(kernel, race=race, energy=True, watch=meter, width=1e-4)
+
+    lost = run(0.5 * MS)
+    assert lost.ending == "race"
+    assert lost.energy is None
+    assert len(meter.seen) == 1
+    # One that was disturbed may have lost for that, and is reported with all that was asked for.
+    meter.disturbances = dict.fromkeys(range(1, 3), ("GPU 0 was throttled (power brake)",))
+    assert run(0.5 * MS).energy is not None
+    assert run(2 * MS).energy is not None
+
+
 def test_power_is_that_of_the_longer_measurement(gpu: Gpu, meter: Meter) -> None:
     found = measure(lambda: gpu.kernel(1 * MS), energy=True, watch=meter)
     _, whole, _ = meter.seen
@@ -146,7 +167,20 @@ def test_without_a_counter_there_is_power_but_no_energy(
     assert len(meter.seen) == 2
 
 
-# Preheating
+# Warming up and preheating
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_nothing_is_timed_on_clocks_that_have_not_risen(gpu: Gpu, *, graph: bool) -> None:
+    # For 90 ms they are half of what they will be, and times do not fall.
+    began, push = gpu.clock.now, gpu.push
+
+    def pushed(host: float, seconds: float) -> float:
+        return push(host, seconds * (2 if gpu.clock.now < began + 0.09 else 1))
+
+    gpu.push = pushed  # type: ignore[method-assign]
+    found = measure(lambda: gpu.kernel(50 * US), graph=graph, max_time=0.2)
+    assert max(found.samples) == pytest.approx(50 * US, rel=0.02)
 
 
 def capped(gpu: Gpu, seconds: float, after: float, slower: float) -> Any:
@@ -198,6 +232,27 @@ def test_preheating_ends_for_times_that_go_on_rising(gpu: Gpu) -> None:
 
     measure(kernel, max_time=0.1)
     assert gpu.clock.now - began < 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rise", "most"),
+    [(1 * MS, 1.0, 0.7), (0.3, 1.0, 0.7), (0.6, 1.0, 1.3), (0.3, 1.02, 3.0), (0.7, 1.02, 0.0)],
+)
+def test_preheating_takes_a_call_as_few_times_as_it_can(
+    gpu: Gpu, seconds: float, rise: float, most: float
+) -> None:
+    # Warming up has run calls of 0.7 s for two seconds already.
+    calls = 0
+
+    def kernel() -> None:
+        nonlocal calls
+        calls += 1
+        gpu.kernel(seconds * rise**calls)
+
+    timer = DeviceTimer(Work(kernel, [()]), gpu, cold_cache=False)
+    began = gpu.clock.now
+    preheat(timer, seconds)
+    assert gpu.clock.now - began <= most
 
 
 def test_calls_that_are_short_beside_the_flush_are_not_preheated(gpu: Gpu) -> None:

@@ -564,19 +564,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_warming_up_ends_once_times_no_longer_fall(clock: Clock) -> None:
     timer: Any = Falling(clock, 0.5, 0.4, 0.3, 0.299, 0.1)
-    assert warm_up(timer, 100.0) == 0.299
+    assert warm_up(timer, 100.0, gpu=True) == 0.299
     assert len(timer.counts) == 4
 
 
 def test_warming_up_ends_when_the_time_is_up(clock: Clock) -> None:
     timer: Any = Falling(clock, *(1.0 / 2**k for k in range(30)))
-    assert warm_up(timer, 4.0) == 0.5
+    assert warm_up(timer, 4.0, gpu=True) == 0.5
     assert len(timer.counts) == 2
 
 
 def test_rounds_of_short_calls_become_longer(clock: Clock) -> None:
     timer: Any = Falling(clock, *(1e-6 * 0.9**k for k in range(9)), 1e-6)
-    warm_up(timer, 10.0)
+    warm_up(timer, 10.0, gpu=True)
     assert timer.counts[:4] == [3, 30, 300, 3000]
     # But not for ever: a round is to last 25 ms.
     assert 25_000 < timer.counts[5] < 50_000
@@ -602,25 +602,42 @@ class Ramping:
 @pytest.mark.parametrize("ramp", [0.01, 0.03, 0.09])
 def test_clocks_that_rise_late_are_waited_for(clock: Clock, ramp: float, call: float) -> None:
     timer = Ramping(clock, lambda now: call if now > ramp else 2 * call)
-    assert warm_up(timer, 0.5) == call
+    assert warm_up(timer, 0.5, gpu=True) == call
     assert clock.now < 0.25
 
 
 def test_idle_clocks_are_given_a_tenth_of_a_second(clock: Clock) -> None:
-    warm_up(Ramping(clock, lambda now: 1e-3), 0.5)
+    warm_up(Ramping(clock, lambda now: 1e-3), 0.5, gpu=True)
     assert 0.1 <= clock.now < 0.15
+
+
+def test_on_the_host_one_round_that_is_no_faster_is_enough(clock: Clock) -> None:
+    warm_up(Ramping(clock, lambda now: 1e-3), 0.5, gpu=False)
+    assert clock.now < 0.04
+
+
+@pytest.mark.parametrize(("on_host", "gpu"), [(True, False), (False, True), (None, True)])
+def test_only_what_nothing_but_the_host_runs_is_warmed_up_briefly(
+    monkeypatch: pytest.MonkeyPatch, *, on_host: bool | None, gpu: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(module, "_first_call", lambda *_: module._Ran(on_host=on_host))
+    monkeypatch.setattr(module, "warm_up", lambda *_, gpu: calls.append(f"gpu={gpu}"))
+    monkeypatch.setattr(module, "preheat", lambda *_: calls.append("preheated"))
+    measure(nap, max_time=0.02)
+    assert calls == [f"gpu={gpu}", *(["preheated"] if gpu else [])]
 
 
 def test_times_that_fall_a_little_in_each_round_are_falling(clock: Clock) -> None:
     # By 1.5 % in 25 ms, until 300 ms.
     timer = Ramping(clock, lambda now: 1e-3 * 0.985 ** (min(now, 0.3) / 0.025))
-    assert warm_up(timer, 5.0) == pytest.approx(1e-3 * 0.985**12, rel=1e-3)
+    assert warm_up(timer, 5.0, gpu=True) == pytest.approx(1e-3 * 0.985**12, rel=1e-3)
     assert clock.now < 0.5
 
 
 def test_without_time_to_warm_up_there_is_one_round(clock: Clock) -> None:
     timer = Falling(clock, 1e-3, 1e-4)
-    assert warm_up(timer, 0.0) == 1e-3
+    assert warm_up(timer, 0.0, gpu=True) == 1e-3
     assert timer.counts == [3]
 
 

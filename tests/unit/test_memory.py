@@ -93,7 +93,9 @@ def test_arrays_on_several_devices_of_torch_are_not_taken_for_memory_of_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch: Any = ModuleType("torch")
-    torch.cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=lambda index: None)
+    torch.cuda = SimpleNamespace(
+        is_initialized=lambda: True, synchronize=lambda index: None, empty_cache=lambda: None
+    )
     monkeypatch.setitem(sys.modules, "torch", torch)
     tensors = [
         type("Tensor", (), {"__module__": "torch", "is_cuda": True, "device": each})()

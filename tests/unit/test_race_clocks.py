@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 import simulated_gpu as simulated
 from builders import make_record, make_slo
-from simulated_gpu import MS, Gpu
+from simulated_gpu import MS, Gpu, scattered
 
 from pytest_autotune.bench.benchmark import GpuBenchmark
 from pytest_autotune.bench.clocks import handicap, spared
@@ -77,15 +76,6 @@ def test_lower_clocks_excuse_as_much_as_they_are_lower(
     seen = Seen(At(mhz).metrics)
     assert handicap(Race(limit=1.0, clock=best), seen) == pytest.approx(expected)
     assert handicap(None, seen) == 1.0
-
-
-def scattered(gpu: Gpu, seconds: float) -> Callable[[], None]:
-    """Return a kernel whose median takes so long, and whose interval does not get narrow.
-
-    A narrow one ends a measurement before a race can be decided.
-    """
-    rng = random.Random(1)
-    return lambda: gpu.kernel(seconds * rng.uniform(0.9, 1.1))
 
 
 def outcome(gpu: Gpu, seconds: float, best: TrialRecord, mhz: float | None) -> Timing:
