@@ -15,6 +15,10 @@ class SpecError(UserError):
     """A tuning spec says something impossible; the message names the place and what is allowed."""
 
 
+class PolicyError(UserError):
+    """The runner's policy cannot be used, or refuses what a spec asks for."""
+
+
 class ExpressionError(SpecError):
     """A constraint or ``when`` expression does not parse, or fails on a point.
 

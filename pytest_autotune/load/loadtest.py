@@ -32,6 +32,7 @@ from pytest_autotune.load.target import (
     renames_model,
     served_name,
 )
+from pytest_autotune.policy.policies import NO_POLICIES, Policies
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.metrics import Metrics
 from pytest_autotune.scoring.objective import Objective
@@ -63,13 +64,14 @@ class LoadTest:
         watch: Watch | None = None,
         processors: Callable[..., MachineWatch] | None = None,
         disturbed: Callable[[Iterable[str]], object] = tuple,
+        policies: Policies = NO_POLICIES,
     ) -> None:
         """Prepare a test.
 
         Tests with different values of ``stream`` send different prompts. ``records`` are the
         study's trials so far; ``watch`` observes the devices that the server runs on, and what
         ``processors`` makes the machine's other work. ``disturbed`` is told what disturbed it,
-        whatever is done with the result.
+        whatever is done with the result. ``policies`` say where keys may go.
         """
         self._raw = raw
         self._benchmark = benchmark
@@ -79,6 +81,7 @@ class LoadTest:
         self._stream = stream
         self._calls = 0
         self._disturbed = disturbed
+        self._policies = policies
         self._meter = LevelMeter(slo, objective, mask, watch, processors)
 
     def __call__(self, server: Target | str, *, race: bool = True, **changes: Any) -> LoadResult:
@@ -90,8 +93,8 @@ class LoadTest:
         incumbent is not measured to the end and raises :class:`TrialPruned`; ``race=False``
         measures it to the end.
 
-        Raises :class:`LoadTestError` where it cannot be run as asked, and the server's own error
-        if the server dies meanwhile.
+        Raises :class:`LoadTestError` where it cannot be run as asked, :class:`.PolicyError` where
+        it may not be, and the server's own error if the server dies meanwhile.
         """
         target = (
             Address(server.rstrip("/").removesuffix("/v1")) if isinstance(server, str) else server
@@ -103,6 +106,7 @@ class LoadTest:
                 f"{spec.origin.at('benchmark', 'task')}: {spec.task!r} cannot be run; known: "
                 "text-to-text (or chat) and completions"
             )
+        self._policies.check_load(spec, target.base_url)
         job = self._job(spec, target)
         search = searched(spec)
         if search is not None:

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+import pytest_autotune.plugin.policy_files  # noqa: F401 - notes the environment as it is now
 from pytest_autotune.errors import UserError
 from pytest_autotune.plugin.options import OPTIONS, read_settings
 

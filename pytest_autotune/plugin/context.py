@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus, share
+from pytest_autotune.plugin import policy_files
 from pytest_autotune.plugin.findings import Findings
+from pytest_autotune.policy.policies import NO_POLICIES, Policies
 from pytest_autotune.system.files import unwritable
 from pytest_autotune.system.scratch import Scratch, sweep
 from pytest_autotune.system.sealing import new_key
@@ -35,7 +37,7 @@ class RunContext:
     where neither workers nor a cache that is missing or read-only call for one. ``started`` is in
     seconds since the epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of
     the GPUs, None where they are not shared out. ``key`` opens what lies in the scratch folder.
-    ``owned`` is that folder in the process that made it.
+    ``owned`` is that folder in the process that made it. ``policies`` say what specs may ask for.
     """
 
     session: str
@@ -48,6 +50,7 @@ class RunContext:
     gpus: tuple[Device, ...] | None = None
     key: bytes = field(default=b"", repr=False)
     owned: Scratch | None = field(default=None, repr=False)
+    policies: Policies = NO_POLICIES
 
     @classmethod
     def of(cls, config: pytest.Config, folder: Path | None = None) -> RunContext:
@@ -65,7 +68,9 @@ class RunContext:
                 persistent=sent["persistent"],
                 gpus=_own_gpus(sent.get(_GPUS)),
                 key=bytes.fromhex(sent["key"]),
+                policies=policy_files.policies_of(config, sent["policy"]),
             )
+        policies = policy_files.policies_of(config, policy_files.GIVEN)
         adopt(None)
         cache = getattr(config, "cache", None)
         state = None if cache is None else state_directory(cache)
@@ -84,6 +89,7 @@ class RunContext:
             persistent=cache is not None,
             key=new_key(),
             owned=owned,
+            policies=policies,
         )
 
     @property
@@ -109,6 +115,7 @@ class RunContext:
             "persistent": self.persistent,
             # It never lies in a file, as the folder of a killed run is left.
             "key": self.key.hex(),
+            "policy": policy_files.GIVEN,
             **({_GPUS: gpus} if local else {}),
         }
 

@@ -76,7 +76,7 @@ class Resources:
             return
         from pytest_autotune.serving.keeper import check_spec, reap
 
-        check_spec(spec, example(spec.space), self._masker)
+        check_spec(spec, example(spec.space), self._masker, self._context.policies)
         if spec.server is not None and spec.server.backend == "docker":
             removed = reap(self._project)
             if removed:
@@ -86,10 +86,12 @@ class Resources:
     def begin(self, study: str, trial: Trial, need: Need) -> Grant:
         """Get a trial the GPUs that it needs.
 
-        Raises :class:`LeaseError` where they cannot be had, and :class:`TooFewGpusError` where
-        only this trial cannot have them.
+        Raises :class:`LeaseError` where they cannot be had, :class:`.PolicyError` where they may
+        not be, and :class:`TooFewGpusError` where only this trial cannot have them.
         """
         compilation.take()  # What another trial left.
+        asked = len(need.named) or need.count
+        self._context.policies.check_gpus(asked, f"{study}, trial {trial.number}")
         if self._gpus.has_no_share and need.count != 0:
             worker = os.environ.get("PYTEST_XDIST_WORKER", "a worker")
             self._notice(study, f"{worker} has no GPU of its own, and takes turns with the others")
@@ -199,7 +201,9 @@ class Resources:
         if self._servers is None:
             from pytest_autotune.serving.keeper import ServerKeeper
 
-            self._servers = ServerKeeper(self._project, self._context.logs, self._masker)
+            self._servers = ServerKeeper(
+                self._project, self._context.logs, self._masker, self._context.policies
+            )
         plan, trial = active.study.plan, active.trial
         warning = mig_warning(plan.spec.server, active.grant.lease.devices)
         if warning:
@@ -249,6 +253,7 @@ class Resources:
             # Of many launches each is a sample: none is worth repeating.
             processors=None if self._brief else self._processors,
             disturbed=trial.disturbed,
+            policies=self._context.policies,
         )
 
 

@@ -21,6 +21,7 @@ from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.plugin.interrupts import InterruptHooks
 from pytest_autotune.plugin.judge import TrialJudge
 from pytest_autotune.plugin.planning import prepare
+from pytest_autotune.plugin.policy import PolicyHooks
 from pytest_autotune.plugin.resources import Resources
 from pytest_autotune.plugin.run import TrialRunner
 from pytest_autotune.plugin.terminal import StudyReporter
@@ -93,6 +94,9 @@ class Tuning:
         config.pluginmanager.register(guard, "autotune-device-guard")
         config.pluginmanager.register(judge, "autotune-judge")
         config.pluginmanager.register(CaseHooks(runner), "autotune-cases")
+        if context.policies:
+            policy = PolicyHooks(context.policies, collector, findings)
+            config.pluginmanager.register(policy, "autotune-policy")
         return cls(findings=findings, masker=masker, collector=collector, runner=runner)
 
 

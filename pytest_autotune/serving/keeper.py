@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.errors import EngineError, LaunchError, ServerCrashed
+from pytest_autotune.policy.policies import NO_POLICIES, Policies
 from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.logs import LogFile
 from pytest_autotune.serving.process import ProcessServer, check_command
@@ -21,13 +22,15 @@ from pytest_autotune.text.values import slug
 _ADDRESS_IN_USE: Final = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 
 
-def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
+def check_spec(
+    spec: Spec, params: Mapping[str, Any], masker: Masker, policies: Policies = NO_POLICIES
+) -> None:
     """Raise :class:`LaunchError` for a problem that would fail every trial.
 
     The engine must answer and have the image, or the program must exist. Host variables must be
     set.
     """
-    launch = _launch(spec, params, masker)
+    launch = _launch(spec, params, masker, policies)
     if launch.backend == "process":
         check_command(launch)
     elif launch.backend == "docker":
@@ -41,13 +44,13 @@ def check_spec(spec: Spec, params: Mapping[str, Any], masker: Masker) -> None:
             raise LaunchError(f"{launch.spec.at('image')}: {error}") from None
 
 
-def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker) -> Launch:
+def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker, policies: Policies) -> Launch:
     if spec.server is None:
         raise LaunchError(
             f"{spec.origin.at('server')}: the fixture 'inference_server' needs a 'server' block "
             "that says what to run: a preset, an image, a command or a url"
         )
-    launch = make_launch(spec.server, params, spec.layout)
+    launch = make_launch(spec.server, params, spec.layout, policies)
     given = {name: value for name, value in launch.environment.items() if value is not None}
     masker.learn(given, spec.server.secrets)
     masker.learn({"api_key": launch.api_key or ""})
@@ -57,10 +60,13 @@ def _launch(spec: Spec, params: Mapping[str, Any], masker: Masker) -> Launch:
 class ServerKeeper:
     """Starts servers, keeps the one that may be reused, and ends them all."""
 
-    def __init__(self, project: Path, logs: Path, masker: Masker) -> None:
+    def __init__(
+        self, project: Path, logs: Path, masker: Masker, policies: Policies = NO_POLICIES
+    ) -> None:
         self._project = str(project)
         self._logs = logs
         self._masker = masker
+        self._policies = policies
         self._kept: InferenceServer | None = None
         self._current: InferenceServer | None = None
         self._trial: int | None = None
@@ -83,10 +89,10 @@ class ServerKeeper:
     ) -> InferenceServer:
         """Return a ready server for the trial, the last trial's if it is the very same.
 
-        Raises :class:`LaunchError` or :class:`ServerError`.
+        Raises :class:`LaunchError`, :class:`.PolicyError` or :class:`ServerError`.
         """
         self._current, self._trial = None, trial
-        launch = _launch(spec, params, self._masker)
+        launch = _launch(spec, params, self._masker, self._policies)
         kept = self._kept
         if kept is not None and kept.launch == launch and kept.exited() is None:
             self._kept = None

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_autotune.engines.flags import PLACEHOLDER, arguments, fill, placeholders, text_of
 from pytest_autotune.engines.presets import MAPPED, PARALLEL, Mapped, parts_of
-from pytest_autotune.errors import LaunchError
+from pytest_autotune.policy.policies import NO_POLICIES, Policies
 from pytest_autotune.serving.volumes import volume
 from pytest_autotune.space.expressions import Expression, identifier
 from pytest_autotune.spec.layout import Layout
 from pytest_autotune.spec.quantization import quant_parts
 from pytest_autotune.spec.server import Backend, ServerSpec
+from pytest_autotune.spec.templates import fill_text, filled, values_of
 from pytest_autotune.system.variables import expand_api_key, expand_host_variables
-from pytest_autotune.text.suggest import did_you_mean
 
 FLAGS: Final = "{flags}"
-#: Filled in when the port is known.
-_LATE: Final = frozenset({"host", "port"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,31 +89,33 @@ def _listening(text: str, host: str, port: int) -> str:
     return PLACEHOLDER.sub(lambda match: late.get(match[1], match[0]), text)
 
 
-def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> Launch:
-    """Fill the spec's templates with ``params``; raise :class:`LaunchError`.
+def make_launch(
+    spec: ServerSpec,
+    params: Mapping[str, Any],
+    layout: Layout,
+    policies: Policies = NO_POLICIES,
+) -> Launch:
+    """Fill the spec's templates with ``params``.
+
+    Raises :class:`LaunchError`, and :class:`.PolicyError` where ``policies`` refuse the result.
 
     Parameters that no placeholder uses become flags, in order: ``parallel_config`` and
     ``quant_config`` as the preset has them, others under their own names.
     """
-    values = {**({"model": spec.model} if spec.model is not None else {}), **params}
-    for name in list(values):
-        values.setdefault(identifier(name), values[name])
-    preset = {} if spec.preset is None else spec.preset.environment
-    environment = {
-        name: _environment_value(spec, name, value, values)
-        for name, value in {**preset, **spec.environment}.items()
-    }
+    values = values_of(spec, params)
+    texts = filled(spec, values)
     volumes = tuple(
-        volume(
-            _fill(spec, written, values, ("volumes", index)),
-            spec.folder,
-            spec.at("volumes", index),
-        )
-        for index, written in enumerate(spec.volumes)
+        volume(written, spec.folder, spec.at("volumes", index))
+        for index, written in enumerate(texts.volumes)
     )
-    image = None if spec.image is None else _fill(spec, spec.image, values, ("image",))
+    # With the folders that the container gets, wherever links led by now.
+    policies.check_launch(spec, replace(texts, volumes=volumes))
+    environment = {
+        name: None if v is None else expand_host_variables(v, spec.at("environment", name))
+        for name, v in texts.environment.items()
+    }
     command = [
-        part if part == FLAGS else _fill(spec, part, values, ("command", index))
+        part if part == FLAGS else fill_text(spec, part, values, ("command", index))
         for index, part in enumerate(spec.command)
     ]
     api_key = spec.api_key
@@ -126,42 +125,11 @@ def make_launch(spec: ServerSpec, params: Mapping[str, Any], layout: Layout) -> 
         spec=spec,
         argv=tuple(_with_flags(command, _flags(spec, params))),
         environment=environment,
-        image=image,
+        image=texts.image,
         volumes=volumes,
         gpus=layout.gpus(params),
         api_key=api_key,
     )
-
-
-def _fill(
-    spec: ServerSpec, text: str, values: Mapping[str, Any], where: tuple[str | int, ...]
-) -> str:
-    known = {**values, **{name: f"{{{name}}}" for name in _LATE}}
-    if spec.backend == "process":
-        known.setdefault("python", sys.executable)
-    try:
-        return fill(text, known)
-    except KeyError as error:
-        name = error.args[0]
-        if name == "flags":
-            raise LaunchError(
-                f"{spec.at(*where)}: {{flags}} must be an argument of its own"
-            ) from None
-        listed = ", ".join(sorted({*known, "flags"}))
-        raise LaunchError(
-            f"{spec.at(*where)}: {{{name}}} is no parameter of this trial"
-            f"{did_you_mean(name, known)}; known: {listed}"
-        ) from None
-
-
-def _environment_value(
-    spec: ServerSpec, name: str, value: Any, values: Mapping[str, Any]
-) -> str | None:
-    if value is None:
-        return None
-    where = ("environment", name)
-    text = _fill(spec, text_of(value), values, where)
-    return expand_host_variables(text, spec.at(*where))
 
 
 def _flags(spec: ServerSpec, params: Mapping[str, Any]) -> list[str]:

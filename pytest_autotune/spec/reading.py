@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from pytest_autotune.errors import SpecError
 from pytest_autotune.spec.lines import json_places, toml_places
@@ -16,7 +16,8 @@ from pytest_autotune.system.files import read_regular
 from pytest_autotune.system.toml import parse_toml
 from pytest_autotune.text.places import Place, Places, SyntaxProblem
 
-_KIND: Final[Mapping[str, Literal["JSON", "TOML", "YAML"]]] = {
+Kind: TypeAlias = Literal["JSON", "TOML", "YAML"]
+_KIND: Final[Mapping[str, Kind]] = {
     ".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML",
 }  # fmt: skip
 #: The parser of TOML takes quadratic time for the parts of a dotted key.
@@ -25,9 +26,12 @@ _NO_KEY: Final = re.compile(r"[\s,=\[\]{}]")
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def read_document(path: Path, shown_as: str) -> tuple[Any, Places]:
-    """Return content and places of the file at ``path``; raise :class:`SpecError`."""
-    kind = _KIND.get(path.suffix)
+def read_document(path: Path, shown_as: str, kind: Kind | None = None) -> tuple[Any, Places]:
+    """Return content and places of the file at ``path``; raise :class:`SpecError`.
+
+    Without ``kind`` the suffix says how it is written.
+    """
+    kind = kind or _KIND.get(path.suffix)
     if kind is None:
         suffix = path.suffix or "suffixless"
         raise SpecError(f"{shown_as}: cannot read a {suffix} file; use .yaml, .toml or .json")
@@ -51,7 +55,7 @@ def read_document(path: Path, shown_as: str) -> tuple[Any, Places]:
 
 
 @lru_cache(maxsize=8)
-def _parse(kind: Literal["JSON", "TOML", "YAML"], text: str) -> tuple[Any, Places]:
+def _parse(kind: Kind, text: str) -> tuple[Any, Places]:
     """Parse ``text``, once for all specs in it; raise :class:`SyntaxProblem`."""
     if kind == "YAML":
         # Only who has YAML pays for it.

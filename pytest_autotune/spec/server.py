@@ -47,7 +47,8 @@ _URL_SECONDS: Final = 10.0
 PIDS: Final = 16384
 #: Placeholders of a command that are no parameters.
 _RESERVED: Final = frozenset({"flags", "host", "port", "python"})
-_SIZE: Final = re.compile(r"^\d+(\.\d+)?\s*([bkmgt]b?)?$", re.IGNORECASE)
+_SIZE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgt]?)b?$(?!\n)", re.IGNORECASE)
+_UNITS: Final = "bkmgt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     if "pids" in values:
         values["pids"] = whole(values["pids"])
     if "capabilities" in values:
-        values["capabilities"] = tuple(map(_capability, values["capabilities"]))
+        values["capabilities"] = tuple(map(capability, values["capabilities"]))
     if backend == "url":
         # It is up already, or somebody should know soon.
         values.setdefault("startup_timeout", _URL_SECONDS)
@@ -147,7 +148,7 @@ def read_server(document: Mapping[str, Any], origin: Origin) -> ServerSpec | Non
     return spec
 
 
-def _capability(name: str) -> str:
+def capability(name: str) -> str:
     """Return a capability's full name, by which the engine knows it, too."""
     return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
 
@@ -229,7 +230,7 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         )
     for key in ("shm_size", "memory"):
         size = getattr(spec, key)
-        if size is not None and not _SIZE.match(str(size)):
+        if size is not None and size_bytes(str(size)) is None:
             raise SpecError(f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g")
     parameters = {identifier(name) for name in document.get("parameters", {})}
     clash = sorted(parameters & _RESERVED) if spec.backend != "url" else []
@@ -246,6 +247,14 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         if identifier(name) not in known:
             close = did_you_mean(name, _parameter_names(document))
             raise SpecError(f"{spec.at('flags', name)}: there is no parameter {name!r}{close}")
+
+
+def size_bytes(size: str) -> float | None:
+    """Return a size that is written as for Docker in bytes, None for what is no size."""
+    found = _SIZE.match(size)
+    if found is None:
+        return None
+    return float(found[1]) * 1024.0 ** _UNITS.index(found[2].lower() or "b")
 
 
 def _is_address(url: str) -> bool:

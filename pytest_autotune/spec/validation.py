@@ -44,12 +44,19 @@ def _validator() -> Draft202012Validator:
 
 def validate(document: object, origin: Origin) -> Mapping[str, Any]:
     """Return ``document`` if it is a spec, else raise :class:`SpecError` with every reason."""
+    return conforming(document, origin, _validator())
+
+
+def conforming(
+    document: object, origin: Origin, validator: Draft202012Validator
+) -> Mapping[str, Any]:
+    """Return ``document`` if it keeps to a schema of mappings, else raise :class:`SpecError`."""
     plain_problem = next(_not_json(document, ()), None)
     if plain_problem is not None:
         path, problem = plain_problem
         raise SpecError(f"{origin.at(*path)}: {problem}")
     errors = sorted(
-        _leaves(_validator().iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
+        _leaves(validator.iter_errors(document)), key=lambda e: list(map(str, e.absolute_path))
     )
     if errors:
         found = (line for error in errors for line in schema_lines(error, origin))

@@ -11,6 +11,11 @@ from pytest_autotune.errors import SpecError
 _HOST_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+def host_variables(text: str) -> list[str]:
+    """Return the names of the variables that ``text`` takes from the environment."""
+    return _HOST_VARIABLE.findall(text)
+
+
 def expand_host_variables(text: str, where: str) -> str:
     """Replace ``${NAME}`` by the environment's; raise :class:`SpecError` if it is not set."""
 

@@ -1,0 +1,62 @@
+"""Hosts of addresses, and the patterns of a policy that they match."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+from pytest_autotune.errors import PolicyError
+
+LOCALHOST: Final = "localhost"
+_ANY: Final = "*"
+_BELOW: Final = "*."
+
+
+def host_of(url: str) -> str:
+    """Return the host of an address in small letters, ``localhost`` for this machine's own."""
+    host = (urlsplit(url).hostname or "").lower()
+    try:
+        return LOCALHOST if ip_address(host).is_loopback else host
+    except ValueError:
+        return host
+
+
+def read_host(written: str, where: str) -> str:
+    """Return a pattern of hosts in small letters; raise :class:`PolicyError` for none.
+
+    A star may not end a name: whoever owns a domain may call hosts in it ``10.0.0.example.org``.
+    """
+    pattern = written.lower()
+    name = pattern.removeprefix(_BELOW)
+    if pattern == _ANY or (_ANY not in name and ("/" not in name or _network(name) is not None)):
+        return pattern
+    raise PolicyError(
+        f"{where}: {written!r} is not a host; write a name, *.example.org for the hosts of a "
+        "domain, an address, a network such as 10.0.0.0/8, or * for any host"
+    )
+
+
+def is_listed(host: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a host matches one of the ``patterns``."""
+    return any(_matches(host, pattern) for pattern in patterns)
+
+
+def _matches(host: str, pattern: str) -> bool:
+    if pattern.startswith(_BELOW):
+        return host.endswith(pattern[1:])
+    network = _network(pattern)
+    if network is None:
+        return pattern in {_ANY, host}
+    try:
+        address = ip_address(network.network_address if host == LOCALHOST else host)
+    except ValueError:
+        return False
+    return address in network and (host != LOCALHOST or address.is_loopback)
+
+
+def _network(pattern: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(pattern)
+    except ValueError:
+        return None
