@@ -21,7 +21,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pytest_autotune.errors import PolicyError
 from pytest_autotune.plugin.options import read_settings
+from pytest_autotune.policy import VARIABLE
+from pytest_autotune.policy.loading import load_policies
+from pytest_autotune.spec.loading import load_inline
 from pytest_autotune.study.settings import Settings
 
 CI = Path(__file__).parents[2] / "examples" / "ci"
@@ -125,6 +129,56 @@ def test_jobs_on_the_gpu_take_turns_and_may_write_nothing(recipe: Path) -> None:
             checkout = job["steps"][0]
             assert checkout["with"]["persist-credentials"] is False
             assert "secrets." not in json.dumps(job)
+
+
+POLICY = "/etc/pytest-autotune.yaml"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_jobs_on_the_gpu_end_where_the_machine_has_no_policy(recipe: Path, tmp_path: Path) -> None:
+    for job in jobs(recipe).values():
+        if not on_gpu(job):
+            continue
+        installing = ("pip install", "venv")
+        first = "\n".join(blocks(job)).splitlines()[0]
+        assert POLICY in first
+        assert not any(word in first for word in installing)
+        policy = tmp_path / "policy.yaml"
+        command = ["bash", "-e", "-c", first.replace(POLICY, str(policy))]
+        policy.unlink(missing_ok=True)
+        assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+        policy.write_text("{}")
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        assert VARIABLE not in json.dumps(job)
+
+
+def test_the_policy_allows_what_it_says_and_no_more(tmp_path: Path) -> None:
+    policies = load_policies(CI / "policy.yaml", None, [tmp_path])
+    server: dict[str, Any] = {
+        "preset": "vllm",
+        "environment": {"HF_TOKEN": "${HF_TOKEN}"},
+        "volumes": ["/srv/models/llama:/model", "/srv/cache:/root/.cache:rw"],
+        "memory": "48g",
+    }
+    keys = {"parameters": {"max_num_seqs": [64, 128]}, "model": {"id_or_path": "/model"}}
+
+    def check(**changes: Any) -> None:
+        spec = load_inline("llama", {**keys, "server": {**server, **changes}}, "spec")
+        policies.check_study(spec, gpus="1", serves=True)
+
+    check()
+    for change, rule in (
+        ({"image": "vllm/other:1"}, "images"),
+        ({"volumes": ["/srv/models:/m:rw"]}, "volumes"),
+        ({"volumes": ["/srv:/m"]}, "volumes"),
+        ({"memory": "65g"}, "memory"),
+        ({"gpus": "all"}, "gpus"),
+        ({"environment": {"X": "${AWS_SECRET_ACCESS_KEY}"}}, "variables"),
+        ({"api_key": "${HF_TOKEN}"}, "variables"),
+        ({"network": "host"}, "networks"),
+    ):
+        with pytest.raises(PolicyError, match=f"the rule '{rule}' of the policy"):
+            check(**change)
 
 
 def test_gates_have_the_history_to_compare_with() -> None:
@@ -234,7 +288,7 @@ def pytest_calls(clone: Clone, recipe: Path, name: str, **variables: str) -> lis
     summary = str(clone.path.parent / "summary")
     job = {**jobs(recipe)[name], "before_script": []}
     for block in blocks(job):
-        if "/pytest" in block:
+        if ".venv/bin/pytest" in block:
             result = clone.run(block, CALLS=str(notes), GITHUB_STEP_SUMMARY=summary, **variables)
             assert result.returncode == 0, result.stderr
     return [line.split("\0")[:-1] for line in notes.read_text(encoding="utf-8").splitlines()]

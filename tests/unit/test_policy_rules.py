@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -609,3 +611,12 @@ def test_a_policy_in_the_repository_that_it_is_to_hold_for_is_refused(tmp_path: 
 def test_placeholders_without_a_value_are_said_as_without_a_policy(bare: Policies) -> None:
     with pytest.raises(LaunchError, match="is no parameter of this trial"):
         refused(bare, spec_with(container(environment={"X": "{nothing}"})))
+
+
+def test_the_documented_policy_is_one_and_every_key_is_documented(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert policy(tmp_path, example)
+    schema = resources.files("pytest_autotune.policy").joinpath("schema.json").read_text("utf-8")
+    rows = "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", rows)) == set(json.loads(schema)["properties"])
