@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from pytest_autotune.errors import ExpressionError
 from pytest_autotune.space.expressions import Expression, identifier
+from pytest_autotune.system.files import read_regular
 
 #: How parameters are written as flags: their names, one that is false, and lists.
 FlagStyle = Literal["as_given", "dashes", "underscores"]
@@ -27,6 +28,8 @@ PARALLEL: Final = ("tp", "pp", "dp", "dcp", "cp", "moe_tp", "moe_ep")
 QUANTIZED: Final = ("gemm_dtype", "kvcache_dtype", "attention_dtype", "moe_dtype")
 #: Parameters that a preset writes in its own way, wherever they are declared.
 MAPPED: Final = frozenset({*PARALLEL, *QUANTIZED, "quant_config"})
+#: No preset is as long.
+_MAX_BYTES: Final = 1_000_000
 #: GPUs that a server uses where no preset says otherwise.
 WORLD_SIZE: Final = "tp * pp * max(dp, dcp, cp)"
 #: What ``base_runtime`` of a task file may call an engine.
@@ -216,9 +219,9 @@ def load(name: str, base: Path | None = None) -> Preset:
         raise PresetError(f"unknown preset {name!r}; known: {listed}, or the path of a .json file")
     path = (base or Path()) / name
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(read_regular(path, _MAX_BYTES))
     except OSError as error:
         raise PresetError(f"cannot read the preset {name}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PresetError(f"the preset {name} is not JSON: {error}") from None
     return Preset.read(document, name)

@@ -25,6 +25,7 @@ _DYNAMIC: Final = frozenset(
 #: Arguments of the marker that say how tests run, and not what to search.
 _CODE_ARGUMENTS: Final = frozenset({"gpus"})
 _DIGITS: Final = 12
+_PIECE: Final = 1 << 20
 
 
 def shown(root: Path, path: Path) -> str:
@@ -41,10 +42,21 @@ def digest_of(path: Path, known: str = "") -> str:
     It is ``known`` where the bytes are those of an earlier time: to parse a file takes long.
     """
     try:
+        if not path.name.endswith(".py"):
+            return _raw_digest_of(path)
         content = path.read_bytes()
     except OSError:
         return ""
     return known if known.endswith(f"-{raw_digest(content)}") else digest(path.name, content)
+
+
+def _raw_digest_of(path: Path) -> str:
+    """Return the digest of a file's bytes, which may be more than the memory holds."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()[:_DIGITS]
 
 
 def digest(name: str, content: bytes) -> str:

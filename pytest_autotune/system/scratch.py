@@ -6,7 +6,9 @@ lock is free, nobody uses the folder.
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,14 +65,24 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders of owners that died."""
+    """Remove this user's folders whose owners died."""
     try:
         place = Path(tempfile.gettempdir())
     except OSError:
         return  # Whoever needs a temporary folder says so.
     for lock in (lock for name in _FOLDERS for lock in place.glob(f"{name}/{_LOCK}")):
         try:
-            with FileLock(lock, timeout=0):
-                shutil.rmtree(lock.parent, ignore_errors=True)
+            if _is_own(lock.parent):
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
         except (Timeout, OSError):
-            continue  # In use, somebody else's, or removed by another run at this moment.
+            continue  # In use, or removed by another run at this moment.
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder is this user's, and no link to one.
+
+    In somebody else's the lock may be a link to a file of this user, which locking would empty.
+    """
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -219,6 +221,20 @@ def test_the_scripts_of_a_server_are_files_of_the_user(tmp_path: Path) -> None:
     argv = [sys.executable, "server.py", "model.bin", "--log", "out.log", "/bin/sh"]
     (script,) = scripts_in(tmp_path, tmp_path, argv).items()
     assert (script[0], meaning(script[1])) == ("server.py", of(KERNEL))
+
+
+def test_a_file_need_not_fit_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.touch()
+    os.truncate(path, 64_000_000)
+    tracemalloc.start()
+    try:
+        assert digest_of(path) == digest(path.name, bytes(64_000_000))
+        tracemalloc.reset_peak()
+        assert digest_of(tmp_path / "weights.bin")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_whose_bytes_are_known_is_not_parsed(

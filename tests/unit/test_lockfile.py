@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
@@ -335,6 +336,22 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path: Path, folder: str) 
     (tmp_path / "file").touch()
     with pytest.raises(LockError, match="cannot be written"):
         write_lock(tmp_path / folder / LOCK_NAME, {})
+
+
+def test_a_pipe_or_a_device_is_no_lock_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(LockError, match=f"^{name}: cannot be read: it is a device or a pipe"):
+            read_lock_file(tmp_path / name)
+
+
+def test_one_key_of_many_that_appears_twice_is_found_soon() -> None:
+    keys = ", ".join(f'"key-{number}": 0' for number in range(100_000))
+    began = time.process_time()
+    with pytest.raises(LockError, match="key 'key-99999' appears twice"):
+        parse_lock(f'{{{keys}, "key-99999": 1}}', "it.json")
+    assert time.process_time() - began < 10
 
 
 def test_a_folder_or_a_circle_of_links_is_no_lock_file(tmp_path: Path) -> None:

@@ -70,6 +70,21 @@ def test_a_folder_without_a_lock_is_nobodys_business(temporary: Path) -> None:
     assert (other / "file").exists()
 
 
+def test_a_folder_of_somebody_else_is_left_and_so_is_what_its_lock_links_to(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = temporary / "precious"
+    precious.write_text("mine")
+    theirs = temporary / "autotune-theirs"
+    theirs.mkdir()
+    (theirs / "owner.lock").symlink_to(precious)
+    (temporary / "autotune-link").symlink_to(theirs)
+    monkeypatch.setattr("os.getuid", lambda: theirs.stat().st_uid + 1)
+    sweep()
+    assert theirs.exists()
+    assert precious.read_text() == "mine"
+
+
 def test_a_folder_lives_as_long_as_its_block(temporary: Path) -> None:
     with scratch_folder("autotune-load-") as folder:
         assert folder.parent == temporary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -938,6 +939,7 @@ def test_what_a_preset_does_not_know_is_refused(
         ('"text"', "own.json"),
         ("[]", "own.json: not a preset"),
         ("{}", "own.json: not a preset"),
+        ("[" * 200_000, "own.json is not JSON"),
         (json.dumps({**OWN, "flag": 1}), "own.json: unknown key 'flag'; known: aliases, "),
         (json.dumps({k: v for k, v in OWN.items() if k != "health"}), "health"),
         (json.dumps({**OWN, "constraints": [{"require": "tp > 0"}]}), "message"),
@@ -987,6 +989,13 @@ def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert refused == (
         "task.json: /server/preset: cannot read the preset absent.json: No such file or directory"
     )
+
+
+def test_a_preset_that_is_a_pipe_or_has_no_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        assert "is a device or a pipe" in refusal(tmp_path, preset=name)
 
 
 def test_presets_are_read_by_name_or_not_at_all() -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_autotune.gate.lock.entry import LockEntry, LockError
 from pytest_autotune.spec.validation import MAX_DEPTH, schema_lines, shortened
-from pytest_autotune.system.files import replace_file
+from pytest_autotune.system.files import read_regular, replace_file
 from pytest_autotune.text.places import Origin
 from pytest_autotune.text.suggest import nearest, shown
 
@@ -31,6 +32,8 @@ LOCK_NAME: Final = "autotune.lock.json"
 VERSION: Final = 1
 #: A parameter may be as deep as a spec allows, and lies four levels down in the lock file.
 _MAX_DEPTH: Final = MAX_DEPTH + 4
+#: A study's entry has a few kilobytes.
+_MAX_BYTES: Final = 16_000_000
 #: JSON's strings hold no line breaks, so no line of a lock file begins like this.
 _CONFLICT: Final = re.compile(r"^(?:<{7}|\|{7}|>{7})(?:\s|$)", re.MULTILINE)
 
@@ -41,14 +44,14 @@ def read_lock_file(path: Path) -> Mapping[str, LockEntry]:
     Raises :class:`.LockError` if it is not valid.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _MAX_BYTES)
     except FileNotFoundError:
         raise LockError(
             f"{path.name}: no such file in {path.parent}; "
             "pytest --autotune --autotune-lock writes it"
         ) from None
     except OSError as error:
-        raise LockError(f"{path.name}: cannot be read: {error}") from None
+        raise LockError(f"{path.name}: cannot be read: {error.strerror}") from None
     return parse_lock(content, path.name)
 
 
@@ -162,8 +165,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) == len(pairs):
         return result
-    names = [name for name, _ in pairs]
-    return _Repeating(result, next(name for name in names if names.count(name) > 1))
+    counts = Counter(name for name, _ in pairs)
+    return _Repeating(result, next(name for name in counts if counts[name] > 1))
 
 
 def _unusable(
