@@ -18,6 +18,7 @@ from pytest_autotune.serving.launch import Launch, make_launch
 from pytest_autotune.serving.process import program_path
 from pytest_autotune.spec.model import Spec
 from pytest_autotune.system.masking import MASK, Masker, is_secret_name, masked_words
+from pytest_autotune.text.printable import printable
 
 #: The port of a process that is started by hand; a trial's own port is any that is free.
 _PORT: Final = 8000
@@ -49,7 +50,7 @@ def server_command(spec: Spec, params: Mapping[str, Any]) -> str:
 def _process(launch: Launch, mask: Masker) -> Iterator[str]:
     folder = launch.folder
     if folder != Path.cwd():
-        yield f"cd {shlex.quote(str(folder))} &&"
+        yield f"cd {_quoted(str(folder))} &&"
     gpus = process_gpus(launch, os.environ.get(VISIBLE))
     environment = {**launch.variables("127.0.0.1", _PORT), **gpus}
     removed = [name for name, value in environment.items() if value is None]
@@ -61,7 +62,7 @@ def _process(launch: Launch, mask: Masker) -> Iterator[str]:
     program, *rest = launch.command("127.0.0.1", _PORT)
     if shutil.which(program) is None:
         program = program_path(launch, program) or program
-    yield from (shlex.quote(mask(part)) for part in masked_words((program, *rest)))
+    yield from (_quoted(mask(part)) for part in masked_words((program, *rest)))
 
 
 def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
@@ -72,7 +73,7 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
     if not host:
         yield f"-p 127.0.0.1:{port}:{port}"
     yield f"--cap-drop ALL --security-opt no-new-privileges --pids-limit {spec.pids}"
-    yield from (f"--cap-add {shlex.quote(name)}" for name in spec.capabilities)
+    yield from (f"--cap-add {_quoted(name)}" for name in spec.capabilities)
     # The flag takes one word, an empty one for none; the others go before the command.
     entrypoint: str | None = None
     before: list[str] = []
@@ -91,9 +92,9 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
     }
     for name, value in options.items():
         if value is not None:
-            yield f"--{name} {shlex.quote(mask(str(value)))}"
+            yield f"--{name} {_quoted(mask(str(value)))}"
     for volume in launch.volumes:
-        yield f"-v {shlex.quote(mask(volume))}"
+        yield f"-v {_quoted(mask(volume))}"
     address = "127.0.0.1" if host else "0.0.0.0"  # noqa: S104 - in the container
     for name, text in launch.variables(address, port).items():
         if text is not None:
@@ -101,7 +102,7 @@ def _docker(launch: Launch, mask: Masker) -> Iterator[str]:
     assert launch.image is not None
     command = launch.command(address, port)
     words = masked_words((launch.image, *before, *command))
-    yield from (shlex.quote(mask(part)) for part in words)
+    yield from (_quoted(mask(part)) for part in words)
 
 
 def _gpus(launch: Launch) -> str | None:
@@ -118,5 +119,18 @@ def _value(launch: Launch, name: str, text: str) -> str:
     if written is not None and _REFERENCE.match(text_of(written)):
         return f'"{written}"'
     if is_secret_name(name) or name in launch.spec.secrets:
-        return shlex.quote(MASK)
-    return shlex.quote(text)
+        return _quoted(MASK)
+    return _quoted(text)
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell reads it; where it cannot be printed, in the escapes of bash."""
+    return shlex.quote(word) if printable(word) == word else f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    shown = printable(char)
+    # As \x.., bash would take it for one byte of several.
+    return f"\\u{ord(char):04x}" if shown.startswith("\\x") and not char.isascii() else shown

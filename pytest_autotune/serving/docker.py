@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import os
 import platform
+import re
 import tempfile
 import threading
 import uuid
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Final
 
 import docker
 from docker import DockerClient
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest
 
@@ -45,6 +46,8 @@ _LOOPBACK: Final = "127.0.0.1"
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - inside the container; published on loopback only
 _CLIENT_TIMEOUT: Final = 60
 _ENGINE: Final = frozenset({"docker-proxy", "dockerd", "containerd"})
+#: The characters of a registry, a name, a tag and a digest.
+_IMAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._:/@+-]*")
 #: What an engine lacks that has no driver for GPUs.
 _NO_GPU_DRIVER: Final = (
     "this engine cannot give containers GPUs: install NVIDIA's container toolkit and run "
@@ -126,9 +129,19 @@ def connect() -> DockerClient:
 
 def ensure_image(client: DockerClient, image: str, policy: str) -> None:
     """Pull ``image`` if it is missing and ``policy`` allows; raise :class:`ImageMissing`."""
+    # In the engine's URLs, other names may lead elsewhere.
+    if not _IMAGE.fullmatch(image) or ".." in image.split("/"):
+        raise ImageMissing(f"{image!r} is not the name of an image")
     if policy != "always":
-        with suppress(ImageNotFound):
+        try:
             client.images.get(image)
+        except NotFound:
+            pass
+        except APIError as error:
+            raise ImageMissing(
+                f"the engine cannot look for the image {image!r}: {_short(error)}; check the name"
+            ) from None
+        else:
             return
     if policy == "never":
         raise ImageMissing(f"there is no image {image!r} on this engine, and 'pull' is 'never'")

@@ -22,10 +22,11 @@ from fake_nvml import FakeNvml, need_library
 from inner import kill
 from serving import MODULE, Serving, eventually
 
+from pytest_autotune.errors import ImageMissing
 from pytest_autotune.gpu.leases import FOLDER_VARIABLE
 from pytest_autotune.gpu.visible import VISIBLE
 from pytest_autotune.serving.command import server_command
-from pytest_autotune.serving.docker import container_settings
+from pytest_autotune.serving.docker import container_settings, ensure_image
 from pytest_autotune.serving.launch import make_launch
 from pytest_autotune.spec.loading import load_inline
 
@@ -71,7 +72,7 @@ def test_seen(trial, inference_server):
     )
     text = serving.run("-v", "-rP", status=0)
     seen = [json.loads(line) for line in re.findall(r"^seen: (.*)$", text, re.MULTILINE)]
-    common = ["--host", "0.0.0.0", "--port", "8000", "--itl", "0.004", "--itl", "0.005"]
+    common = ["--host", "0.0.0.0", "--port", "8000", "--itl", "0.004", "--itl", "0.005"]  # noqa: S104 - in a container
     common += ["--print-environment", "MARK"]
     rest = ["--enable-it", "--several", "a", "b; touch /tmp/shell"]
     # The environment's template uses ttft, so it is no flag.
@@ -99,10 +100,12 @@ def test_a_pasted_command_makes_the_same_container(engine: Engine) -> None:
     assert spec.server is not None
     launch = make_launch(spec.server, {"a": 1}, spec.layout)
     ours = engine.client.containers.create(
-        launch.image, launch.command("0.0.0.0", 8000), **container_settings(launch, 8000)
+        launch.image,
+        launch.command("0.0.0.0", 8000),  # noqa: S104 - in a container
+        **container_settings(launch, 8000),
     )
     pasted = server_command(spec, {"a": 1}).replace("docker run --rm", "docker create", 1)
-    created = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)
+    created = subprocess.run(pasted, shell=True, check=True, capture_output=True, text=True)  # noqa: S602 - what is pasted is tested
     theirs = engine.client.containers.get(created.stdout.strip())
     try:
         one, other = ours.attrs, theirs.attrs
@@ -355,3 +358,15 @@ def _tar_of(*folders: str) -> bytes:
             entry.mode = 0o777
             archive.addfile(entry)
     return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "image", ["No Name", "x\nall passed\x1b[2J", "../containers", "a:b:c", "-"]
+)
+def test_a_name_that_is_none_of_an_image_is_no_error_of_the_plugin(
+    engine: Engine, image: str
+) -> None:
+    with pytest.raises(ImageMissing) as refused:
+        ensure_image(engine.client, image, "never")
+    assert repr(image) in str(refused.value)
+    assert str(refused.value).isprintable()

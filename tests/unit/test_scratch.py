@@ -77,8 +77,11 @@ def test_a_folder_of_somebody_else_is_left_and_so_is_what_its_lock_links_to(
     precious.write_text("mine")
     theirs = temporary / "autotune-theirs"
     theirs.mkdir()
-    (theirs / "owner.lock").symlink_to(precious)
-    (temporary / "autotune-link").symlink_to(theirs)
+    (theirs / "owner.lock").touch()
+    hostile = temporary / "autotune-hostile"
+    hostile.mkdir()
+    # Some versions of filelock would empty it.
+    (hostile / "owner.lock").symlink_to(precious)
     monkeypatch.setattr("os.getuid", lambda: theirs.stat().st_uid + 1)
     sweep()
     assert theirs.exists()

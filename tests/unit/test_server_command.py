@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +30,27 @@ def test_a_process_is_what_a_shell_makes_of_it(tmp_path: Path) -> None:
         working_directory=str(tmp_path),
     )
     seen, variable, folder = json.loads(
-        subprocess.run(found, shell=True, check=True, capture_output=True).stdout
+        subprocess.run(found, shell=True, check=True, capture_output=True).stdout  # noqa: S602 - what is pasted is tested
     )
     assert seen == ["org/m", "it's; $HOME *", "8000", "--chat", '{"a": "b c"}', "--size", "2"]
     assert variable == "x y $B"
     assert folder == str(tmp_path)
     assert "env -u PATH_THAT_IS_GONE A='x y $B'" in found
+
+
+def test_words_that_cannot_be_printed_are_escapes_that_bash_reads() -> None:
+    word = "it's\\n\nall passed\x1b[2J\t\x9b\u202e\u2028größer"
+    found = command(command=["{python}", "-c", SHOW, word])
+    assert found.isprintable()
+    seen, _, _ = json.loads(
+        subprocess.run(
+            ["bash", "-c", found],
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    assert seen == [word, "--size", "2"]
 
 
 def test_a_process_in_this_folder_is_its_arguments_only() -> None:
