@@ -165,7 +165,7 @@ async def on_httpx(url: str, concurrency: int, requests: int, tokens: int) -> Me
     import httpx
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(limits=limits, timeout=None, trust_env=False) as session:
+    async with httpx.AsyncClient(limits=limits, timeout=None, trust_env=False) as session:  # noqa: S113 - a stream lasts as it lasts
 
         async def one() -> int:
             address = f"{url}/v1/chat/completions"
@@ -210,7 +210,7 @@ def word_tokenizer(folder: Path) -> Path:
 
     words = sorted({f"w{number}" for number in range(1000)} | {"word", "<unk>"})
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - a word for unknown words
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1074,7 +1074,7 @@ def parsed() -> argparse.Namespace:
 
 def scratch_folder(chosen: Path | None) -> Path | None:
     """Return where studies are to live: in memory where there is room, as disks flush slowly."""
-    memory = Path("/dev/shm")
+    memory = Path("/dev/shm")  # noqa: S108 - memory, where there is some
     if chosen is None and memory.is_dir() and os.access(memory, os.W_OK):
         return memory
     return chosen

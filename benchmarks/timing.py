@@ -174,7 +174,7 @@ def cost(rounds: int) -> None:
         print("\nCost: not run, as pytest-benchmark is not installed")
         return
     namespace: dict[str, Any] = {}
-    exec(FUNCTIONS, namespace)
+    exec(FUNCTIONS, namespace)  # noqa: S102 - a constant
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in NAMES}
     for _ in range(rounds):
         theirs = pytest_benchmark_run()

@@ -112,7 +112,7 @@ class Asked(AbstractContextManager["Asked"]):
         assert self._process.stdout is not None
         pickle.dump((kind, source), self._process.stdin)
         self._process.stdin.flush()
-        fine, answer = pickle.load(self._process.stdout)
+        fine, answer = pickle.load(self._process.stdout)  # noqa: S301 - of our own child
         if not fine:
             raise answer
         return answer

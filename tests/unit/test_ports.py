@@ -42,7 +42,7 @@ def test_a_server_can_listen_on_a_reserved_port(reserve: type[PortReservation]) 
 def test_a_server_may_listen_on_all_addresses(reserve: type[PortReservation]) -> None:
     port = reserve().port
     with (
-        socket.create_server(("0.0.0.0", port)),
+        socket.create_server(("0.0.0.0", port)),  # noqa: S104 - a port is taken
         socket.create_connection(("127.0.0.1", port), timeout=5),
     ):
         pass
@@ -85,7 +85,7 @@ def test_reservations_are_distinct(reserve: type[PortReservation]) -> None:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - a port is taken
 def test_who_asks_for_any_port_never_gets_a_reserved_one(
     reserve: type[PortReservation], host: str, *, reuse: bool
 ) -> None:

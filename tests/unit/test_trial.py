@@ -60,7 +60,7 @@ def test_parameters_are_a_dictionary_that_knows_what_was_read() -> None:
         dict,
         copy.copy,
         copy.deepcopy,
-        lambda p: pickle.loads(pickle.dumps(p)),
+        lambda p: pickle.loads(pickle.dumps(p)),  # noqa: S301 - just pickled
         lambda p: {**p},
         lambda p: dict(**p),
         lambda p: json.loads(json.dumps(p)),
