@@ -49,6 +49,9 @@ class PolicyHooks:
     def _check(self, study: CollectedStudy, fixtures: Iterable[str]) -> None:
         spec = study.plan.spec
         used = _USE_GPUS.intersection(fixtures)
+        if study.plan.storage:
+            where = spec.origin.at("optimization", "storage")
+            self._policies.check_storage(study.plan.storage, where)
         self._policies.check_study(
             spec,
             gpus=(study.gpus or spec.layout.expression()) if used else None,

@@ -123,6 +123,7 @@ def _check(config: pytest.Config, settings: Settings, context: RunContext) -> Lo
     if config.option.collectonly:
         return None
     if settings.storage:
+        context.policies.check_storage(settings.storage, "--autotune-storage")
         check_database(settings.storage)
     if settings.record is not None:
         from pytest_autotune.replay.recorder import check_target

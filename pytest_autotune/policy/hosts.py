@@ -11,15 +11,28 @@ from pytest_autotune.errors import PolicyError
 LOCALHOST: Final = "localhost"
 _ANY: Final = "*"
 _BELOW: Final = "*."
+#: Settings in a database's URL that say nothing of where it is.
+_HARMLESS: Final = frozenset({"application_name", "charset", "connect_timeout", "sslmode"})
 
 
 def host_of(url: str) -> str:
     """Return the host of an address in small letters, ``localhost`` for this machine's own."""
-    host = (urlsplit(url).hostname or "").lower()
+    return _plain(urlsplit(url).hostname or "")
+
+
+def database_host(url: str) -> str:
+    """Return the host of a database's URL as :func:`host_of` does, empty where it is not plain.
+
+    It is not without a host, as of a file, nor with settings that may name another host or a file.
+    """
+    # Here, as it is large, and needed only where a URL is given.
+    import sqlalchemy
+
     try:
-        return LOCALHOST if ip_address(host).is_loopback else host
-    except ValueError:
-        return host
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return ""
+    return _plain(parsed.host or "") if parsed.query.keys() <= _HARMLESS else ""
 
 
 def read_host(written: str, where: str) -> str:
@@ -40,6 +53,14 @@ def read_host(written: str, where: str) -> str:
 def is_listed(host: str, patterns: tuple[str, ...]) -> bool:
     """Return whether a host matches one of the ``patterns``."""
     return any(_matches(host, pattern) for pattern in patterns)
+
+
+def _plain(host: str) -> str:
+    host = host.lower()
+    try:
+        return LOCALHOST if ip_address(host).is_loopback else host
+    except ValueError:
+        return host
 
 
 def _matches(host: str, pattern: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_autotune.errors import PolicyError
 from pytest_autotune.policy.hosts import read_host
@@ -52,6 +52,7 @@ class Policy:
     gpus: int | None = None
     variables: Mapping[str, Variable] = field(default_factory=dict)
     urls: tuple[str, ...] = ()
+    storage: tuple[str, ...] = ()
     generators: tuple[str, ...] = ()
     command: bool = False
     prepare: bool = False
@@ -64,54 +65,72 @@ class Policy:
 
 def read_policy(document: Mapping[str, Any], origin: Origin) -> Policy:
     """Read a schema-valid ``document``; raise :class:`PolicyError`."""
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
-    }
-    if "images" in values:
-        values["images"] = {
-            written: _image(written, document, origin.at("images", index))
-            for index, written in enumerate(values["images"])
-        }
-    if "volumes" in values:
-        values["volumes"] = tuple(
-            _folder(written, origin.at("volumes", index))
-            for index, written in enumerate(values["volumes"])
-        )
-    if "capabilities" in values:
-        values["capabilities"] = tuple(map(capability, values["capabilities"]))
-    for key in ("memory", "shm_size"):
-        if key in values:
-            values[key] = _size(values[key], origin.at(key))
-    for key in ("pids", "gpus"):
-        if key in values:
-            values[key] = whole(values[key])
-    if "variables" in values:
-        values["variables"] = {
-            name: Variable(
-                environment=to.get("environment", False),
-                hosts=_hosts(to.get("hosts", ()), origin, "variables", name, "hosts"),
-            )
-            for name, to in values["variables"].items()
-        }
-    if "urls" in values:
-        values["urls"] = _hosts(values["urls"], origin, "urls")
+    values = {key: _READERS.get(key, _plain)(value, origin, key) for key, value in document.items()}
+    if values.get("require_digest", False):
+        _require_digests(values.get("images", {}), origin)
     return Policy(origin=origin, **values)
+
+
+def _plain(value: Any, _origin: Origin, _key: str) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _images(listed: Sequence[str], _origin: Origin, _key: str) -> Mapping[str, Image]:
+    return {written: Image.parse(written) for written in listed}
+
+
+def _folders(listed: Sequence[str], origin: Origin, key: str) -> tuple[Folder, ...]:
+    return tuple(_folder(written, origin.at(key, index)) for index, written in enumerate(listed))
 
 
 def _hosts(listed: Sequence[str], origin: Origin, *key: str) -> tuple[str, ...]:
     return tuple(read_host(written, origin.at(*key, index)) for index, written in enumerate(listed))
 
 
-def _image(written: str, document: Mapping[str, Any], where: str) -> Image:
-    pattern = Image.parse(written)
-    tagged = pattern.digest is None and pattern.tag not in {None, "*"}
-    if tagged and document.get("require_digest", False):
-        repository = written.rpartition(":")[0]
-        raise PolicyError(
-            f"{where}: {written!r} names a tag, which no image with a digest matches, and "
-            f"require_digest is true; write {repository!r} or '{repository}@sha256:…'"
+def _variables(
+    listed: Mapping[str, Mapping[str, Any]], origin: Origin, key: str
+) -> Mapping[str, Variable]:
+    return {
+        name: Variable(
+            environment=to.get("environment", False),
+            hosts=_hosts(to.get("hosts", ()), origin, key, name, "hosts"),
         )
-    return pattern
+        for name, to in listed.items()
+    }
+
+
+def _size(written: str, origin: Origin, key: str) -> float:
+    size = size_bytes(written)
+    if size is None:
+        raise PolicyError(f"{origin.at(key)}: {shown(written)} is not a size such as 512m or 8g")
+    return size
+
+
+#: How the keys are read that are more than plain values.
+_READERS: Final[Mapping[str, Callable[[Any, Origin, str], Any]]] = {
+    "images": _images,
+    "volumes": _folders,
+    "capabilities": lambda listed, _origin, _key: tuple(map(capability, listed)),
+    "memory": _size,
+    "shm_size": _size,
+    "pids": lambda number, _origin, _key: whole(number),
+    "gpus": lambda number, _origin, _key: whole(number),
+    "variables": _variables,
+    "urls": _hosts,
+    "storage": _hosts,
+}
+
+
+def _require_digests(images: Mapping[str, Image], origin: Origin) -> None:
+    """Refuse patterns that no image with a digest matches."""
+    for index, (written, pattern) in enumerate(images.items()):
+        if pattern.digest is None and pattern.tag not in {None, "*"}:
+            repository = written.rpartition(":")[0]
+            raise PolicyError(
+                f"{origin.at('images', index)}: {written!r} names a tag, which no image with a "
+                f"digest matches, and require_digest is true; write {repository!r} or "
+                f"'{repository}@sha256:…'"
+            )
 
 
 def _folder(written: str, where: str) -> Folder:
@@ -125,10 +144,3 @@ def _folder(written: str, where: str) -> Folder:
         raise PolicyError(f"{where}: {written!r} is not an absolute path, nor the name of a volume")
     path = Path(name).resolve() if name.startswith("/") else None
     return Folder(written=written, name=name, path=path, writable=mode == "rw")
-
-
-def _size(written: str, where: str) -> float:
-    size = size_bytes(written)
-    if size is None:
-        raise PolicyError(f"{where}: {shown(written)} is not a size such as 512m or 8g")
-    return size

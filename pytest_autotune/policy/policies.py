@@ -69,6 +69,10 @@ class Policies:
         """Raise :class:`PolicyError` for a load test that may not go to ``url``."""
         _raise([line for rules in self._rules() for line in rules.benchmark(spec, url)])
 
+    def check_storage(self, url: str, where: str) -> None:
+        """Raise :class:`PolicyError` for a database that may not keep studies."""
+        _raise([line for rules in self._rules() for line in rules.storage(url, where)])
+
     def check_gpus(self, most: int | None, where: str) -> None:
         """Raise :class:`PolicyError` for a trial that may not have ``most`` GPUs, None for all."""
         _raise([line for rules in self._rules() for line in rules.gpus(most, where)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_autotune.gpu.needs import is_remote
-from pytest_autotune.policy.hosts import LOCALHOST, host_of, is_listed
+from pytest_autotune.policy.hosts import LOCALHOST, database_host, host_of, is_listed
 from pytest_autotune.policy.images import Image, has_digest, is_id
 from pytest_autotune.policy.model import Policy
 from pytest_autotune.spec.benchmark import BenchmarkSpec
@@ -93,6 +93,13 @@ class Rules:
         """Yield what is refused of a gate."""
         if spec.prepare and not self.policy.prepare:
             yield self._no("prepare", origin.at("gate", "prepare"), "a command", ["false"])
+
+    def storage(self, url: str, where: str) -> Iterator[str]:
+        """Yield what is refused of a database that keeps a study."""
+        host = database_host(url)
+        if not is_listed(host, self.policy.storage):
+            what = f"a database at {printable(host)}" if host else "a database without a plain host"
+            yield self._no("storage", where, what, self.policy.storage)
 
     def gpus(self, most: int | None, where: str, asked: str = "") -> Iterator[str]:
         """Yield what is refused of a trial that may take ``most`` GPUs, None for too many.

@@ -29,6 +29,7 @@ users: ['*']
 capabilities: [ALL]
 variables: {ANY_SECRET: {environment: true, hosts: ['*']}}
 urls: ['*']
+storage: ['*']
 generators: [aiperf, guidellm, vllm]
 command: true
 prepare: true
@@ -51,14 +52,16 @@ class Machine:
         path.write_text(text)
         return str(path)
 
-    def run(self, *args: str, given: str | None = None, system: str | None = None) -> str:
-        """Run pytest in this process, as if it had begun with ``given``; it must refuse."""
+    def run(
+        self, *args: str, given: str | None = None, system: str | None = None, status: int = 4
+    ) -> str:
+        """Run pytest in this process, as if it had begun with ``given``."""
         self.monkeypatch.setenv(VARIABLE, given or "")
         self.monkeypatch.setattr(policy_files, "GIVEN", given)
         self.monkeypatch.setattr(policy_files, "SYSTEM", Path(system or NOWHERE))
         result = self.pytester.runpytest_inprocess("--autotune", *args)
         text = f"{result.stdout}\n{result.stderr}"
-        assert result.ret == pytest.ExitCode.USAGE_ERROR, text
+        assert result.ret == status, text
         assert "INTERNALERROR" not in text
         return text
 
@@ -273,6 +276,44 @@ def test_a_run_without_studies_asks_for_no_policy(project: Serving) -> None:
     assert "1 passed" in plain.run(status=0, PYTEST_AUTOTUNE_POLICY="/no/such/file.yaml")
 
 
+def test_what_a_test_asks_for_as_it_runs_is_refused_then(
+    serving: Serving, machine: Machine
+) -> None:
+    """No fixture of it tells that it will."""
+    module = """
+        import pytest
+
+        @pytest.mark.autotune("served")
+        def test_server(trial, request):
+            request.getfixturevalue("inference_server")
+
+        @pytest.mark.autotune("served")
+        def test_load(trial, load_test):
+            load_test("http://127.0.0.1:9", api_key="${ANY_SECRET}")
+    """
+    spec = {"parameters": {"a": [1]}, "base_runtime": "vllm", "model": {"id_or_path": "m"}}
+    (serving.path / "autotune.json").write_text(json.dumps({"served": spec}))
+    (serving.path / "test_served.py").write_text(textwrap.dedent(module))
+    text = machine.run("-rA", given=machine.policy(STRICT), status=1)
+    assert "vllm/vllm-openai:v0.31.0 is refused by the rule 'images'" in text
+    assert "${ANY_SECRET} for localhost is refused by the rule 'variables'" in text
+
+
+def test_studies_are_kept_in_no_database_that_the_policy_does_not_name(
+    serving: Serving, machine: Machine
+) -> None:
+    strict = machine.policy(STRICT)
+    url = f"sqlite:///{machine.folder}/made.db"
+    said = (
+        f"a database without a plain host is refused by the rule 'storage' of the policy {strict}"
+    )
+    serving.write({"image": IMAGE})
+    assert f"--autotune-storage: {said}" in machine.run(f"--autotune-storage={url}", given=strict)
+    serving.write({"image": IMAGE}, optimization={"objective": "minimize_ttft", "storage": url})
+    assert f"/served/optimization/storage: {said}" in machine.run(given=strict)
+    assert not (machine.folder / "made.db").exists()
+
+
 # The gate
 
 
@@ -287,6 +328,18 @@ def test_the_gate_prepares_no_checkout_unless_the_policy_allows_it(
     strict = machine.policy("{}")
     text = repository.compare(status=4, PYTEST_AUTOTUNE_POLICY=strict)
     assert f"a command is refused by the rule 'prepare' of the policy {strict}, " in text
+
+
+def test_of_a_pinned_study_what_is_pinned_is_held_to_the_policy(
+    repository: Gated, machine: Machine
+) -> None:
+    strict = machine.policy(STRICT)
+    repository.spec(parameters={"image": [IMAGE, "evil/x:1"]}, server={"image": "{image}"})
+    repository.pin(parameters={"image": IMAGE})
+    repository.gate("--collect-only", status=0, PYTEST_AUTOTUNE_POLICY=strict)
+    repository.pin(parameters={"image": "evil/x:1"})
+    text = repository.gate("--collect-only", status=4, PYTEST_AUTOTUNE_POLICY=strict)
+    assert f"evil/x:1 is refused by the rule 'images' of the policy {strict}:1, which" in text
 
 
 @pytest.mark.slow

@@ -457,6 +457,38 @@ def test_processes_urls_generators_and_prepare_are_refused_unless_allowed(tmp_pa
         assert f"the host {host} is refused by the rule 'urls'" in line
 
 
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("postgresql://u:p@db.acme.org:5432/x", ""),
+        ("postgresql+psycopg://DB.acme.org/x?sslmode=require&connect_timeout=3", ""),
+        ("mysql+pymysql://127.0.0.1/x", ""),
+        ("postgresql://evil.org/x", "a database at evil.org"),
+        ("postgresql://db.acme.org@evil.org/x", "a database at evil.org"),
+        ("postgresql://db.acme.org,evil.org/x", "a database at db.acme.org,evil.org"),
+        ("postgresql://db.acme.org/x?host=evil.org", "a database without a plain host"),
+        ("postgresql://db.acme.org/x?service=evil", "a database without a plain host"),
+        ("postgresql://db.acme.org/x?passfile=/root/.pgpass", "a database without a plain host"),
+        ("postgresql:///x", "a database without a plain host"),
+        ("sqlite:////etc/cron.d/x", "a database without a plain host"),
+        ("no url", "a database without a plain host"),
+    ],
+)
+def test_studies_are_kept_on_named_hosts(tmp_path: Path, url: str, host: str) -> None:
+    listed = "storage: ['*.acme.org', localhost]"
+    for text, allowed in (("{}", "none by default"), (listed, "*.acme.org, localhost")):
+        try:
+            policy(tmp_path, text).check_storage(url, "inline: /s")
+            refusal = ""
+        except PolicyError as error:
+            refusal = re.sub(r"/\S+/policy\.yaml", "P", str(error))
+        if text == "{}":
+            assert "rule 'storage' of the policy P, which allows none by default" in refusal
+        else:
+            assert refusal == (host and no("/s", host, "storage", "P:1", allowed))
+    policy(tmp_path, "storage: ['*']").check_storage(url, "anywhere")
+
+
 def test_a_server_that_a_task_file_only_implies_matters_where_tests_use_it(tmp_path: Path) -> None:
     spec = make_spec(parameters={"a": [1]}, base_runtime="vllm")
     bare = policy(tmp_path, "{}")

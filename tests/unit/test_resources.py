@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import make_plan, make_record
 
+from pytest_autotune.errors import PolicyError
 from pytest_autotune.gpu.allocation import Need
 from pytest_autotune.gpu.readings import Process
 from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt
 from pytest_autotune.plugin import resources as module
 from pytest_autotune.plugin.context import RunContext
 from pytest_autotune.plugin.resources import Resources
+from pytest_autotune.policy.loading import load_policies
 from pytest_autotune.study.trial import Trial
 from pytest_autotune.system.masking import Masker
 
@@ -38,6 +41,22 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]
 
 def trial(number: int) -> Trial:
     return Trial(make_record(number), make_plan())
+
+
+def test_no_trial_gets_more_gpus_than_the_policy_allows(
+    made: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.yaml").write_text("gpus: 1")
+    policies = load_policies(tmp_path / "policy.yaml", None, [])
+    monkeypatch.setattr(made, "_context", replace(made._context, policies=policies))
+    for need, asked in (
+        (Need(count=2), "2 GPUs"),
+        (Need(count=None), "all GPUs"),
+        (Need(named=("0", "1")), "2 GPUs"),
+    ):
+        with pytest.raises(PolicyError, match=f"study, trial 0: {asked} is refused by the rule"):
+            made.begin("study", trial(0), need)
+    assert made.begin("study", trial(0), Need(count=1)).lease.devices
 
 
 def test_a_server_that_is_kept_is_no_guest_of_the_next_trial(
