@@ -608,6 +608,11 @@ def test_a_host_function_is_never_taken_for_a_kernel(
     assert not launches_work(Work(lambda: clock.sleep(busy), [()]), gpu)
 
 
+def test_work_of_before_is_not_taken_for_that_of_a_host_function(gpu: Gpu, clock: Clock) -> None:
+    gpu.kernel(50 * MS)
+    assert launches_work(Work(lambda: clock.sleep(40 * US), [()]), gpu) is False
+
+
 def test_a_flush_that_is_loaded_late_hides_no_kernel(gpu: Gpu) -> None:
     gpu.load_seconds = 30 * MS
     assert launches_work(Work(lambda: gpu.kernel(1 * US), [()]), gpu)

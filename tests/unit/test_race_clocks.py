@@ -101,6 +101,19 @@ def test_on_lower_clocks_it_is_measured_to_the_end_and_noted(gpu: Gpu) -> None:
     )
 
 
+def test_measured_again_on_lower_clocks_it_is_not_pruned_either(gpu: Gpu) -> None:
+    disturbances = iter([("GPU 0 was throttled (power brake)",)])
+
+    @contextmanager
+    def watch() -> Iterator[Seen]:
+        yield Seen(At(1780.0).metrics, next(disturbances, ()))
+
+    bench = GpuBenchmark(OBJECTIVE, make_slo(), lambda: [incumbent(1 * MS, 1980.0)], watch)
+    found = bench(scattered(gpu, 1.12 * MS), width=1e-4)
+    assert found.repeated
+    assert found.ending == "time"
+
+
 def test_what_lower_clocks_cannot_explain_is_pruned_all_the_same(gpu: Gpu) -> None:
     with pytest.raises(TrialPruned, match="lost the race"):
         outcome(gpu, 2 * MS, incumbent(1 * MS, 1980.0), 1780.0)
