@@ -323,20 +323,16 @@ def _device_of(value: object) -> Framework | None:
 
 def _in_use(backend: Framework) -> bool:
     """Return whether a framework has begun to use a device, without making it begin."""
-    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
-    if backend == "torch":
-        return torch is not None and bool(torch.cuda.is_initialized())
-    if not cuda.started():
-        # CuPy and Numba start CUDA to find out whether there is a device.
+    module: Any = sys.modules.get("numba.cuda" if backend == "numba" else backend)
+    if module is None:
         return False
-    if backend == "cupy":
-        # Without a device its memory pool raises.
-        return (
-            cupy is not None
-            and _has_device("cupy")
-            and cupy.get_default_memory_pool().total_bytes() > 0
-        )
-    return "numba.cuda" in sys.modules and _has_device("numba")
+    if backend == "torch":
+        return bool(module.cuda.is_initialized())
+    # CuPy and Numba start CUDA to find out whether there is a device.
+    if not (cuda.started() and _has_device(backend)):
+        return False
+    # Without a device the memory pool raises.
+    return backend == "numba" or module.get_default_memory_pool().total_bytes() > 0
 
 
 def _has_device(backend: Framework) -> bool:
