@@ -45,7 +45,6 @@ _GRAPHICS, _SM, _MEMORY = 0, 1, 2
 
 #: Power at this moment, as a field: since Ampere, the function tells the mean of a second.
 _INSTANT_POWER: Final = 186
-_UNSIGNED_INT: Final = 1
 
 #: Why clocks are lower than they could be, by NVML's bits. Bit 0 says that the device is idle.
 _IDLE: Final = 0x001
@@ -169,9 +168,9 @@ class _Handle:
         return None
 
     def instant_power(self) -> int | None:
-        """Return the power at this moment in milliwatts, or None."""
+        """Return the power at this moment in milliwatts, a whole number, or None."""
         found = self.ask(("nvmlDeviceGetFieldValues", [_INSTANT_POWER]))
-        if found is None or found[0].nvmlReturn or found[0].valueType != _UNSIGNED_INT:
+        if found is None or found[0].nvmlReturn:
             return None
         return int(found[0].value.uiVal)
 
