@@ -433,7 +433,10 @@ def test_the_gpu_of_a_broken_process_is_its_own_until_it_ends(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     stores.write(STORES.replace("def test_store(trial)", "def test_store(trial, gpu)"), SPEC)
     (stores.path / "conftest.py").write_text("""
-import fcntl, os, pathlib
+import atexit, fcntl, os, pathlib
+
+# As libraries of CUDA do, some of which crash or hang where it is broken.
+atexit.register(pathlib.Path("atexit-" + os.environ.get("PYTEST_XDIST_WORKER", "run")).touch)
 
 def pytest_unconfigure():
     held = False
@@ -449,6 +452,8 @@ def pytest_unconfigure():
     _assert_only_trial_1_failed(stores)
     held = {path.name: path.read_text() for path in stores.path.glob("held-*")}
     assert held == {"held-gw0": "True", "held-gw1": "False", "held-run": "False"}
+    assert "atexit-gw0" not in {path.name for path in stores.path.glob("atexit-*")}
+    assert (stores.path / "atexit-run").exists()
 
 
 @pytest.mark.parametrize(
