@@ -48,6 +48,19 @@ class SlotScheduling(LoadScopeScheduling):
                 return nodeid.rsplit("@", 1)[-1]
         return nodeid
 
+    def mark_test_complete(
+        self, node: WorkerController, item_index: int, duration: float = 0.0
+    ) -> None:
+        """Note the end of a test; forget its unit with the last of them.
+
+        The parent class keeps all units, and counts through them whenever a test ends.
+        """
+        scope = self._split_scope(self.registered_collections[node][item_index])
+        super().mark_test_complete(node, item_index, duration)
+        assigned = self.assigned_work[node]
+        if all(assigned[scope].values()):
+            del assigned[scope]
+
     def _reschedule(self, node: WorkerController) -> None:
         """Give a worker more to do, unless it still collects.
 

@@ -174,3 +174,27 @@ def test_live_lines_come_from_every_worker_and_progress_ends_at_one_hundred_perc
     for result in (first, second):
         shown = [int(number) for number in re.findall(r"\[ *(\d+)%\]", result)]
         assert max(shown) == 100
+
+
+def test_the_controller_forgets_what_has_ended(project: Project) -> None:
+    project.write()
+    (project.path / "conftest.py").write_text("""
+MOST = 0
+
+
+def pytest_runtest_logreport(report):
+    global MOST
+    if hasattr(report, "node"):
+        work = report.node.config.pluginmanager.getplugin("dsession").sched.assigned_work
+        MOST = max(MOST, *map(len, work.values()))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"at most {MOST} units")
+""")
+    text = project.run("-n", "1", status=1)
+    assert "12 of 12" in text
+    # What runs, and what begins next.
+    found = re.search(r"^at most ([0-9]+) units$", text, re.MULTILINE)
+    assert found is not None
+    assert 1 <= int(found[1]) <= 4
