@@ -7,6 +7,7 @@ time-outs. Only containers of this project, this user and this host are touched.
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import hashlib
 import os
@@ -109,8 +110,12 @@ def _locks() -> FileCoordinator:
 @cache
 def _owner(_pid: int) -> str:
     """Return the name of this process as an owner, announced as alive from now on."""
-    name = uuid.uuid4().hex
-    _locks().hold(name)
+    name, locks = uuid.uuid4().hex, _locks()
+    with locks.mutex():
+        # Together, as a lock that is just being made looks like one that was left.
+        locks.sweep()
+        locks.hold(name)
+    atexit.register(locks.release)
     return name
 
 

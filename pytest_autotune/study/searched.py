@@ -92,7 +92,10 @@ class SearchedStudy(Study):
         #: Trials that this process took and has neither finished nor given back, as stored.
         self._mine: dict[int, TrialRecord] = {}
         self._looks: list[TrialRecord] = []
-        self._store.coordinator.hold(self._process)
+        with self._store.coordinator.mutex():
+            # Together, as a lock that is just being made looks like one that was left.
+            self._store.coordinator.sweep()
+            self._store.coordinator.hold(self._process)
 
     def leave(self) -> None:
         """Leave what this process has not finished to a later session."""

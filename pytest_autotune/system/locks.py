@@ -89,6 +89,9 @@ class Coordinator(ABC):
     def is_alive(self, process: str) -> bool:
         """Return whether ``process`` is alive and has not released its announcement."""
 
+    def sweep(self) -> None:  # noqa: B027 - of a database nothing is left
+        """Remove what processes left that died. The caller holds the study."""
+
     @abstractmethod
     def release(self) -> None:
         """Release all locks of this process."""
@@ -124,6 +127,11 @@ class FileCoordinator(Coordinator):
         except Timeout:
             return True
         return False
+
+    def sweep(self) -> None:
+        """Remove the locks of processes that died without a trial that anybody asks for."""
+        for path in self._owners.glob("*.lock"):
+            self.is_alive(path.stem)
 
     def release(self) -> None:
         """Release all announcements of this process."""

@@ -65,7 +65,7 @@ def open_study(tmp_path: Path) -> Iterator[Open]:
     opened: list[SearchedStudy] = []
 
     def open_(plan: Plan, session: str = "one", started: float | None = None) -> SearchedStudy:
-        study = SearchedStudy(plan, tmp_path, session=session, started=started or time.time())
+        study = SearchedStudy(plan, tmp_path, session=session, started=started or time.monotonic())
         opened.append(study)
         return study
 
@@ -362,7 +362,7 @@ def test_a_trial_is_written_before_it_runs_and_is_small(
 
 
 def _compete(plan: Plan, directory: Path, session: str) -> None:
-    study = SearchedStudy(plan, directory, session=session, started=time.time())
+    study = SearchedStudy(plan, directory, session=session, started=time.monotonic())
     while True:
         claim = study.claim(SLOT)
         if isinstance(claim, TrialRecord):
@@ -411,8 +411,10 @@ from pytest_autotune.study.protocol import SlotRequest
 from pytest_autotune.study.searched import SearchedStudy
 spec, storage, directory = eval(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3])
 plan = Plan.make("test_x.py", load_inline("x", spec, "test"), Settings(storage=storage))
-study = SearchedStudy(plan, directory, session="killed", started=time.time())
-print(study.claim(SlotRequest(id="trial-000")).number, flush=True)
+study = SearchedStudy(plan, directory, session="killed", started=time.monotonic())
+if sys.argv[4:] != ["idle"]:
+    print(study.claim(SlotRequest(id="trial-000")).number, flush=True)
+print("ready", flush=True)
 time.sleep(60)
 """
 
@@ -442,6 +444,25 @@ def test_a_killed_process_is_known_to_be_dead_at_once(
         assert claim.number < 9
         time.sleep(0.2)
     assert claim.owner.attempt == 2
+
+
+def test_a_process_that_is_killed_between_trials_leaves_no_lock_to_later_ones(
+    make_plan: MakePlan, open_study: Open, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, repr(SPEC), "", str(tmp_path), "idle"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        alive = list(tmp_path.glob("*/owners/*"))
+        open_study(make_plan(), "two")
+        assert set(alive) < set(tmp_path.glob("*/owners/*"))
+        process.kill()
+    open_study(make_plan(), "three")
+    assert not set(alive) & set(tmp_path.glob("*/owners/*"))
+    assert len(list(tmp_path.glob("*/owners/*"))) == 2
 
 
 def test_effective_trials_leave_out_what_was_measured_again(
