@@ -116,7 +116,9 @@ class Ours:
         from pytest_autotune.study.searched import SearchedStudy
 
         self.plan = make_plan(budget)
-        self.study = SearchedStudy(self.plan, directory, session="benchmark", started=time.time())
+        self.study = SearchedStudy(
+            self.plan, directory, session="benchmark", started=time.monotonic()
+        )
         self._count = 0
 
     def run_trial(self) -> None:
@@ -346,7 +348,7 @@ def resume_ours(directory: Path, finished: int, *, walk: bool) -> dict[str, floa
     begun = time.perf_counter()
     plan = make_plan(finished + 10)
     planned = time.perf_counter()
-    study = SearchedStudy(plan, directory, session="another", started=time.time())
+    study = SearchedStudy(plan, directory, session="another", started=time.monotonic())
     opened = time.perf_counter()
     for ordinal in range(finished if walk else 0):
         answer = study.claim(SlotRequest(id=f"trial-{ordinal:04d}", ordinal=ordinal))

@@ -88,7 +88,7 @@ def open_ours(place: Place, strategy: str) -> Any:
     plan = Plan.make(
         NODEID, load_inline("test_trial", spec(strategy), "benchmark"), Settings(storage=place.url)
     )
-    return SearchedStudy(plan, place.folder, session=uuid.uuid4().hex, started=time.time())
+    return SearchedStudy(plan, place.folder, session=uuid.uuid4().hex, started=time.monotonic())
 
 
 class Ours:

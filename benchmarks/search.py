@@ -199,7 +199,9 @@ def run_study(space: Replayed, task: Task, folder: Path) -> Trace:
 
     began = time.perf_counter()
     plan = space.plan(task.method.name, task.budget, task.seed)
-    study = SearchedStudy(plan, folder, session="search", started=time.time(), extension=watched)
+    study = SearchedStudy(
+        plan, folder, session="search", started=time.monotonic(), extension=watched
+    )
     running: deque[TrialRecord] = deque()
     rows: list[int] = []
     racing = Racing(space.table, task.seed) if task.method.raced else None

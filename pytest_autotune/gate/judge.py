@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -317,8 +316,8 @@ def _locked_at(entry: LockEntry) -> float:
 
 
 def deadline_of(started: float, timeout: float | None) -> float | None:
-    """Return the end of a run on the monotonic clock; ``started`` is since the epoch."""
-    return None if timeout is None else time.monotonic() + started + timeout - time.time()
+    """Return the end of a run that began at ``started``, both on the monotonic clock."""
+    return None if timeout is None else started + timeout
 
 
 def _seed(plan: Plan) -> int:

@@ -34,10 +34,11 @@ class RunContext:
     """The context that all processes of one pytest run share.
 
     ``state`` holds the journals; ``scratch`` is a folder that lives as long as the run, None
-    where neither workers nor a cache that is missing or read-only call for one. ``started`` is in
-    seconds since the epoch. ``workers`` is 0 without xdist. ``gpus`` are a worker's own part of
-    the GPUs, None where they are not shared out. ``key`` opens what lies in the scratch folder.
-    ``owned`` is that folder in the process that made it. ``policies`` say what specs may ask for.
+    where neither workers nor a cache that is missing or read-only call for one. ``started`` is on
+    this process's monotonic clock. ``workers`` is 0 without xdist. ``gpus`` are a worker's own
+    part of the GPUs, None where they are not shared out. ``key`` opens what lies in the scratch
+    folder. ``owned`` is that folder in the process that made it. ``policies`` say what specs may
+    ask for.
     """
 
     session: str
@@ -60,7 +61,8 @@ class RunContext:
             sent = given[WIRE]
             return cls(
                 session=sent["session"],
-                started=sent["started"],
+                # Each machine has a monotonic clock of its own.
+                started=time.monotonic() - sent["elapsed"],
                 state_directory=Path(sent["state"]),
                 scratch=Path(sent["scratch"]),
                 workers=given["workercount"],
@@ -83,7 +85,7 @@ class RunContext:
             state = scratch
         return cls(
             session=_new_session_id(),
-            started=time.time(),
+            started=time.monotonic(),
             state_directory=state,
             scratch=scratch,
             persistent=cache is not None,
@@ -109,7 +111,7 @@ class RunContext:
         gpus = {"pool": asdict(pool), "share": [device.key for device in own]}
         return {
             "session": self.session,
-            "started": self.started,
+            "elapsed": time.monotonic() - self.started,
             "state": str(self.state_directory),
             "scratch": str(self.scratch),
             "persistent": self.persistent,

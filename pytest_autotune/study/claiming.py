@@ -40,11 +40,11 @@ def why_stop(
 ) -> Stop | None:
     """Return why a run that began at ``started`` begins no further trial, None if it may.
 
-    So many of the ``current`` trials are ``running``.
+    That is on the monotonic clock. So many of the ``current`` trials are ``running``.
     """
     if len(current) - running >= plan.budget:
         return Stop.BUDGET
-    if plan.timeout is not None and time.time() - started >= plan.timeout:
+    if plan.timeout is not None and time.monotonic() - started >= plan.timeout:
         return Stop.TIMEOUT
     if plan.patience is not None and _since_improvement(current) >= plan.patience:
         return Stop.PATIENCE

@@ -68,8 +68,8 @@ class SearchedStudy(Study):
         """Open the study of ``plan``, making it where there is none.
 
         ``directory`` holds the journals; ``session`` is one id for all processes of a pytest
-        run that began at ``started`` (seconds since the epoch). ``names`` are those of trials.
-        Raises :class:`StorageError`.
+        run that began at ``started`` (on this process's monotonic clock). ``names`` are those of
+        trials. Raises :class:`StorageError`.
         """
         self._store = open_store(plan, directory)
         self._storage: BaseStorage = self._store.storage

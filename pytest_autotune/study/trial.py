@@ -29,7 +29,7 @@ from pytest_autotune.study.reported import read_level, read_report
 #: What a trial had reported at some moment.
 Checkpoint: TypeAlias = Mapping[str, Any]
 #: Attributes of a trial that no report changes.
-_FIXED: Final = frozenset({"_record", "_plan", "_seed", "_reported", "_read"})
+_FIXED: Final = frozenset({"_record", "_plan", "_seed", "_reported", "_read", "_began"})
 
 
 class Trial:
@@ -45,6 +45,8 @@ class Trial:
         self._notes: list[str] = []
         self._disturbances: list[str] = []
         self._partial = False
+        # The time of day may be set meanwhile.
+        self._began = time.monotonic()
 
     def __repr__(self) -> str:
         """Show number and parameters, as they appear in a failing test's locals."""
@@ -207,7 +209,7 @@ class Trial:
             reason=reason,
             estimate=estimate if estimate is not None and math.isfinite(estimate) else None,
             partial=self._partial,
-            duration=round(time.time() - self._record.owner.started, 6),
+            duration=round(time.monotonic() - self._began, 6),
         )
 
     def checkpoint(self) -> Checkpoint:
@@ -225,6 +227,7 @@ class Trial:
     def begin_again(self, record: TrialRecord) -> None:
         """Go on as another attempt of the same trial."""
         self._record = record
+        self._began = time.monotonic()
 
     def _assert_reported(self) -> None:
         """Fail at once for a bound that the present case breaks, or for two values of a metric.

@@ -69,7 +69,7 @@ def interrupt_at(step: int, action: Callable[[], object]) -> bool:
 
 def open_study(folder: Path, session: str) -> SearchedStudy:
     plan = Plan.make("test_x.py", load_inline("x", SPEC, "test"), Settings())
-    return SearchedStudy(plan, folder, session=session, started=time.time())
+    return SearchedStudy(plan, folder, session=session, started=time.monotonic())
 
 
 def measure(study: SearchedStudy) -> None:

@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         if opened:
             opened[-1].close()
         session = str(len(opened))
-        study = SearchedStudy(_plan(**changes), tmp_path, session=session, started=time.time())
+        study = SearchedStudy(_plan(**changes), tmp_path, session=session, started=time.monotonic())
         opened.append(study)
         while isinstance(claim := study.claim(SLOT), TrialRecord):
             a, b = claim.params["a"], claim.params["b"]
@@ -198,7 +198,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines(
 ) -> None:
     study = SearchedStudy(
         _plan(optimization={**SPEC["optimization"], "max_iterations": 8}),
-        tmp_path, session="late", started=time.time(),
+        tmp_path, session="late", started=time.monotonic(),
     )  # fmt: skip
     content = journal.read_bytes()
     monkeypatch.setattr("os.fsync", _no_space)

@@ -42,7 +42,8 @@ def make_plan(*, cases: bool = False, high: int = 999, storage: str | None = Non
 @contextmanager
 def sessions(plan: Plan, folder: Path, count: int) -> Iterator[list[SearchedStudy]]:
     opened = [
-        SearchedStudy(plan, folder, session=f"s{at}", started=time.time()) for at in range(count)
+        SearchedStudy(plan, folder, session=f"s{at}", started=time.monotonic())
+        for at in range(count)
     ]
     try:
         yield opened
