@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-import pwd
-import shutil
 import signal
-import subprocess
 import tarfile
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +16,8 @@ from pathlib import Path
 import pytest
 from fake_cuda import need_cuda
 from inner import FEW_PLUGINS
+from postgres import NoPostgres, Postgres
+from required import unavailable
 
 # Tests start many small processes; threads for matrix products only make them slower to start.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -41,72 +39,29 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
     return pytester
 
 
-def unavailable(engine: str, reason: str) -> None:
-    """Skip a test that needs ``engine``, or fail it where CI requires the engine."""
-    if engine in os.environ.get("AUTOTUNE_REQUIRE", "").split(","):
-        pytest.fail(f"AUTOTUNE_REQUIRE asks for {engine}, but {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
-def _postgres_bin() -> Path | None:
-    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    on_path = shutil.which("initdb")
-    if on_path is not None:
-        candidates.append(Path(on_path).resolve().parent)
-    return next((path for path in candidates if (path / "initdb").exists()), None)
-
-
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server of our own on a socket in a temporary folder; gives its folder."""
-    binaries = _postgres_bin()
-    if binaries is None:
-        unavailable("postgres", "no PostgreSQL is installed")
-        return
-    # PostgreSQL refuses to run as root.
-    user = None
-    if os.geteuid() == 0:
-        try:
-            user = pwd.getpwnam("postgres").pw_name
-        except KeyError:
-            unavailable("postgres", "there is no user 'postgres' to run PostgreSQL as")
-    # Not under tmp_path: a socket's path must be short, and its folder open to that user.
-    folder = Path(tempfile.mkdtemp(prefix="autotune-pg-"))
-    if user is not None:
-        shutil.chown(folder, user)
-    data = folder / "data"
-
-    def run(*command: str) -> None:
-        subprocess.run(
-            [str(binaries / command[0]), *command[1:]],
-            check=True,
-            user=user,
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-        )
-
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server of our own on a socket in a temporary folder."""
     try:
-        run("initdb", "-D", str(data), "-U", "tester", "--auth=trust", "--no-sync")
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=60"
-        run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
+        server = Postgres()
+    except NoPostgres as error:
+        unavailable("postgres", str(error))
+        return
+    try:
+        server.start()
         try:
-            yield str(folder)
+            yield server
         finally:
-            run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+            server.stop()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def postgres_url(postgres_server: Postgres) -> str:
     """The URL of a fresh database on a real PostgreSQL server."""
-    psycopg = pytest.importorskip("psycopg")
-    name = f"study_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(
-        host=postgres_server, user="tester", dbname="postgres", autocommit=True
-    ) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql+psycopg://tester:s3cr3t-word@/{name}?host={postgres_server}"
+    pytest.importorskip("psycopg")
+    return postgres_server.url(postgres_server.database())
 
 
 @pytest.fixture(scope="session")

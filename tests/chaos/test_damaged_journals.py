@@ -1,7 +1,6 @@
 """A journal with damage at any place: the next run works, and believes nothing that is damaged.
 
-The long form flips 1,000 bytes and cuts at every byte of the last kilobyte:
-``pytest tests/chaos -m slow``.
+The long form flips 1,000 bytes and cuts at every byte of the last kilobyte.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import pytest
 from builders import ended
+from sizes import size
 
 from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord
@@ -41,7 +41,7 @@ def make_plan(*, fresh: bool = False) -> Plan:
 
 def run_study(folder: Path, session: str, *, fresh: bool = False) -> tuple[SearchedStudy, int]:
     """Run a study to its end, and close it; return it and the number of trials that it measured."""
-    study = SearchedStudy(make_plan(fresh=fresh), folder, session=session, started=time.time())
+    study = SearchedStudy(make_plan(fresh=fresh), folder, session=session, started=time.monotonic())
     measured = 0
     while isinstance(claim := study.claim(SLOT), TrialRecord):
         study.finish(_measured(study, claim))
@@ -133,12 +133,8 @@ def campaign(journal: tuple[str, bytes, dict[int, TrialRecord]], tmp_path: Path)
     return Campaign(folder=tmp_path / "study", place=place, content=content, wanted=wanted)
 
 
-def _few_and_many(few: int, many: int) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.slow)])
-
-
-@_few_and_many(40, 1000)
-def test_flipped_bytes(campaign: Campaign, number: int) -> None:
+def test_flipped_bytes(campaign: Campaign) -> None:
+    number = size(40, 1000)
     rng = random.Random(number)
     for _ in range(number):
         at, bits = rng.randrange(len(campaign.content)), rng.randrange(1, 256)
@@ -149,12 +145,14 @@ def test_flipped_bytes(campaign: Campaign, number: int) -> None:
     assert not campaign.wrong, campaign.report()
 
 
-@_few_and_many(32, 1024)
-def test_a_journal_cut_within_its_last_kilobyte(campaign: Campaign, number: int) -> None:
+def test_a_journal_cut_within_its_last_kilobyte(campaign: Campaign) -> None:
+    number = size(32, 1024)
     rng = random.Random(number)
-    size = len(campaign.content)
+    length = len(campaign.content)
     cuts = (
-        range(size - 1024, size) if number == 1024 else rng.sample(range(size - 1024, size), number)
+        range(length - 1024, length)
+        if number == 1024
+        else rng.sample(range(length - 1024, length), number)
     )
     for cut in cuts:
         campaign.try_(f"cut at {cut}", campaign.content[:cut])
@@ -186,9 +184,9 @@ def _with_noise(rng: random.Random, content: bytes) -> bytes:
     return b"".join(lines)
 
 
-@_few_and_many(8, 150)
 @pytest.mark.parametrize("damage", [_zeros, _without_a_line, _with_noise])
-def test_damaged_parts(campaign: Campaign, number: int, damage: Damage) -> None:
+def test_damaged_parts(campaign: Campaign, damage: Damage) -> None:
+    number = size(8, 150)
     rng = random.Random(number)
     for each in range(number):
         campaign.try_(f"{damage.__name__} {each}", damage(rng, campaign.content))

@@ -1,12 +1,11 @@
 """Inputs of any form in large numbers: each is read or refused in words, soon, in little memory.
 
-The long form: ``AUTOTUNE_INPUTS=100000 pytest tests/chaos/test_inputs.py -m "slow or not slow"``.
+The long form tries 100,000 of each.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from sizes import LONG, size
 from test_reader_fuzz import READERS, replay, results, tables
 from test_reported import make_trial, reports
 from test_spec_fuzz import anything, attempt, mutated, plausible, predicates, tokens
@@ -30,7 +30,7 @@ from pytest_autotune.spec.loading import load_file, load_inline
 from pytest_autotune.study.documents import measurement_document
 from pytest_autotune.study.machine import on_this_machine
 
-INPUTS: Final = int(os.environ.get("AUTOTUNE_INPUTS", "100"))
+INPUTS: Final = size(100, 100_000)
 #: Seconds of this process for one input, and for one whose valid points are searched for.
 SECONDS: Final = 2.0
 SEARCHED: Final = 10.0
@@ -39,7 +39,7 @@ CAMPAIGN: Final = settings(
     max_examples=INPUTS,
     deadline=None,
     database=None,
-    derandomize=INPUTS <= 100,
+    derandomize=not LONG,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from required import unavailable
 
 _SOURCES = Path(__file__).parent.parent
 
@@ -34,8 +35,5 @@ def need_compiled(factory: pytest.TempPathFactory, source: str, name: str) -> Pa
     """
     library = factory.getbasetemp() / Path(source).stem / name
     if not compile_library(_SOURCES / source, library):
-        reason = "no C compiler is installed"
-        if "cc" in os.environ.get("AUTOTUNE_REQUIRE", "").split(","):
-            pytest.fail(f"AUTOTUNE_REQUIRE asks for cc, but {reason}", pytrace=False)
-        pytest.skip(reason)
+        unavailable("cc", "no C compiler is installed")
     return library
