@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 from pytest_autotune.scoring.records import TrialRecord
 from pytest_autotune.study.groups import Group, names_of, winner
@@ -11,17 +12,24 @@ from pytest_autotune.study.summary import Summary
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.values import parameters
 
+#: So many groups have a line; a machine whose libraries were upgraded often has been many.
+_SHOWN: Final = 5
+
 
 def group_lines(summary: Summary) -> Iterator[str]:
     """Yield a line on each group, the winner first; none where there is no other group."""
     groups, won = summary.fleet, winner(summary.fleet)
     lines = []
-    for name, group in zip(names_of(groups), groups, strict=True):
+    # The own one comes first, then those that ran last.
+    latest = groups if won is None or won in groups[:_SHOWN] else (*groups[: _SHOWN - 1], won)
+    for name, group in zip(names_of(latest[:_SHOWN]), latest[:_SHOWN], strict=True):
         here = " (this run)" if group is groups[0] else ""
         ahead = " won" if group is won else ""
         rank = (math.inf, 0.0) if group.best is None else group.best.rank
         lines.append((rank, f"{name}{here}{ahead}: {_result(group)}"))
     yield from (text for _, text in sorted(lines, key=lambda line: line[0]))
+    if len(groups) > _SHOWN:
+        yield f"and {len(groups) - _SHOWN} more"
 
 
 def _result(group: Group) -> str:

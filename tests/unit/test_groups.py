@@ -233,6 +233,27 @@ def replace_params(trial: Any) -> Any:
     return trial
 
 
+def test_of_many_groups_the_own_one_the_winner_and_the_latest_are_shown(fleet: Fleet) -> None:
+    plan = fleet.plan(L4)
+    record = fleet.run(plan, 10.0).records()[0]
+    others = [
+        Group(
+            environment={**L4, "gpus": f"{at} × NVIDIA L40"},
+            records=[ended(record, plan, metrics={"cost": 100.0 - at, "mem": 1.0})],
+        )
+        for at in range(99, 90, -1)
+    ]
+    shown = list(hardware(render(replace(fleet.summary(plan), groups=others))))
+    assert [line.partition(":")[0] for line in shown] == [
+        "99 × NVIDIA L40 won", "98 × NVIDIA L40", "97 × NVIDIA L40", "96 × NVIDIA L40",
+        "1 × NVIDIA L4 (this run)", "and 5 more",
+    ]  # fmt: skip
+    # The winner is shown although it ran before all others.
+    shown = list(hardware(render(replace(fleet.summary(plan), groups=others[::-1]))))
+    assert shown[0].startswith("99 × NVIDIA L40 won: cost 1 ")
+    assert [line.partition(" ")[0] for line in shown] == ["99", "93", "92", "91", "1", "and"]
+
+
 def test_names_tell_groups_apart_by_what_differs() -> None:
     driver = {**H200, "gpu_driver": "570.1", "python": "cpython 3.11"}
     newer = {**driver, "gpu_driver": "575.2", "libraries": "numpy 2.3, torch 3.0"}
