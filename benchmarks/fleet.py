@@ -2,8 +2,8 @@
 
 For a study of so many finished trials on PostgreSQL, one process that comes to it prints
 
-- the size of a trial in the database, and in the process's memory once it has read all;
-- what opening it and the first claim compute, as they read all trials, with ``random``;
+- the size of a trial in the database, and in the process's memory once it has read all, and what
+  reading it computes, each beyond what a process of an empty study takes;
 - the statements of a claim and of a finish, what a claim computes, how long it holds the study's
   lock, and the connections that it keeps open;
 - what a proposal by ``auto`` computes.
@@ -138,21 +138,22 @@ def main() -> None:
         print(json.dumps(look(Place(name=name, url=url, folder=Path(folder)), strategy)))
         return
     print(
-        "trials   KiB/trial: database, process   first claim   claim: statements, ms, locked ms"
+        "trials   KiB/trial: database, process   read in   claim: statements, ms, locked ms"
         "   finish: statements   connections   auto proposes in"
     )
     with tempfile.TemporaryDirectory() as root, postgres(Path(root)) as databases:
         for size in map(int, options.sizes.split(",")):
             with databases() as place:
-                own = Ours(place, "random")
-                empty = _size(place)
+                alone = _elsewhere(place, "random")
+                own, empty = Ours(place, "random"), _size(place)
                 fill(own, size)
                 own.close()
                 stored = (_size(place) - empty) / size / 1024
                 found, auto = (_elsewhere(place, strategy) for strategy in ("random", "auto"))
+            memory, read = (found[part] - alone[part] for part in ("memory", "first"))
             print(
-                f"{size:<8,} {stored:>19.1f} {found['memory'] / size / 1024:>8.1f}"
-                f" {found['first']:>11.2f} s {found['claims']:>18.0f}"
+                f"{size:<8,} {stored:>19.1f} {memory / size / 1024:>8.1f}"
+                f" {1e3 * read / size:>6.2f} ms {found['claims']:>18.0f}"
                 f" {1e3 * found['claim']:>4.1f} {1e3 * found['held']:>9.1f}"
                 f" {found['finishes']:>20.0f} {found['connections']:>13}"
                 f" {1e3 * auto['proposal']:>14.0f} ms",
