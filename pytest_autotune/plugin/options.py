@@ -11,6 +11,9 @@ from pytest_autotune.errors import OptionError
 from pytest_autotune.study.settings import DEFAULT_GPU_TIMEOUT, GivenFile, Settings
 from pytest_autotune.text.durations import parse_duration
 
+#: As a spec's ``max_iterations``: pytest makes a test of each, and collects them all.
+_MAX_TRIALS: Final = 100_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -172,7 +175,7 @@ def read_settings(config: pytest.Config) -> Settings:
         strict=_flag(config, "autotune_strict"),
         lock=lock,
         lock_force=force,
-        trials=_whole_number(config, "autotune_trials", minimum=1),
+        trials=_whole_number(config, "autotune_trials", minimum=1, maximum=_MAX_TRIALS),
         timeout=_duration(config, "autotune_timeout"),
         strategy=_text(config, "autotune_strategy"),
         seed=_whole_number(config, "autotune_seed", minimum=0),
@@ -284,7 +287,9 @@ def _refuse_replay(
         )
 
 
-def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | None:
+def _whole_number(
+    config: pytest.Config, dest: str, *, minimum: int, maximum: int | None = None
+) -> int | None:
     where, value = _raw(config, dest)
     if value in (None, ""):
         return None
@@ -294,6 +299,8 @@ def _whole_number(config: pytest.Config, dest: str, *, minimum: int) -> int | No
         number = minimum - 1
     if number < minimum:
         raise OptionError(f"{where}: {value!r} is not a whole number of at least {minimum}")
+    if maximum is not None and number > maximum:
+        raise OptionError(f"{where}: {value!r} is more than {maximum}, the most that a study takes")
     return number
 
 

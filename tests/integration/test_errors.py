@@ -110,6 +110,7 @@ def test_a_bad_marker(study: Run, pytester: pytest.Pytester, mark: str, message:
     ("args", "message"),
     [
         (["--autotune-trials=0"], "--autotune-trials: '0' is not a whole number of at least 1"),
+        (["--autotune-trials=1000000000"], "--autotune-trials: '1000000000' is more than 100000*"),
         (["--autotune-trials=many"], "--autotune-trials: 'many' is not a whole number*"),
         (["--autotune-seed=-1"], "--autotune-seed: '-1' is not a whole number of at least 0"),
         (["--autotune-timeout=soon"], "--autotune-timeout: 'soon' is not a duration; write *"),
