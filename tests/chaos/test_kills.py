@@ -19,7 +19,7 @@ from killing import Attack
 from postgres import NoPostgres, Postgres
 from required import unavailable
 from serving import SCRIPTED, process
-from sizes import size
+from sizes import LONG, size
 from strikes import (
     KINDS,
     WITHIN,
@@ -235,7 +235,7 @@ def test_kills(  # noqa: PLR0913, PLR0917 - what a point is made of
     attack = Attack(
         victim=project,
         seed=seed,
-        kills=plan.kills,
+        kills=plan.kills if LONG else 2,
         ends_run=plan.ends_run,
         may_fail=plan.may_fail,
         startup=whole.startup if plan.early else None,
