@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,7 @@ from pytest_autotune.scoring.compliance import Checked, checked, in_case, merged
 from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.slo import SLO, Bound, Compliance
-from pytest_autotune.text.printable import printable
-from pytest_autotune.text.suggest import did_you_mean
+from pytest_autotune.text.suggest import did_you_mean, few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,11 +208,11 @@ class Combination:
 
 def missing(objective: Objective, reported: Sequence[str]) -> str:
     """Return that nobody reported an objective, and which metrics they reported."""
-    hint = next(filter(None, (did_you_mean(name, reported) for name in objective.metrics)), "")
+    # Of "minimize_latency" and "minimize:latency" the last part is what the user means.
+    words = (*objective.metrics, re.split("[_:]", objective.name, maxsplit=1)[-1])
+    hint = next(filter(None, (did_you_mean(word, reported) for word in words)), "")
     needs = f"the objective {objective.name!r} needs {' or '.join(objective.metrics)}"
-    return (
-        f"{needs}, but the trial reported: {', '.join(map(printable, reported)) or NOTHING}{hint}"
-    )
+    return f"{needs}, but the trial reported: {few(reported, words[0]) or NOTHING}{hint}"
 
 
 def _alike(objective: Objective) -> set[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import Final
 
 from pytest_autotune.scoring.metrics import NOTHING, ONE_PIECE, ONE_PIECE_CAUSE, Metrics
 from pytest_autotune.scoring.slo import Bound, BoundResult, Severity
 from pytest_autotune.text.numbers import number, quantity
 from pytest_autotune.text.printable import printable
-from pytest_autotune.text.suggest import did_you_mean
+from pytest_autotune.text.suggest import did_you_mean, few
 from pytest_autotune.text.tables import table
 
 _VERDICTS: Final[Mapping[Severity, str]] = {
@@ -19,8 +18,6 @@ _VERDICTS: Final[Mapping[Severity, str]] = {
     Severity.SEVERE: "missed, severe",
     Severity.HARD: "BROKEN",
 }
-#: The number of reported metrics that a message lists.
-_FEW: Final = 6
 
 
 def limit(bound: Bound) -> str:
@@ -112,20 +109,13 @@ def unjudged(result: BoundResult, metrics: Metrics | None = None) -> str:
         return f"{label} was {problem}{where}"
     if metrics is None or where:
         return f"{label} was not reported{where}"
-    likeness = SequenceMatcher(b=result.bound.metrics[0])
-
-    def distance(name: str) -> float:
-        likeness.set_seq1(name)
-        return -likeness.ratio()
-
-    names = sorted(sorted(metrics), key=distance)
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    if not names:
+    if not metrics:
         return f"{label} was not reported; reported: {NOTHING}"
-    hint = did_you_mean(result.bound.metrics[0], names)
-    return (
-        f"{label} was not reported{hint}; reported: {', '.join(map(printable, names[:_FEW]))}{more}"
-    )
+    # The label is as the user wrote it: a latency is looked up under a longer name.
+    words = (*result.bound.metrics, result.bound.label)
+    hint = next(filter(None, (did_you_mean(word, metrics) for word in words)), "")
+    reported = few(metrics, result.bound.metrics[0])
+    return f"{label} was not reported{hint}; reported: {reported}"
 
 
 def _percent(share: float) -> str:

@@ -10,6 +10,8 @@ from typing import Final
 from pytest_autotune.text.printable import printable
 
 _SHOWN: Final = 60
+#: The number of names that a message lists.
+_FEW: Final = 6
 
 
 def shown(value: object) -> str:
@@ -34,6 +36,19 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """Return the known names for an unknown ``word``, the closest one first."""
     listed = f"; known: {', '.join(map(printable, sorted(known)))}" if known else ""
     return f"{did_you_mean(word, known)}{listed}"
+
+
+def few(names: Iterable[str], word: str) -> str:
+    """Return the names that are nearest to ``word``, and how many there are besides."""
+    likeness = difflib.SequenceMatcher(b=word)
+
+    def distance(name: str) -> float:
+        likeness.set_seq1(name)
+        return -likeness.ratio()
+
+    ordered = sorted(sorted(names), key=distance)
+    more = f" and {len(ordered) - _FEW} more" if len(ordered) > _FEW else ""
+    return f"{', '.join(map(printable, ordered[:_FEW]))}{more}"
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

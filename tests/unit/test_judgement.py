@@ -82,6 +82,11 @@ def test_the_message_about_a_missing_objective_says_what_was_reported() -> None:
         "the objective 'minimize_latency' needs mean_e2e_latency or p50_e2e_latency, "
         "but the trial reported: a, b"
     )
+    many = {n * "z": 1.0 for n in range(1, 10)}
+    with pytest.raises(MissingMetricError, match=r"reported: z, zz, .*, z{6} and 3 more$"):
+        evaluate(many, [], make_slo(), LATENCY)
+    with pytest.raises(MissingMetricError, match=r"latncy, z, .* 4 more \(did you mean 'latncy'"):
+        evaluate({**many, "latncy": 1.0}, [], make_slo(), LATENCY)
     with pytest.raises(MissingMetricError, match="but cost = nan"):
         evaluate({"cost": math.nan}, [], make_slo(), COST)
     with pytest.raises(MissingMetricError, match="reported: nothing"):

@@ -24,8 +24,8 @@ from pytest_autotune.scoring.judgement import Measurement, Outcome
 from pytest_autotune.scoring.levels import Level
 from pytest_autotune.scoring.objective import Objective
 from pytest_autotune.scoring.records import Owner, TrialRecord
-from pytest_autotune.scoring.slo import Severity
-from pytest_autotune.scoring.wording import slo_table
+from pytest_autotune.scoring.slo import Severity, check
+from pytest_autotune.scoring.wording import slo_table, unjudged
 from pytest_autotune.space.parameters import point_key
 from pytest_autotune.study.names import NUMBERED, TrialNames
 from pytest_autotune.study.protocol import Stop
@@ -331,6 +331,15 @@ def test_what_was_no_number_is_told_from_what_was_not_reported() -> None:
     )
     assert "BROKEN: not reported" in slo_table(missing.bounds)
     assert make_summary([nan]).tightest() == "p99_ttft ≤ 1 s: p99_ttft was NaN in trial 0"
+
+
+def test_a_metric_is_suggested_for_a_bound_as_the_spec_writes_it() -> None:
+    slo = make_spec(parameters={"a": [1]}, slo=[{"metric": "latency", "max": 2}]).slo
+    reported = {"latncy": 1.0}
+    (result,) = check(slo, reported).results
+    assert unjudged(result, reported) == (
+        "latency was not reported (did you mean 'latncy'?); reported: latncy"
+    )
 
 
 def test_the_table_of_levels_has_the_reason_for_failures() -> None:
