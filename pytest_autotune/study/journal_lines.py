@@ -74,14 +74,17 @@ class Tally:
 def read_line(line: bytes) -> Mapping[str, Any] | None:
     """Return the entry of a line, None where it is damaged."""
     text = line.rstrip()
-    if _is_checked(text) is False:
+    checked = _is_checked(text)
+    if checked is False:
         return None
     try:
         entry = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not line.endswith(b"\n") or not isinstance(entry, dict):
         return None
+    if LINE in entry and not checked:
+        return None  # No line that says its place is written without a checksum.
     return entry if "op_code" in entry and "worker_id" in entry else None
 
 

@@ -160,6 +160,16 @@ def test_a_changed_value_is_not_believed(journal: Path, run: Run, tmp_path: Path
     assert all(record == before[record.number] for record in kept)
 
 
+@pytest.mark.parametrize("value", [b"[" * 100_000, b'{}, "line": "x"', b'{}, "line": 1000000000'])
+def test_a_line_of_any_form_is_set_aside(journal: Path, run: Run, value: bytes) -> None:
+    with journal.open("ab") as file:
+        file.write(
+            b'{"op_code": 2, "worker_id": "x", "study_id": 0, "user_attr": ' + value + b"}\n"
+        )
+    assert "was damaged" in run().notices[0]
+    assert run().notices == ()
+
+
 def test_a_fresh_start_works_on_a_damaged_journal(journal: Path, run: Run) -> None:
     _replace(
         journal, _number_of(journal, 4, 1), b"CategoricalDistribution", b"CategoricalDistributioX"
