@@ -144,8 +144,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, postgres(Path(root)) as databases:
         for size in map(int, options.sizes.split(",")):
             with databases() as place:
-                alone = _elsewhere(place, "random")
+                # Making the tables takes memory, too.
                 own, empty = Ours(place, "random"), _size(place)
+                alone = _elsewhere(place, "random")
                 fill(own, size)
                 own.close()
                 stored = (_size(place) - empty) / size / 1024
