@@ -2,8 +2,8 @@
 
 For a study of so many finished trials on PostgreSQL, one process that comes to it prints
 
-- the size of a trial in the database, and in the process's memory once it has read all, and what
-  reading it computes, each beyond what a process of an empty study takes;
+- the size of a trial in the database, and what reading it computes, beyond what a process of an
+  empty study takes;
 - the statements of a claim and of a finish, what a claim computes, how long it holds the study's
   lock, and the connections that it keeps open;
 - what a proposal by ``auto`` computes.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -55,12 +54,10 @@ def look(place: Place, strategy: str) -> dict[str, Any]:
         warm = Ours(Place(name="journal", url=None, folder=Path(folder)), strategy)
         warm.finish(warm.claim())
         warm.close()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
     own = Ours(place, strategy)
     own.finish(own.claim())
     first = time.process_time() - began
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     held, proposals = _watched(own)
     claims: list[float] = []
     for _ in range(_TRIALS):
@@ -73,7 +70,7 @@ def look(place: Place, strategy: str) -> dict[str, Any]:
     connections = _connections(place)
     own.close()
     return {
-        "first": first, "memory": memory, "connections": connections,
+        "first": first, "connections": connections,
         "held": statistics.median(held), "claim": statistics.median(claims),
         "proposal": statistics.median(proposals),
         "claims": statements["claim"] / _TRIALS, "finishes": statements["finish"] / _TRIALS,
@@ -138,22 +135,21 @@ def main() -> None:
         print(json.dumps(look(Place(name=name, url=url, folder=Path(folder)), strategy)))
         return
     print(
-        "trials   KiB/trial: database, process   read in   claim: statements, ms, locked ms"
+        "trials   KiB in the database, read in   claim: statements, ms, locked ms"
         "   finish: statements   connections   auto proposes in"
     )
     with tempfile.TemporaryDirectory() as root, postgres(Path(root)) as databases:
         for size in map(int, options.sizes.split(",")):
             with databases() as place:
-                # Making the tables takes memory, too.
                 own, empty = Ours(place, "random"), _size(place)
                 alone = _elsewhere(place, "random")
                 fill(own, size)
                 own.close()
                 stored = (_size(place) - empty) / size / 1024
                 found, auto = (_elsewhere(place, strategy) for strategy in ("random", "auto"))
-            memory, read = (found[part] - alone[part] for part in ("memory", "first"))
+            read = found["first"] - alone["first"]
             print(
-                f"{size:<8,} {stored:>19.1f} {memory / size / 1024:>8.1f}"
+                f"{size:<8,} {stored:>19.1f}"
                 f" {1e3 * read / size:>6.2f} ms {found['claims']:>18.0f}"
                 f" {1e3 * found['claim']:>4.1f} {1e3 * found['held']:>9.1f}"
                 f" {found['finishes']:>20.0f} {found['connections']:>13}"
