@@ -22,6 +22,8 @@ ADAPTIVE: Mapping[str, Any] = {
     "parameters": {"a": {"type": "integer", "low": 1, "high": 50}},
     "optimization": {"objective": "minimize:cost", "strategy": "random", "max_iterations": 6},
 }
+#: The trials of the study that a project has to begin with.
+SPEC_TRIALS = 12
 ILLEGAL = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
 #: ``store`` launches work, and of trial 1 work that writes out of bounds.
 HEAD = """
@@ -306,6 +308,32 @@ def test_a_look_stores_nothing_and_ends_the_run(stores: Project) -> None:
     assert "with -n 1, another process" in result
     assert [trial for trial, _ in _ran(stores)] == [0, 1]
     assert stores.records(SPEC) == []
+
+
+COUNTED = """
+import pathlib
+from pytest_autotune.gpu.health import DeviceHealth
+
+look = DeviceHealth.look
+
+def counted(*args):
+    with pathlib.Path("looks").open("a") as file:
+        file.write("x")
+    return look(*args)
+
+DeviceHealth.look = counted
+"""
+
+
+def test_nobody_looks_for_what_is_passed_over(project: Project) -> None:
+    (project.path / "conftest.py").write_text(COUNTED)
+    project.run()
+    looks = project.path / "looks"
+    assert looks.stat().st_size >= SPEC_TRIALS
+    looks.unlink()
+    assert f"{SPEC_TRIALS} of {SPEC_TRIALS}" in project.run()
+    # Once, before anything was drawn.
+    assert looks.stat().st_size == 1
 
 
 @pytest.mark.parametrize("limit", [0, 1])
