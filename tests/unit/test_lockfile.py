@@ -57,6 +57,7 @@ KEY: Final[Mapping[str, Any]] = {
 FINGERPRINT: Final[Mapping[str, str]] = {
     "cpu": "EPYC",
     "cpus": "16",
+    "cpu_limit": "8",
     "memory": "128 GiB",
     "gpus": "1 × H100",
     "gpu_driver": "570.86",
