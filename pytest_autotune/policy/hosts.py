@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from pytest_autotune.errors import PolicyError
 LOCALHOST: Final = "localhost"
 _ANY: Final = "*"
 _BELOW: Final = "*."
+#: Not so ``evil.org,db.example.org``: PostgreSQL's library takes that for two hosts.
+_NAME: Final = re.compile(r"[\w.-]+")
 #: Settings in a database's URL that say nothing of where it is.
 _HARMLESS: Final = frozenset({"application_name", "charset", "connect_timeout", "sslmode"})
 
@@ -65,7 +68,7 @@ def _plain(host: str) -> str:
 
 def _matches(host: str, pattern: str) -> bool:
     if pattern.startswith(_BELOW):
-        return host.endswith(pattern[1:])
+        return host.endswith(pattern[1:]) and _NAME.fullmatch(host) is not None
     network = _network(pattern)
     if network is None:
         return pattern in {_ANY, host}

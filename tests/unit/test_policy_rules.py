@@ -466,6 +466,8 @@ def test_processes_urls_generators_and_prepare_are_refused_unless_allowed(tmp_pa
         ("postgresql://evil.org/x", "a database at evil.org"),
         ("postgresql://db.acme.org@evil.org/x", "a database at evil.org"),
         ("postgresql://db.acme.org,evil.org/x", "a database at db.acme.org,evil.org"),
+        ("postgresql://evil.org,db.acme.org/x", "a database at evil.org,db.acme.org"),
+        ("postgresql://%2Ftmp%2Fx.acme.org/x", "a database at %2ftmp%2fx.acme.org"),
         ("postgresql://db.acme.org/x?host=evil.org", "a database without a plain host"),
         ("postgresql://db.acme.org/x?service=evil", "a database without a plain host"),
         ("postgresql://db.acme.org/x?passfile=/root/.pgpass", "a database without a plain host"),
