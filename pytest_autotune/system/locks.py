@@ -7,6 +7,7 @@ run leaves nothing to wait for.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 from abc import ABC, abstractmethod
@@ -105,14 +106,15 @@ class FileCoordinator(Coordinator):
         self._owners.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / "study.lock")
         super().__init__(partial(_taken, lock), lock.release)
-        self._held: dict[str, BaseFileLock] = {}
+        #: Each with the id of the process that took it.
+        self._held: dict[str, tuple[int, BaseFileLock]] = {}
 
     def hold(self, process: str) -> None:
         """Announce that ``process`` is alive."""
         if process not in self._held:
             lock = FileLock(self._path(process))
             lock.acquire()
-            self._held[process] = lock
+            self._held[process] = os.getpid(), lock
 
     def is_alive(self, process: str) -> bool:
         """Return whether a process holds the lock of ``process``."""
@@ -135,10 +137,12 @@ class FileCoordinator(Coordinator):
 
     def release(self) -> None:
         """Release all announcements of this process."""
-        for process, lock in self._held.items():
-            self._path(process).unlink(missing_ok=True)
-            lock.release()
-        self._held.clear()
+        for process, (pid, lock) in list(self._held.items()):
+            # A fork of the process has them, too, and they are not the fork's to end.
+            if pid == os.getpid():
+                self._path(process).unlink(missing_ok=True)
+                lock.release()
+                del self._held[process]
 
     def _path(self, process: str) -> Path:
         return self._owners / f"{process}.lock"
