@@ -38,6 +38,8 @@ _SERVER_SETTINGS: Final[Mapping[str, str]] = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
+#: Not all servers know all of them: the last one came with PostgreSQL 12.
+_SET: Final = "SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name"
 
 
 class Coordinator(ABC):
@@ -224,8 +226,9 @@ class DatabaseCoordinator(Coordinator):
         self._lock, unlock, self._free = _STATEMENTS[engine.dialect.name]
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         if engine.dialect.name == "postgresql":
+            setting = sqlalchemy.text(_SET)
             for name, value in _SERVER_SETTINGS.items():
-                self._connection.execute(sqlalchemy.text(f"SET {name} = '{value}'"))
+                self._connection.execute(setting, {"name": name, "value": value})
         super().__init__(
             lambda: bool(self._execute(self._lock, study)), partial(self._execute, unlock, study)
         )
