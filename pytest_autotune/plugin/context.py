@@ -15,6 +15,7 @@ from pytest_autotune.gpu.visible import Device, VisibleGpus, adopt, caller_gpus,
 from pytest_autotune.plugin import policy_files
 from pytest_autotune.plugin.findings import Findings
 from pytest_autotune.policy.policies import NO_POLICIES, Policies
+from pytest_autotune.study.environment import cpu_limit
 from pytest_autotune.system.files import unwritable
 from pytest_autotune.system.scratch import Scratch, sweep
 from pytest_autotune.system.sealing import new_key
@@ -56,6 +57,7 @@ class RunContext:
     @classmethod
     def of(cls, config: pytest.Config, folder: Path | None = None) -> RunContext:
         """Read the context from the controller, or make it; ``folder`` is for a scratch folder."""
+        cpu_limit()  # Before a test may bind this process to a CPU.
         given: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         if given is not None:
             sent = given[WIRE]

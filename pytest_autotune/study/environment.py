@@ -68,10 +68,12 @@ def _memory() -> str:
     return f"{round(pages * size / 2**30)} GiB"
 
 
-def _cpu_limit() -> Mapping[str, str]:
+@cache
+def cpu_limit() -> Mapping[str, str]:
     """Return how many CPUs this run may use, nothing where it may use all of them.
 
-    SLURM and Kubernetes give jobs parts of machines, which are not as fast as the whole.
+    SLURM and Kubernetes give jobs parts of machines, which are not as fast as the whole. It is the
+    limit when a process first asks: a test that binds itself to a CPU changes no study.
     """
     usable = usable_processors()
     return {} if usable >= (os.cpu_count() or 1) else {"cpu_limit": f"{usable:.4g}"}
@@ -115,7 +117,7 @@ def fingerprint() -> Mapping[str, str]:
     return {
         "cpu": _cpu_model(),
         "cpus": str(os.cpu_count() or 1),
-        **_cpu_limit(),
+        **cpu_limit(),
         "memory": _memory(),
         **_gpus(caller_gpus().devices),
         "libraries": _libraries(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -198,3 +199,24 @@ def test_a_log_cut_off_in_mid_line_is_mended(finished: Project) -> None:
     assert "of the trial log was damaged" in result
     assert "12 of 12" in result
     assert len({record.key for record in finished.records()}) == BUDGET
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="a process cannot be bound to a part of one CPU",
+)
+def test_a_test_that_binds_itself_to_a_cpu_changes_no_study(project: Project) -> None:
+    spec = {"parameters": {"a": [1, 2]}, "optimization": {"objective": "minimize:cost"}}
+    project.write(
+        "def test_it(trial):\n"
+        "    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "    trial.report({'cost': trial.params['a']})\n",
+        spec,
+    )
+    shutil.copy(project.path / "test_study.py", project.path / "test_later.py")
+    text = project.run(status=0)
+    assert text.count("2 of 2: 2 feasible") == 2
+    # Its own study is no other machine's.
+    assert "hardware" not in text
+    text = project.run("test_later.py", status=0)
+    assert "2 of 2: 2 feasible; 2 of them in earlier runs" in text

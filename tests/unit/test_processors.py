@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from pytest_autotune.study.environment import fingerprint
+from pytest_autotune.study.environment import cpu_limit, fingerprint
 from pytest_autotune.system import processors
 from pytest_autotune.system.processors import usable_processors
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine of 16 processors, of which nothing is limited yet."""
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.setattr(processors, "_GROUP", tmp_path / "cgroup")
     monkeypatch.setattr(processors, "_GROUPS", tmp_path / "sys")
-    return tmp_path
+    cpu_limit.cache_clear()
+    yield tmp_path
+    cpu_limit.cache_clear()
 
 
 def write(machine: Path, group: str, files: Mapping[str, str]) -> None:
