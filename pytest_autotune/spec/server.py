@@ -266,8 +266,8 @@ def _is_address(url: str) -> bool:
         named = bool(split.hostname) and split.port != 0
     except ValueError:
         return False
-    # The lines of a request are made of it.
-    return named and url.isascii() and url.isprintable() and " " not in url
+    # The lines of a request are made of it; and at a backslash, clients do not agree on the host.
+    return named and url.isascii() and url.isprintable() and not {" ", "\\"} & set(url)
 
 
 def _parameter_names(document: Mapping[str, Any]) -> list[str]:

@@ -167,6 +167,7 @@ def test_an_image_of_ones_own_wins_over_the_presets_and_its_tag() -> None:
             "server": {"url": "http://h/\r\nX: y"}
         },
         '/server/url: "http://h/a b" is not an http://': {"server": {"url": "http://h/a b"}},
+        r'/server/url: "http://h\\@g/" is not an http://': {"server": {"url": r"http://h\@g/"}},
         '/server/shm_size: "big" is not a size such as 512m or 8g': {
             "server": {"image": "x", "shm_size": "big"}
         },
