@@ -231,11 +231,11 @@ class SearchedStudy(Study):
             self._require_mine(record)
             trial_id = _stored(record)
             document = measurement_document(record.measurement)
-            self._storage.set_trial_user_attr(trial_id, MEASUREMENT, document)
-            if judgement.constraint is not None:
-                key, amount = constraint_attribute(judgement.constraint)
-                self._storage.set_trial_system_attr(trial_id, key, amount)
             try:
+                self._storage.set_trial_user_attr(trial_id, MEASUREMENT, document)
+                if judgement.constraint is not None:
+                    key, amount = constraint_attribute(judgement.constraint)
+                    self._storage.set_trial_system_attr(trial_id, key, amount)
                 self._storage.set_trial_state_values(trial_id, state, values)
             except UpdateFinishedTrialError:
                 raise _lost(record) from None

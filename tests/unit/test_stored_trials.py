@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from builders import ended
 
-from pytest_autotune.errors import StorageError
+from pytest_autotune.errors import StorageError, TrialLostError
 from pytest_autotune.scoring.judgement import Ending
 from pytest_autotune.scoring.records import TrialRecord, effective
 from pytest_autotune.spec.loading import load_inline
@@ -198,6 +198,31 @@ def test_a_trial_that_ended_since_it_was_read_is_not_taken_over(
         assert isinstance(other, TrialRecord)
         assert (other.number, other.owner.attempt) == (1, 1)
         assert [record.finished for record in second.records()] == [True, False]
+
+
+def test_a_process_that_seems_dead_in_the_middle_of_an_end_changes_no_other_end(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a machine that stands still for a minute: the server ends the connection of its locks.
+    plan = make_plan(storage=postgres_url)
+    with sessions(plan, tmp_path, 2) as (first, second):
+        taken = first.claim(SlotRequest(id="trial"))
+        assert isinstance(taken, TrialRecord)
+        check = first._require_mine
+
+        def stands_still(record: TrialRecord) -> None:
+            check(record)
+            first._store.coordinator.release()
+            other = second.claim(SlotRequest(id="trial"))
+            assert isinstance(other, TrialRecord)
+            assert (other.number, other.owner.attempt) == (0, 2)
+            second.finish(ended(other, plan, metrics={"cost": 1.0}))
+
+        monkeypatch.setattr(first, "_require_mine", stands_still)
+        with pytest.raises(TrialLostError, match="taken over by another process"):
+            first.finish(ended(taken, plan, metrics={"cost": 2.0}))
+        (record,) = second.records()
+        assert (record.value, record.owner.attempt) == (1.0, 2)
 
 
 def test_a_database_gives_its_lock_to_one_at_a_time(postgres_url: str) -> None:
