@@ -228,10 +228,7 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         raise SpecError(
             f"{spec.at('url')}: {shown(spec.url)} is not an http:// or https:// address"
         )
-    for key in ("shm_size", "memory"):
-        size = getattr(spec, key)
-        if size is not None and size_bytes(str(size)) is None:
-            raise SpecError(f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g")
+    _check_values(spec)
     parameters = {identifier(name) for name in document.get("parameters", {})}
     clash = sorted(parameters & _RESERVED) if spec.backend != "url" else []
     if clash:
@@ -247,6 +244,21 @@ def _check(spec: ServerSpec, document: Mapping[str, Any]) -> None:
         if identifier(name) not in known:
             close = did_you_mean(name, _parameter_names(document))
             raise SpecError(f"{spec.at('flags', name)}: there is no parameter {name!r}{close}")
+
+
+def _check_values(spec: ServerSpec) -> None:
+    """Refuse names of variables and sizes that are none."""
+    for name in spec.environment:
+        # As no process has one; in a container, what follows the = would become the value.
+        if not name or {"=", "\0"} & set(name):
+            raise SpecError(
+                f"{spec.at('environment')}: {shown(name)} is not the name of a variable; it must "
+                "not be empty, nor contain '='"
+            )
+    for key in ("shm_size", "memory"):
+        size = getattr(spec, key)
+        if size is not None and size_bytes(str(size)) is None:
+            raise SpecError(f"{spec.at(key)}: {shown(size)} is not a size such as 512m or 8g")
 
 
 def size_bytes(size: str) -> float | None:

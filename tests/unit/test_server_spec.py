@@ -172,6 +172,12 @@ def test_an_image_of_ones_own_wins_over_the_presets_and_its_tag() -> None:
             "server": {"image": "x", "shm_size": "big"}
         },
         '/server/memory: "-1g" is not a size': {"server": {"image": "x", "memory": "-1g"}},
+        '/server/environment: "A=B" is not the name of a variable': {
+            "server": {"image": "x", "environment": {"A=B": ""}}
+        },
+        '/server/environment: "" is not the name of a variable': {
+            "server": {"command": ["x", "{port}"], "environment": {"": "x"}}
+        },
         "/server/volumes: applies to the backend 'docker' only, and this one is 'process'": {
             "server": {"command": ["a"], "volumes": ["/x:/x"]}
         },
