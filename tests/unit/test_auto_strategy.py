@@ -259,10 +259,10 @@ def test_a_space_of_which_hardly_a_point_is_valid_is_searched_in_bounded_time() 
     drawn = 0
     whole = sampling.draw
 
-    def counted(space: Space, rng: np.random.Generator) -> Point | None:
+    def counted(*arguments: Any) -> Point | None:
         nonlocal drawn
         drawn += 1
-        return whole(space, rng)
+        return whole(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "draw", counted)
