@@ -104,11 +104,13 @@ def soak(trials: int, workers: int, strategy: str, *more: str) -> tuple[list[Pro
         (folder / "test_soak.py").write_text(_MODULE.format(trials=trials, strategy=strategy))
         (folder / "conftest.py").write_text(_CONFTEST)
         command = [sys.executable, "-m", "pytest", "-q", "--autotune", *more]
+        # A test that runs this may be in a worker itself, whose name the controller would take.
+        around = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
         began = time.monotonic()
         done = subprocess.run(
             [*command, "-n", str(workers)] if workers else command,
             cwd=folder,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            env={**around, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                  "PYTEST_ADDOPTS": "-p autotune -p xdist"},
             capture_output=True,
             text=True,
