@@ -30,7 +30,8 @@ class NoEngine(Exception):
 class Dockerd:
     """An engine on its own socket, with its own data, from :meth:`start` to :meth:`remove`.
 
-    It has no network of its own, so as not to touch the machine's: containers use the host's.
+    Containers use the host's network. Its bridge is that of the machine's engine, which it does not
+    change: told to have none (``--bridge none``), an engine removes that bridge from the machine.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,6 @@ class Dockerd:
             "exec-root": self.folder / "exec",
             "pidfile": self.folder / "pid",
             "storage-driver": "vfs",
-            "bridge": "none",
             "iptables": "false",
             "ip6tables": "false",
         }
